@@ -1,1 +1,53 @@
-//! Under construction.
+//! The vocabulary: domain types, and the messages every actor answers.
+//!
+//! Nothing here says how anything is done. Types that cross the wire or are stored derive plain
+//! serde (no skipping, flattening or untagged enums: the codec is not self-describing), and every
+//! message has a number and a version that a golden file pins.
+#![forbid(unsafe_code)]
+
+mod cluster;
+mod event;
+mod gateway;
+mod monitor;
+mod node;
+mod registry;
+mod runtime;
+mod service;
+mod state;
+mod time;
+
+pub use cluster::{
+    Applied, Command, DeployOptions, NodeRecord, OperatorRecord, Placement, Proposal, Revision,
+    ServiceRecord, StateView, TokenRecord,
+};
+pub use event::{AuditRecord, Event, EventFilter, Outcome};
+pub use gateway::{
+    AttachInfo, ClusterActors, ClusterActorsReply, ClusterEvents, ClusterLogs, ClusterNodes,
+    ClusterPs, ClusterStatus, ComponentRow, DeployService, DeployUpdate, DescribeNode, Drift,
+    EventRow, LifecycleAction, LifecycleRequest, ListServices, LogRow, NodeReply, NodeRow,
+    PlanAction, PlanItem, PlanService, PsReply, RemoveNode, ServiceRow, StatusReply,
+};
+pub use monitor::{HostFigures, Observed, ReadDrift, ReadHost, Transition};
+pub use node::{
+    ActorInfo, ActorTree, ChaosActor, ChaosKind, GoodBye, Hello, Ping, Pong, RestartActor,
+};
+pub use registry::{
+    FollowEvents, IssueToken, IssuedToken, JoinCluster, JoinedCluster, PeerAddress, Propose,
+    QueryAudit, QueryEvents, ReadState, RecordAudit, RecordEvents, RenewLeaf, RenewedLeaf,
+    ReportNode, StateUpdate, WatchState,
+};
+pub use runtime::{
+    Assign, Assignment, ComponentStatus, ListComponents, LogLine, LogStream, ReadLogs,
+    RestartComponents, RestartedComponents, WatchComponents,
+};
+pub use service::{
+    CommandRef, ComponentKey, ComponentSpec, Driver, Failover, HealthCheck, HealthKind,
+    OnPartition, PlacementRules, PortMapping, ReplicaKey, Resources, RestartPolicy, RouteMode,
+    RouteSpec, ServiceSpec, Snapshot, Stateful, Tier, UpdateOrder, UpdatePolicy, VolumeMapping,
+    component_variables, route_variable, valid_name,
+};
+pub use state::{ActorState, ComponentState, Desired, Health, NodeRole, NodeState, ObservedState};
+pub use time::{format_time, parse_time, uptime};
+
+/// Version of Weft, from the package.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

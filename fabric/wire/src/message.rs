@@ -48,6 +48,8 @@ impl Allow {
     pub const PERSONS: Self = Self { nodes: true, persons: Some(Role::Guest), joiners: false };
     /// Whoever came in over `weft-join/1`, and peers that forward for them.
     pub const JOINERS: Self = Self { nodes: true, persons: None, joiners: true };
+    /// Everybody, joiners too; the handler must tell them apart.
+    pub const ANYBODY: Self = Self { nodes: true, persons: Some(Role::Guest), joiners: true };
 
     /// Whether `caller` may send it. A forwarded caller is judged as itself, never as the node
     /// that forwards.

@@ -1,0 +1,276 @@
+//! Desired state: what all nodes agree on, and the commands that change it.
+//!
+//! Every change goes through one deterministic `apply(command) -> changes` in the registry.
+//! Commands carry whatever is not deterministic (times, ids, hashes of secrets), stamped by the
+//! node that proposes.
+
+use serde::{Deserialize, Serialize};
+use weft_wire::{Caller, NodeId, OperatorId, RequestId, Role, WallTime};
+
+use crate::{CommandRef, Desired, ServiceSpec};
+
+/// A stored definition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revision {
+    /// From 1, without gaps per service.
+    pub number: u64,
+    /// The definition, whole.
+    pub spec: ServiceSpec,
+    /// Who deployed it.
+    pub by: String,
+    /// When.
+    pub at: WallTime,
+}
+
+/// A service as agreed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRecord {
+    /// Unique in the cluster.
+    pub name: String,
+    /// Newest revision's number.
+    pub revision: u64,
+    /// Newest definition.
+    pub spec: ServiceSpec,
+    /// The service as a whole.
+    pub active: bool,
+    /// Per component where it differs from `active`: (component, desired).
+    pub desired: Vec<(String, Desired)>,
+    /// Raised to have components started anew without a change of definition:
+    /// (component, epoch); a component not listed has epoch 0.
+    pub epochs: Vec<(String, u64)>,
+    /// Torn down by an operator; history stays.
+    pub undeployed: bool,
+    /// When it was first deployed.
+    pub created_at: WallTime,
+    /// When the record last changed.
+    pub updated_at: WallTime,
+}
+
+impl ServiceRecord {
+    /// What is wanted of a component.
+    pub fn desired_of(&self, component: &str) -> Desired {
+        if self.undeployed {
+            return Desired::Stopped;
+        }
+        self.desired.iter().find(|(name, _)| name == component).map_or(
+            if self.active { Desired::Running } else { Desired::Stopped },
+            |(_, desired)| *desired,
+        )
+    }
+
+    /// The component's start epoch.
+    pub fn epoch_of(&self, component: &str) -> u64 {
+        self.epochs.iter().find(|(name, _)| name == component).map_or(0, |(_, epoch)| *epoch)
+    }
+}
+
+/// Where a replica lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// The service.
+    pub service: String,
+    /// From 1.
+    pub replica: u32,
+    /// The node.
+    pub node: NodeId,
+    /// Raised with every change of place; a runtime acts only for the newest it knows.
+    pub generation: u64,
+    /// When it was placed.
+    pub at: WallTime,
+    /// Why here, for people.
+    pub reason: String,
+}
+
+/// A node as agreed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// For ever.
+    pub id: NodeId,
+    /// A label, unique among the nodes that are there.
+    pub name: String,
+    /// Where its fabric listens: `ip:port`.
+    pub address: String,
+    /// Zone, may be empty.
+    pub zone: String,
+    /// Labels, `key=value` or `key`.
+    pub labels: Vec<String>,
+    /// Version of its daemon.
+    pub version: String,
+    /// SHA-256 of its public key, hex: what a renewal by proof of key is checked against.
+    pub key_fingerprint: String,
+    /// Applies agreed state (interim rule: the node that ran `init`).
+    pub leader: bool,
+    /// When it joined.
+    pub joined_at: WallTime,
+}
+
+/// A person as agreed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorRecord {
+    /// For ever.
+    pub id: OperatorId,
+    /// A label.
+    pub name: String,
+    /// What they may do.
+    pub role: Role,
+    /// SHA-256 of the public key, hex.
+    pub key_fingerprint: String,
+    /// When the record was made.
+    pub created_at: WallTime,
+}
+
+/// A join token as stored: never the secret itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// SHA-256 of the secret, hex.
+    pub secret_hash: String,
+    /// Fixed name for the joiner; empty: the joiner's own.
+    pub name: String,
+    /// No longer good from here on.
+    pub expires_at: WallTime,
+    /// The node that used it.
+    pub used_by: Option<NodeId>,
+    /// Who made it.
+    pub by: String,
+}
+
+/// How a deploy treats what is there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeployOptions {
+    /// Only this component; empty: all.
+    pub component: String,
+    /// Leave components alone whose definition did not change.
+    pub if_changed: bool,
+}
+
+/// A change of desired state. Append only; a new field is a new variant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Makes the cluster's first records; only on an empty state.
+    Bootstrap {
+        /// The first node.
+        node: NodeRecord,
+        /// The first person.
+        operator: OperatorRecord,
+        /// PEM of the first node's issuing CA.
+        ca: String,
+    },
+    /// A node joins with a token.
+    AddNode {
+        /// The node.
+        node: NodeRecord,
+        /// SHA-256 of the token's secret, hex.
+        secret_hash: String,
+    },
+    /// A node reports its address and version.
+    UpdateNode {
+        /// Which.
+        id: NodeId,
+        /// `ip:port`.
+        address: String,
+        /// Version of its daemon.
+        version: String,
+        /// Zone.
+        zone: String,
+        /// Labels.
+        labels: Vec<String>,
+        /// SHA-256 of its public key, hex.
+        key_fingerprint: String,
+    },
+    /// A node is taken out for ever; its id is denied.
+    RemoveNode {
+        /// Which.
+        id: NodeId,
+        /// Also when replicas are placed there.
+        force: bool,
+    },
+    /// A token is made.
+    AddToken {
+        /// The token as stored.
+        token: TokenRecord,
+    },
+    /// A service's definition is stored and put in force.
+    Deploy {
+        /// The definition.
+        spec: Box<ServiceSpec>,
+        /// How.
+        options: DeployOptions,
+    },
+    /// What is wanted of a service or component changes.
+    SetDesired {
+        /// Which.
+        target: CommandRef,
+        /// What is wanted.
+        desired: Desired,
+    },
+    /// Components are started anew in place.
+    Restart {
+        /// Which.
+        target: CommandRef,
+    },
+    /// A service is torn down; its history stays.
+    Undeploy {
+        /// Which.
+        service: String,
+    },
+    /// An operator's key changes hands or is renewed.
+    PutOperator {
+        /// The record.
+        operator: OperatorRecord,
+    },
+}
+
+/// A command with all that makes applying it deterministic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// A retry bears the same id and applies once.
+    pub request: RequestId,
+    /// Stamped by the node that applies.
+    pub at: WallTime,
+    /// On whose behalf.
+    pub caller: Caller,
+    /// The change.
+    pub command: Command,
+}
+
+/// What applying a proposal did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// Position in the order of all changes, from 1.
+    pub index: u64,
+    /// For a deploy: the revision now in force. Otherwise 0.
+    pub revision: u64,
+    /// Whether anything changed.
+    pub changed: bool,
+}
+
+/// All of desired state at one index.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateView {
+    /// Position of the last change included.
+    pub index: u64,
+    /// By name.
+    pub services: Vec<ServiceRecord>,
+    /// By service and replica.
+    pub placements: Vec<Placement>,
+    /// By name.
+    pub nodes: Vec<NodeRecord>,
+    /// By name.
+    pub operators: Vec<OperatorRecord>,
+    /// PEM of each issuing CA.
+    pub cas: Vec<String>,
+    /// Ids of nodes and operators that are refused, as `node/<id>` and `operator/<id>`.
+    pub denied: Vec<String>,
+}
+
+impl StateView {
+    /// The service of that name.
+    pub fn service(&self, name: &str) -> Option<&ServiceRecord> {
+        self.services.iter().find(|service| service.name == name)
+    }
+
+    /// The node of that name or id.
+    pub fn node(&self, name_or_id: &str) -> Option<&NodeRecord> {
+        self.nodes.iter().find(|n| n.name == name_or_id || n.id.to_string() == name_or_id)
+    }
+}

@@ -1,0 +1,161 @@
+//! What the runtime answers.
+
+use serde::{Deserialize, Serialize};
+use weft_wire::{ActorKind, Allow, Message, MessageId, Subscription, WallTime};
+
+use crate::{CommandRef, ComponentKey, ComponentSpec, ComponentState, Desired, Health};
+
+macro_rules! message {
+    ($name:ident, $id:literal, $text:literal, $allow:ident, $idempotent:literal, $reply:ty) => {
+        impl Message for $name {
+            const ID: MessageId = MessageId($id);
+            const ACTOR: ActorKind = ActorKind::Runtime;
+            const NAME: &'static str = $text;
+            const ALLOW: Allow = Allow::$allow;
+            const IDEMPOTENT: bool = $idempotent;
+            type Reply = $reply;
+        }
+    };
+}
+
+/// One component this node shall see to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// Which.
+    pub key: ComponentKey,
+    /// How.
+    pub spec: ComponentSpec,
+    /// Version of the service, for components without a tag.
+    pub service_version: String,
+    /// Revision of the service.
+    pub revision: u64,
+    /// SHA-256 over what running it depends on, hex; equal hash: same container or process.
+    pub spec_hash: String,
+    /// Raised to have it started anew.
+    pub epoch: u64,
+    /// Placement generation.
+    pub generation: u64,
+    /// What is wanted.
+    pub desired: Desired,
+}
+
+/// All components of this node; those not listed are to be stopped and forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assign {
+    /// Position of desired state this was read at; an older one is ignored.
+    pub index: u64,
+    /// All of them.
+    pub assignments: Vec<Assignment>,
+}
+message!(Assign, 200, "runtime.assign", NODES, true, ());
+
+/// One component as its node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComponentStatus {
+    /// Which.
+    pub key: ComponentKey,
+    /// What is wanted.
+    pub desired: Desired,
+    /// What it does.
+    pub state: ComponentState,
+    /// What its probe says.
+    pub health: Health,
+    /// Its process; 0: none.
+    pub pid: u32,
+    /// VERSION column.
+    pub version: String,
+    /// Revision of the service it runs.
+    pub revision: u64,
+    /// Of the spec it runs, hex.
+    pub spec_hash: String,
+    /// Times it was started again after ending by itself.
+    pub restarts: u64,
+    /// When the process now running was started.
+    pub started_at: Option<WallTime>,
+    /// When it entered `state`.
+    pub since: WallTime,
+    /// How it last ended: `exit 1`, `signal 9`; empty: it never did.
+    pub last_exit: String,
+    /// Why it is not what is wanted, for people; empty: it is.
+    pub reason: String,
+    /// Route name (may be empty) and host port of each route.
+    pub ports: Vec<(String, u16)>,
+    /// `http://host:port` of each route.
+    pub urls: Vec<String>,
+}
+
+/// Every component of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListComponents {}
+message!(ListComponents, 201, "runtime.list", ADMINS, true, Vec<ComponentStatus>);
+
+/// Starts components anew in place, at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartComponents {
+    /// Which.
+    pub target: CommandRef,
+}
+message!(RestartComponents, 202, "runtime.restart", ADMINS, false, RestartedComponents);
+
+/// Which were.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartedComponents {
+    /// Which.
+    pub keys: Vec<ComponentKey>,
+}
+
+/// Where a line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// Weft itself, about the component.
+    Weft,
+}
+
+/// One line a component wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Which component.
+    pub key: ComponentKey,
+    /// When it was read.
+    pub time: WallTime,
+    /// Where from.
+    pub stream: LogStream,
+    /// Without the line end; bytes that are not UTF-8 are replaced; cut at 16 KiB.
+    pub text: String,
+}
+
+/// Reads component logs of this node: what is there, then, if asked, what comes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadLogs {
+    /// Which.
+    pub target: CommandRef,
+    /// Only this replica; 0: all.
+    pub replica: u32,
+    /// The newest so many lines of each component; `None`: all.
+    pub tail: Option<u32>,
+    /// Not before.
+    pub since: Option<WallTime>,
+    /// Go on with what comes.
+    pub follow: bool,
+}
+message!(ReadLogs, 203, "runtime.logs", ADMINS, true, ());
+
+impl Subscription for ReadLogs {
+    type Item = LogLine;
+}
+
+/// Every component of this node now, then each again whenever it changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchComponents {
+    /// Of this service; empty: all.
+    pub service: String,
+}
+message!(WatchComponents, 204, "runtime.watch", ADMINS, true, ());
+
+impl Subscription for WatchComponents {
+    type Item = ComponentStatus;
+}
