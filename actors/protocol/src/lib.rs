@@ -7,6 +7,7 @@
 
 mod cluster;
 mod event;
+pub mod files;
 mod gateway;
 mod monitor;
 mod node;
