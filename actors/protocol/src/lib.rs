@@ -30,7 +30,7 @@ pub use gateway::{
 };
 pub use monitor::{HostFigures, Observed, ReadDrift, ReadHost, Transition};
 pub use node::{
-    ActorInfo, ActorTree, ChaosActor, ChaosKind, GoodBye, Hello, Ping, Pong, RestartActor,
+    ActorInfo, ActorTree, ChaosActor, ChaosKind, GoodBye, Ping, Pong, RestartActor,
 };
 pub use registry::{
     FollowEvents, IssueToken, IssuedToken, JoinCluster, JoinedCluster, PeerAddress, Propose,

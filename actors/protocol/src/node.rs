@@ -1,31 +1,9 @@
-//! What the root supervisor answers, and what links say to each other when they meet.
+//! What the root supervisor answers.
 
 use serde::{Deserialize, Serialize};
 use weft_wire::{ActorKind, Allow, Class, Message, MessageId, NodeId, WallTime};
 
 use crate::ActorState;
-
-/// First frame in both directions of a link (design §4). Not a [`Message`]: it has a frame kind
-/// of its own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hello {
-    /// Lowest protocol the sender speaks.
-    pub protocol_min: u16,
-    /// Highest protocol the sender speaks.
-    pub protocol_max: u16,
-    /// The cluster.
-    pub cluster: String,
-    /// Who the sender is; must equal its certificate.
-    pub node: Option<NodeId>,
-    /// Name of the sender, for people.
-    pub name: String,
-    /// Version of the sender's Weft.
-    pub version: String,
-    /// Highest format level the sender reads and writes.
-    pub format_level: u16,
-    /// The sender's wall clock.
-    pub clock: WallTime,
-}
 
 /// Last word of a daemon that stops on purpose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -70,7 +70,7 @@ impl Allow {
 /// Types derive plain serde: no flattening, no skipping, no untagged or internally tagged enums,
 /// nothing recursive (the codec is not self-describing). A change of shape is a new version: the
 /// old struct stays, [`Message::decode_version`] maps it to the new one.
-pub trait Message: Serialize + DeserializeOwned + Send + 'static {
+pub trait Message: Serialize + DeserializeOwned + Clone + Send + 'static {
     /// Stable number.
     const ID: MessageId;
     /// Version of the body's layout this build writes.
