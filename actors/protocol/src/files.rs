@@ -15,6 +15,7 @@
 //! services/<service>/<replica>/                          data directory of a replica
 //! ```
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,39 @@ pub struct ProcessFile {
     pub start_ticks: u64,
     /// `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
+}
+
+impl ProcessFile {
+    /// Names the process that has this pid now.
+    ///
+    /// # Errors
+    /// Whatever reading `/proc` gives; `NotFound` if there is no such process.
+    pub fn of(pid: u32) -> io::Result<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let start_ticks = start_ticks(&stat)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc stat"))?;
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+        Ok(Self { version: FILES_VERSION, pid, start_ticks, boot_id })
+    }
+
+    /// Whether exactly this process still exists and has not ended.
+    pub fn is_running(&self) -> bool {
+        let ended = |pid: u32| {
+            std::fs::read_to_string(format!("/proc/{pid}/stat"))
+                .ok()
+                .and_then(|stat| {
+                    Some(matches!(stat.rsplit_once(") ")?.1.as_bytes(), [b'Z' | b'X', ..]))
+                })
+                .unwrap_or(true)
+        };
+        Self::of(self.pid).is_ok_and(|now| now == Self { version: now.version, ..self.clone() })
+            && !ended(self.pid)
+    }
+}
+
+/// Field 22 of a `/proc/<pid>/stat` line; the command name before it may hold anything.
+fn start_ticks(stat: &str) -> Option<u64> {
+    stat.rsplit_once(") ")?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
 /// `ports.json`: the addresses a daemon listens on.
@@ -128,4 +162,23 @@ pub fn log_file(data: &Path, key: &ComponentKey) -> PathBuf {
 /// `<data>/services/<service>/<replica>`: the data directory of a replica.
 pub fn replica_dir(data: &Path, service: &str, replica: u32) -> PathBuf {
     data.join("services").join(service).join(replica.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_told_from_a_later_one_with_its_pid() {
+        let own = ProcessFile::of(std::process::id()).expect("this process");
+        assert!(own.is_running());
+        assert!(!ProcessFile { start_ticks: own.start_ticks + 1, ..own.clone() }.is_running());
+        assert!(!ProcessFile { boot_id: "another".into(), ..own }.is_running());
+    }
+
+    #[test]
+    fn a_command_name_with_parentheses_does_not_shift_the_fields() {
+        let stat = "7 (a) b) c) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
+        assert_eq!(start_ticks(stat), Some(4242));
+    }
 }

@@ -1,0 +1,239 @@
+//! A node's data directory: one daemon at a time, the right node, not from a newer version.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use weft_protocol::files::{FILES_VERSION, NodeSeed, PortsFile, ProcessFile};
+
+/// Why a data directory cannot be used. Nothing in it has been changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum DataDirError {
+    /// It does not hold a node.
+    #[error(
+        "{} holds no node\n  help: make one with `weft init --data <dir>` or `weft join <token> --data <dir>`",
+        .0.display()
+    )]
+    NoNode(PathBuf),
+    /// It cannot be written.
+    #[error(
+        "the data directory {} cannot be written: {source}\n  help: it must belong to the user that runs weftd, on a file system mounted read-write",
+        .path.display()
+    )]
+    NotWritable {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Another daemon runs on it.
+    #[error(
+        "the data directory {} is in use by {holder}\n  help: one daemon per data directory; stop that one first",
+        .path.display()
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// Who holds it.
+        holder: String,
+    },
+    /// It is another node's.
+    #[error(
+        "the data directory {} belongs to node {found}, but {configured} is configured\n  help: correct node.name, or node.data_dir, in the node file",
+        .path.display()
+    )]
+    OtherNode {
+        /// The directory.
+        path: PathBuf,
+        /// Name in it.
+        found: String,
+        /// Name configured.
+        configured: String,
+    },
+    /// A newer Weft wrote it.
+    #[error(
+        "{} was written by a newer version of Weft (file version {found}, this one reads up to {FILES_VERSION})\n  help: run the newer weftd, or restore a backup made before the upgrade",
+        .path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+    },
+    /// A state file is damaged.
+    #[error("{} is damaged: {reason}\n  help: restore it from a backup; it is never written after `weft init` or `weft join`", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The system refused.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// A data directory held by this process until dropped.
+#[derive(Debug)]
+pub(crate) struct DataDir {
+    path: PathBuf,
+    /// Who this node is.
+    pub(crate) seed: NodeSeed,
+    /// The lock goes with the open file, so also with a process that is killed.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Takes the directory for this process.
+    ///
+    /// # Errors
+    /// [`DataDirError`]; nothing has been changed but the empty lock file.
+    pub(crate) fn open(path: &Path, configured: &str) -> Result<Self, DataDirError> {
+        let seed_file = path.join("node.json");
+        if !seed_file.is_file() {
+            return Err(DataDirError::NoNode(path.to_owned()));
+        }
+        let seed: NodeSeed = read_versioned(&seed_file)?;
+        if seed.name != configured {
+            return Err(DataDirError::OtherNode {
+                path: path.to_owned(),
+                found: seed.name,
+                configured: configured.to_owned(),
+            });
+        }
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join("weftd.lock"))
+            .map_err(|source| DataDirError::NotWritable { path: path.to_owned(), source })?;
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let holder = read_versioned::<ProcessFile>(&path.join("weftd.json")).map_or_else(
+                |_| "another weftd".to_owned(),
+                |process| format!("weftd with pid {}", process.pid),
+            );
+            return Err(DataDirError::InUse { path: path.to_owned(), holder });
+        }
+        let this = Self { path: path.to_owned(), seed, _lock: lock };
+        let process = ProcessFile::of(std::process::id()).map_err(|source| DataDirError::Io {
+            path: "/proc".into(),
+            source,
+        })?;
+        this.write("weftd.json", &process)?;
+        Ok(this)
+    }
+
+    /// The directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The ports of the last run, if it left any.
+    pub(crate) fn last_ports(&self) -> Option<PortsFile> {
+        read_versioned(&self.path.join("ports.json")).ok()
+    }
+
+    /// Replaces a state file, whole or not at all.
+    ///
+    /// # Errors
+    /// [`DataDirError::NotWritable`]; the old file is as it was.
+    pub(crate) fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), DataDirError> {
+        let target = self.path.join(name);
+        let temporary = self.path.join(format!(".{name}.new"));
+        let written = (|| {
+            let mut text = serde_json::to_vec_pretty(value)?;
+            text.push(b'\n');
+            let mut file = File::create(&temporary)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &target)
+        })();
+        written.map_err(|source| DataDirError::NotWritable { path: self.path.clone(), source })
+    }
+}
+
+/// Reads a state file, refusing one from a newer version before looking at anything else in it.
+fn read_versioned<T: DeserializeOwned>(path: &Path) -> Result<T, DataDirError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| DataDirError::Io { path: path.to_owned(), source })?;
+    let damaged = |error: serde_json::Error| DataDirError::Damaged {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    };
+    let value: serde_json::Value = serde_json::from_str(&text).map_err(damaged)?;
+    match value.get("version").and_then(serde_json::Value::as_u64) {
+        Some(found) if found > u64::from(FILES_VERSION) => {
+            Err(DataDirError::Newer { path: path.to_owned(), found })
+        }
+        Some(_) => serde_json::from_value(value).map_err(damaged),
+        None => Err(DataDirError::Damaged {
+            path: path.to_owned(),
+            reason: "it has no version".to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_wire::NodeId;
+
+    fn seeded(name: &str, version: u16) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a directory");
+        let seed = NodeSeed {
+            version,
+            cluster: "c".into(),
+            node: NodeId::new(uuid::Uuid::nil()),
+            name: name.into(),
+            bootstrap: None,
+            peers: vec![],
+        };
+        let text = serde_json::to_string(&seed).expect("JSON");
+        std::fs::write(dir.path().join("node.json"), text).expect("writes");
+        dir
+    }
+
+    #[test]
+    fn two_daemons_on_one_data_directory_are_refused_by_pid() {
+        let dir = seeded("n1", 1);
+        let held = DataDir::open(dir.path(), "n1").expect("the first");
+        let refused = DataDir::open(dir.path(), "n1").expect_err("the second");
+        assert!(refused.to_string().contains(&format!("pid {}", std::process::id())), "{refused}");
+        drop(held);
+        DataDir::open(dir.path(), "n1").expect("free again");
+    }
+
+    #[test]
+    fn a_data_directory_of_another_node_is_refused() {
+        let dir = seeded("n1", 1);
+        let refused = DataDir::open(dir.path(), "n2").expect_err("another's");
+        assert!(refused.to_string().contains("belongs to node n1"), "{refused}");
+    }
+
+    #[test]
+    fn a_data_directory_from_a_newer_version_is_refused() {
+        let dir = seeded("n1", FILES_VERSION + 1);
+        let refused = DataDir::open(dir.path(), "n1").expect_err("newer");
+        assert!(refused.to_string().contains("newer version of Weft"), "{refused}");
+    }
+
+    #[test]
+    fn an_empty_or_damaged_data_directory_says_what_to_do() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let refused = DataDir::open(dir.path(), "n1").expect_err("empty");
+        assert!(refused.to_string().contains("weft init"), "{refused}");
+        std::fs::write(dir.path().join("node.json"), "{").expect("writes");
+        let refused = DataDir::open(dir.path(), "n1").expect_err("damaged");
+        assert!(refused.to_string().contains("node.json is damaged"), "{refused}");
+    }
+}

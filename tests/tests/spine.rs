@@ -1,0 +1,263 @@
+//! What the spine promises, each line on three real nodes.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use weft_tests::{Cluster, eventually, http_get, is_alive, kill_9};
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("not a text: {value}"))
+}
+
+fn pid(row: &Value) -> u32 {
+    row["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
+}
+
+fn url(row: &Value) -> &str {
+    text(&row["urls"][0])
+}
+
+/// The events of `hello` on a node, oldest first.
+fn events(cluster: &Cluster, through: &str, node: &str) -> Vec<Value> {
+    let done = cluster.weft(&["--node", through, "events", "--json"]).ok();
+    done.stdout
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("one object a line"))
+        .filter(|event| event["node"] == node && event["service"] == "hello")
+        .collect()
+}
+
+#[test]
+fn up_prints_nodes_urls_and_context_and_every_node_lists_the_same_components() {
+    let cluster = Cluster::up();
+    let nodes = cluster.up["nodes"].as_array().expect("nodes");
+    assert_eq!(nodes.len(), 3);
+    assert!(!text(&cluster.up["cluster"]).is_empty());
+    for node in nodes {
+        let (status, _) = http_get(&format!("{}/health", text(&node["gateway"]))).expect("gateway");
+        assert_eq!(status, 200);
+        let (status, metrics) =
+            http_get(&format!("{}/metrics", text(&node["gateway"]))).expect("metrics");
+        assert_eq!(status, 200);
+        assert!(metrics.contains("weft_"), "{metrics}");
+        let (status, why) = http_get(&format!("{}/readyz", text(&node["gateway"]))).expect("ready");
+        assert_eq!(status, 200, "{why}");
+        assert!(is_alive(pid(node)));
+    }
+
+    // Each URL answers with its node's name.
+    let urls: Vec<&str> =
+        cluster.up["services"][0]["urls"].as_array().expect("urls").iter().map(text).collect();
+    assert_eq!(urls.len(), 3);
+    let mut seen = BTreeSet::new();
+    for url in urls {
+        let (status, body) = http_get(url).expect("hello answers");
+        assert_eq!(status, 200);
+        for name in ["n1", "n2", "n3"] {
+            if body.contains(name) {
+                seen.insert(name);
+            }
+        }
+    }
+    assert_eq!(seen, BTreeSet::from(["n1", "n2", "n3"]));
+
+    // The same three components through any node.
+    let key = |row: &Value| {
+        (
+            text(&row["service"]).to_owned(),
+            row["replica"].as_u64(),
+            text(&row["node"]).to_owned(),
+            pid(row),
+        )
+    };
+    let lists: Vec<BTreeSet<_>> =
+        ["n1", "n2", "n3"].iter().map(|node| cluster.ps(node).iter().map(key).collect()).collect();
+    assert_eq!(lists[0].len(), 3);
+    assert_eq!(lists[0], lists[1]);
+    assert_eq!(lists[0], lists[2]);
+    for row in cluster.ps("n2") {
+        assert_eq!(row["state"], "running");
+        assert_eq!(row["health"], "healthy");
+        assert_eq!(row["revision"], 1);
+        assert!(text(&row["started_at"]).ends_with('Z'));
+    }
+
+    let rows = cluster.json(&["node", "list", "--json"]);
+    let states: Vec<_> = rows.as_array().expect("rows").iter().map(|r| text(&r["state"])).collect();
+    assert_eq!(states, ["ready", "ready", "ready"], "{rows}");
+    for field in ["name", "id", "state", "role", "address", "version", "last_seen_ms", "rtt_us"] {
+        assert!(rows[0].get(field).is_some(), "{field} in {rows}");
+    }
+    let who = cluster.json(&["whoami", "--json"]);
+    assert!(who.to_string().contains("admin"), "{who}");
+}
+
+#[test]
+fn a_killed_component_runs_again_at_once_with_an_exited_and_a_running_event() {
+    let cluster = Cluster::up();
+    let before = cluster.running("n1", "hello", "n2");
+    kill_9(pid(&before));
+    let after = eventually("a new pid", || {
+        let row = cluster.running("n1", "hello", "n2");
+        (pid(&row) != pid(&before)).then_some(row)
+    });
+    assert!(!is_alive(pid(&before)));
+    assert_eq!(after["restarts"], 1);
+    assert_eq!(http_get(url(&after)).expect("answers").0, 200);
+    assert_eq!(url(&after), url(&before), "the port is kept");
+
+    let (exited, running) = eventually("both events", || {
+        let events = events(&cluster, "n3", "n2");
+        let exited = events.iter().find(|e| e["new_state"] == "exited")?.clone();
+        let running = events.iter().rev().find(|e| e["new_state"] == "running")?.clone();
+        (text(&running["time"]) > text(&exited["time"])).then_some((exited, running))
+    });
+    assert_eq!(exited["exit"], "signal 9");
+    assert_eq!(exited["prev_state"], "running");
+    let time = |event: &Value| weft_tests::micros(text(&event["time"]));
+    let gap = time(&running) - time(&exited);
+    assert!(gap < 1_000_000, "{gap} µs from exit to running");
+}
+
+#[test]
+fn a_component_outlives_its_daemon_and_is_taken_over_by_the_next_one() {
+    let mut cluster = Cluster::up();
+    let before = cluster.running("n1", "hello", "n2");
+    let daemon = cluster.daemon_pid("n2");
+    kill_9(daemon);
+    eventually("the daemon is gone", || (!is_alive(daemon)).then_some(()));
+
+    // Meanwhile it answers, writes its log, and is a row, not a failure.
+    assert_eq!(http_get(&format!("{}meanwhile", slash(url(&before)))).map(|(s, _)| s / 100), Ok(2));
+    let row = eventually("n2's rows are unknown", || {
+        let rows = cluster.ps("n1");
+        rows.into_iter().find(|row| row["node"] == "n2" && row["state"] == "unknown")
+    });
+    assert_eq!(row["service"], "hello");
+    let nodes = cluster.json(&["--node", "n3", "node", "list", "--json"]);
+    let n2 = nodes.as_array().expect("rows").iter().find(|n| n["name"] == "n2").expect("n2");
+    assert_ne!(n2["state"], "ready");
+
+    cluster.start_daemon("n2");
+    let after = cluster.running("n1", "hello", "n2");
+    assert_eq!(pid(&after), pid(&before), "taken over, not started again");
+    assert_ne!(cluster.daemon_pid("n2"), daemon);
+    let copies = cluster.ps("n1").iter().filter(|row| row["node"] == "n2").count();
+    assert_eq!(copies, 1);
+
+    let logs = cluster.weft(&["--node", "n3", "logs", "hello", "--json"]).ok().stdout;
+    assert!(logs.contains("meanwhile"), "{logs}");
+    // The events from before are still there.
+    assert!(events(&cluster, "n1", "n2").iter().any(|e| e["new_state"] == "running"));
+}
+
+fn slash(url: &str) -> String {
+    if url.ends_with('/') { url.to_owned() } else { format!("{url}/") }
+}
+
+#[test]
+fn an_exit_while_the_daemon_is_away_is_known_when_it_returns() {
+    let mut cluster = Cluster::up();
+    let before = cluster.running("n1", "hello", "n3");
+    let daemon = cluster.daemon_pid("n3");
+    kill_9(daemon);
+    eventually("the daemon is gone", || (!is_alive(daemon)).then_some(()));
+    kill_9(pid(&before));
+    eventually("the component is gone", || (!is_alive(pid(&before))).then_some(()));
+    cluster.start_daemon("n3");
+    let after = eventually("it runs again", || {
+        let row = cluster.running("n1", "hello", "n3");
+        (pid(&row) != pid(&before)).then_some(row)
+    });
+    assert_eq!(http_get(url(&after)).expect("answers").0, 200);
+    eventually("its exit is an event", || {
+        events(&cluster, "n2", "n3")
+            .iter()
+            .any(|e| e["new_state"] == "exited" && e["exit"] == "signal 9")
+            .then_some(())
+    });
+}
+
+#[test]
+fn actors_are_recreated_after_a_restart_a_panic_and_a_hang() {
+    let cluster = Cluster::up();
+    let before = cluster.running("n1", "hello", "n2");
+    cluster.weft(&["actors", "restart", "registry@n1"]).ok();
+    cluster.weft(&["--yes", "chaos", "panic", "runtime@n2"]).ok();
+    cluster.weft(&["--yes", "chaos", "hang", "monitor@n3"]).ok();
+
+    let restarted = |node: &str, path: &str| {
+        eventually(&format!("{path} of {node} is back"), || {
+            // Commands keep working; an ask may fail once, typed.
+            let done = cluster.weft(&["--node", "n1", "actors", "--json"]);
+            let rows: Value = serde_json::from_str(&done.stdout).ok()?;
+            rows.as_array()?
+                .iter()
+                .find(|row| row["node"] == node && row["path"] == path)
+                .filter(|row| row["state"] == "running" && row["restarts"].as_u64() >= Some(1))
+                .cloned()
+        })
+    };
+    restarted("n1", "registry");
+    let runtime = restarted("n2", "runtime");
+    assert!(text(&runtime["last_failure"]).contains("panic"), "{runtime}");
+    let monitor = restarted("n3", "monitor");
+    assert!(
+        text(&monitor["last_failure"]).contains("silent")
+            || text(&monitor["last_failure"]).contains("hung"),
+        "{monitor}"
+    );
+
+    let after = cluster.running("n3", "hello", "n2");
+    assert_eq!(pid(&after), pid(&before), "the component did not notice");
+    cluster.weft(&["--node", "n2", "status"]).ok();
+    cluster.weft(&["--node", "n3", "events", "--json"]).ok();
+}
+
+#[test]
+fn a_removed_node_is_cut_off_and_stays_out() {
+    let mut cluster = Cluster::up();
+    let refused = cluster.weft(&["node", "remove", "n3", "--yes"]);
+    assert_ne!(refused.code, 0, "replicas are placed there: {refused:?}");
+    cluster.weft(&["node", "remove", "n3", "--force", "--yes"]).ok();
+
+    let list = cluster.json(&["node", "list", "--json"]);
+    assert!(!list.to_string().contains("\"n3\""), "{list}");
+    // Its connections are closed: through n3 the others cannot be asked any more.
+    eventually("n3 is cut off", || {
+        let done = cluster.weft(&["--node", "n3", "node", "list", "--json"]);
+        match serde_json::from_str::<Value>(&done.stdout) {
+            Ok(rows) => rows
+                .as_array()?
+                .iter()
+                .filter(|row| row["name"] != "n3")
+                .all(|row| row["state"] != "ready")
+                .then_some(()),
+            Err(_) => Some(()),
+        }
+    });
+    // And it cannot come back with its certificate.
+    let daemon = cluster.daemon_pid("n3");
+    kill_9(daemon);
+    eventually("the daemon is gone", || (!is_alive(daemon)).then_some(()));
+    cluster.start_daemon("n3");
+    eventually("the new daemon says it is refused", || {
+        let log = std::fs::read_to_string(cluster.data_dir("n3").join("weftd.log")).ok()?;
+        log.contains("denied").then_some(())
+    });
+    let list = cluster.json(&["node", "list", "--json"]);
+    assert!(!list.to_string().contains("\"n3\""), "{list}");
+    // Its name can be used again, its id cannot.
+    cluster.json(&["node", "token", "--json"]);
+}
+
+#[test]
+fn down_leaves_nothing_behind() {
+    let cluster = Cluster::up();
+    let pids = cluster.pids();
+    assert!(pids.len() >= 9, "three daemons, shims and components: {pids:?}");
+    cluster.command(&["down", "--yes", "--dir"]).arg(cluster.dir()).status().expect("runs");
+    for pid in pids {
+        assert!(!is_alive(pid), "{pid} is still there");
+    }
+}
