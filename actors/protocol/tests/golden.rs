@@ -1,0 +1,396 @@
+//! Pins the bytes of every message: a change of shape shows here, and needs a new version.
+//!
+//! `WEFT_UPDATE_GOLDEN=1 cargo test -p weft-protocol --test golden` writes the file anew. Lines
+//! are only ever added after the first release: an old line that no longer decodes is a break.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use uuid::Uuid;
+use weft_protocol::*;
+use weft_wire::{
+    AskError, Caller, Failure, FailureKind, Identity, Message, NodeId, OperatorId, RequestId, Role,
+    WallTime, codec,
+};
+
+const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/messages.txt");
+
+fn uuid(n: u128) -> Uuid {
+    Uuid::from_u128(n)
+}
+
+fn node() -> NodeId {
+    NodeId::new(uuid(2))
+}
+
+fn time() -> WallTime {
+    WallTime::from_micros(1_795_000_000_000_000)
+}
+
+fn component() -> ComponentSpec {
+    ComponentSpec {
+        name: "web".into(),
+        driver: Driver::Process,
+        image: String::new(),
+        version: "v1".into(),
+        network: String::new(),
+        user: String::new(),
+        restart: RestartPolicy::OnFailure(Some(3)),
+        stop_grace: Duration::from_secs(10),
+        workdir: String::new(),
+        ports: vec![PortMapping {
+            host_ip: "127.0.0.1".into(),
+            host: 80,
+            container: 8080,
+            udp: false,
+        }],
+        volumes: vec![VolumeMapping {
+            host: "/a".into(),
+            container: "/b".into(),
+            options: "ro".into(),
+        }],
+        cmd: vec!["hello".into(), "a b".into()],
+        env: vec![("K".into(), "V".into())],
+        health: Some(HealthCheck {
+            kind: HealthKind::Http,
+            port: String::new(),
+            path: "/health".into(),
+            command: vec![],
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            retries: 3,
+            start_period: Duration::from_secs(10),
+        }),
+        resources: Resources { cpu_millis: Some(100), memory: Some(1 << 20) },
+        routes: vec![RouteSpec {
+            name: "rest".into(),
+            port: 443,
+            mode: RouteMode::L7,
+            hostname: String::new(),
+            public: false,
+            backend_tls: Some(true),
+        }],
+    }
+}
+
+fn spec() -> ServiceSpec {
+    ServiceSpec {
+        name: "web".into(),
+        node: String::new(),
+        tier: Tier::Worker,
+        active: true,
+        version: String::new(),
+        path: "web".into(),
+        comment: "c".into(),
+        depends_on: vec!["db".into()],
+        replicas: 3,
+        on_partition: OnPartition::Keep,
+        placement: PlacementRules { require: vec!["zone=a".into()], ..Default::default() },
+        failover: Failover::default(),
+        build_images: BTreeMap::from([("web".into(), "Dockerfile".into())]),
+        snapshot: Snapshot::default(),
+        update: UpdatePolicy::default(),
+        files: vec!["./hello".into()],
+        components: vec![component()],
+    }
+}
+
+fn node_record() -> NodeRecord {
+    NodeRecord {
+        id: node(),
+        name: "n1".into(),
+        address: "127.0.0.1:7443".into(),
+        zone: "a".into(),
+        labels: vec!["ssd".into()],
+        version: "0.1.0".into(),
+        key_fingerprint: "ab".into(),
+        leader: true,
+        joined_at: time(),
+    }
+}
+
+fn operator() -> OperatorRecord {
+    OperatorRecord {
+        id: OperatorId::new(uuid(3)),
+        name: "me".into(),
+        role: Role::Admin,
+        key_fingerprint: "cd".into(),
+        created_at: time(),
+    }
+}
+
+fn key() -> ComponentKey {
+    ComponentKey { service: "web".into(), replica: 1, component: "web".into() }
+}
+
+fn target() -> CommandRef {
+    CommandRef { service: "web".into(), component: "web".into() }
+}
+
+fn event() -> Event {
+    Event {
+        id: uuid(4),
+        time: time(),
+        node: "n1".into(),
+        service: "web".into(),
+        component: "web".into(),
+        replica: 1,
+        prev_state: ComponentState::Running,
+        new_state: ComponentState::Exited,
+        cause: "self".into(),
+        exit: "signal 9".into(),
+    }
+}
+
+fn status() -> ComponentStatus {
+    ComponentStatus {
+        key: key(),
+        desired: Desired::Running,
+        state: ComponentState::Running,
+        health: Health::Healthy,
+        pid: 7,
+        version: "v1".into(),
+        revision: 1,
+        spec_hash: "ef".into(),
+        restarts: 2,
+        started_at: Some(time()),
+        since: time(),
+        last_exit: "exit 1".into(),
+        reason: String::new(),
+        ports: vec![(String::new(), 10000)],
+        urls: vec!["http://127.0.0.1:10000".into()],
+    }
+}
+
+fn commands() -> Vec<Command> {
+    vec![
+        Command::Bootstrap { node: node_record(), operator: operator(), ca: "PEM".into() },
+        Command::AddNode { node: node_record(), secret_hash: "aa".into() },
+        Command::UpdateNode {
+            id: node(),
+            address: "127.0.0.1:1".into(),
+            version: "0.1.0".into(),
+            zone: String::new(),
+            labels: vec![],
+            key_fingerprint: "ab".into(),
+        },
+        Command::RemoveNode { id: node(), force: true },
+        Command::AddToken {
+            token: TokenRecord {
+                secret_hash: "aa".into(),
+                name: "n2".into(),
+                expires_at: time(),
+                used_by: Some(node()),
+                by: "me".into(),
+            },
+        },
+        Command::Deploy {
+            spec: Box::new(spec()),
+            options: DeployOptions { component: "web".into(), if_changed: true },
+        },
+        Command::SetDesired { target: target(), desired: Desired::Stopped },
+        Command::Restart { target: target() },
+        Command::Undeploy { service: "web".into() },
+        Command::PutOperator { operator: operator() },
+    ]
+}
+
+/// One line: id, version, name, then the bytes of the sample.
+fn line<M: Message>(message: &M) -> String {
+    let bytes = codec::encode(message).expect("a sample encodes");
+    codec::decode::<M>(&bytes).expect("and decodes");
+    format!("{} {} {} {}", M::ID, M::VERSION, M::NAME, hex(&bytes))
+}
+
+fn value<T: serde::Serialize>(name: &str, value: &T) -> String {
+    format!("value 1 {name} {}", hex(&codec::encode(value).expect("a sample encodes")))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn lines() -> Vec<String> {
+    let request = RequestId::new(uuid(9));
+    let filter = EventFilter {
+        service: "web".into(),
+        component: String::new(),
+        since: Some(time()),
+        limit: 10,
+    };
+    let options = DeployOptions::default();
+    let mut lines = vec![
+        line(&Ping {}),
+        line(&ActorTree {}),
+        line(&RestartActor { path: "registry".into() }),
+        line(&ChaosActor { path: "registry".into(), kind: ChaosKind::Hang }),
+        line(&GoodBye { back_in_secs: 5 }),
+        line(&ReadState {}),
+        line(&WatchState { since: 3 }),
+        line(&IssueToken { ttl_secs: 3600, name: "n2".into() }),
+        line(&JoinCluster {
+            secret: vec![1, 2],
+            cluster: "c".into(),
+            csr: vec![3],
+            name: "n2".into(),
+            version: "0.1.0".into(),
+            clock: time(),
+        }),
+        line(&RenewLeaf { csr: vec![3], holder: "node/x".into(), operator: "me".into() }),
+        line(&ReportNode {
+            address: "127.0.0.1:1".into(),
+            version: "0.1.0".into(),
+            zone: "a".into(),
+            labels: vec!["ssd".into()],
+            key_fingerprint: "ab".into(),
+        }),
+        line(&RecordEvents { events: vec![event()] }),
+        line(&QueryEvents { filter: filter.clone() }),
+        line(&FollowEvents { filter: filter.clone() }),
+        line(&RecordAudit {
+            records: vec![AuditRecord {
+                time: time(),
+                caller: "operator/x".into(),
+                role: "admin".into(),
+                method: "gateway.ps".into(),
+                target: "gateway".into(),
+                outcome: Outcome::Denied,
+                error: "no".into(),
+                duration_us: 5,
+                trace: "0".into(),
+            }],
+        }),
+        line(&QueryAudit { since: None, limit: 5 }),
+        line(&Assign {
+            index: 7,
+            assignments: vec![Assignment {
+                key: key(),
+                spec: component(),
+                service_version: String::new(),
+                revision: 1,
+                spec_hash: "ef".into(),
+                epoch: 2,
+                generation: 3,
+                desired: Desired::Running,
+            }],
+        }),
+        line(&ListComponents {}),
+        line(&RestartComponents { target: target() }),
+        line(&ReadLogs { target: target(), replica: 0, tail: Some(5), since: None, follow: true }),
+        line(&WatchComponents { service: "web".into() }),
+        line(&Observed {
+            transitions: vec![Transition {
+                id: uuid(4),
+                time: time(),
+                key: key(),
+                desired: Desired::Running,
+                prev_state: ComponentState::Running,
+                new_state: ComponentState::Exited,
+                cause: "self".into(),
+                exit: "exit 1".into(),
+            }],
+        }),
+        line(&ReadHost {}),
+        line(&ReadDrift {}),
+        line(&ClusterPs { target: Some(target()) }),
+        line(&ClusterStatus { service: "web".into() }),
+        line(&ClusterNodes {}),
+        line(&ClusterActors {}),
+        line(&ClusterEvents { filter, follow: true }),
+        line(&ClusterLogs { target: target(), replica: 1, tail: None, since: None, follow: false }),
+        line(&DeployService {
+            request,
+            spec: Some(Box::new(spec())),
+            service: "web".into(),
+            options: options.clone(),
+            timeout_ms: 1000,
+            no_wait: false,
+        }),
+        line(&LifecycleRequest {
+            request,
+            target: target(),
+            action: LifecycleAction::Restart,
+            timeout_ms: 1000,
+            no_wait: false,
+        }),
+        line(&PlanService { spec: Box::new(spec()), options }),
+        line(&ListServices {}),
+        line(&RemoveNode { request, node: "n3".into(), force: true }),
+        line(&DescribeNode {}),
+    ];
+    for command in commands() {
+        lines.push(line(&Propose { request, command }));
+    }
+    let caller = Caller {
+        identity: Identity::Operator(OperatorId::new(uuid(3))),
+        role: Role::Admin,
+        via: Some(node()),
+    };
+    lines.push(value("caller", &caller));
+    let failure = Failure::new(FailureKind::Conflict, "m").node("n1").help("h");
+    for error in [
+        AskError::Unreachable("u".into()),
+        AskError::Timeout,
+        AskError::Overloaded("o".into()),
+        AskError::Denied("d".into()),
+        AskError::NotFound("n".into()),
+        AskError::Unsupported { id: 1, version: 2 },
+        AskError::Failed(failure),
+    ] {
+        lines.push(value("error", &error));
+    }
+    lines.push(value("status", &status()));
+    lines.push(value(
+        "state-update",
+        &StateUpdate::Entry {
+            index: 5,
+            proposal: Box::new(
+                Propose { request, command: Command::Undeploy { service: "web".into() } }
+                    .stamp(time(), caller),
+            ),
+        },
+    ));
+    lines
+}
+
+#[test]
+fn the_bytes_of_every_message_are_pinned() {
+    let lines = lines();
+    if std::env::var_os("WEFT_UPDATE_GOLDEN").is_some() {
+        std::fs::write(FILE, lines.join("\n") + "\n").expect("writes the golden file");
+    }
+    let golden = std::fs::read_to_string(FILE).expect("the golden file");
+    for (number, (now, then)) in lines.iter().zip(golden.lines()).enumerate() {
+        assert_eq!(now, then, "line {}: the bytes changed: that needs a new version", number + 1);
+    }
+    assert_eq!(lines.len(), golden.lines().count(), "a message is missing from the golden file");
+}
+
+#[test]
+fn no_two_messages_share_a_number() {
+    let mut names = BTreeMap::new();
+    for line in lines() {
+        let mut words = line.split(' ').map(str::to_owned);
+        let (Some(id), Some(version), Some(name)) = (words.next(), words.next(), words.next())
+        else {
+            panic!("{line}");
+        };
+        if id != "value" {
+            let earlier = names.insert((id, version), name.clone());
+            assert!(earlier.is_none_or(|earlier| earlier == name), "{line}");
+        }
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn arbitrary_bodies_never_panic(bytes: Vec<u8>) {
+        let _ = codec::decode::<Propose>(&bytes);
+        let _ = codec::decode::<Assign>(&bytes);
+        let _ = codec::decode::<StateUpdate>(&bytes);
+        let _ = codec::decode::<DeployService>(&bytes);
+        let _ = codec::decode::<Vec<ActorInfo>>(&bytes);
+        let _ = codec::decode::<PsReply>(&bytes);
+        let _ = codec::decode::<JoinCluster>(&bytes);
+    }
+}
