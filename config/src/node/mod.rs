@@ -1,0 +1,356 @@
+//! The node file: what `weftd` reads (orchestration §12, §26; design §11).
+//!
+//! Layers, later ones win: built-in default, file, environment (`WEFT_<SECTION>_<KEY>`), flags.
+//! The origin of every value is kept, for [`NodeConfig::explain`].
+
+mod keys;
+mod load;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use weft_protocol::{Failover, Stateful};
+
+use crate::diagnostic::Diagnostics;
+use crate::{format_duration, quote};
+
+pub use keys::{KEYS, Key, variable};
+pub use load::{load, load_file};
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Built in.
+    Default,
+    /// The node file, at this line (from 1).
+    File {
+        /// From 1.
+        line: usize,
+    },
+    /// This environment variable.
+    Env(String),
+    /// A flag of the command line.
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { line } => write!(f, "file, line {line}"),
+            Self::Env(variable) => write!(f, "environment, {variable}"),
+            Self::Flag => f.write_str("flag"),
+        }
+    }
+}
+
+/// Flags of `weftd`, each as typed; `None`: not given. They win over file and environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeFlags {
+    /// `node.name`.
+    pub name: Option<String>,
+    /// `node.data_dir`.
+    pub data_dir: Option<String>,
+    /// `node.zone`.
+    pub zone: Option<String>,
+    /// `fabric.bind`.
+    pub bind: Option<String>,
+    /// `fabric.advertise`.
+    pub advertise: Option<String>,
+    /// `gateway.bind`.
+    pub gateway_bind: Option<String>,
+    /// `log.level`.
+    pub log_level: Option<String>,
+    /// `log.format`.
+    pub log_format: Option<String>,
+    /// Any other key: (`section.key`, value).
+    pub set: Vec<(String, String)>,
+}
+
+/// What `[node] driver` allows beside processes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum NodeDriver {
+    /// Native processes only.
+    #[default]
+    Process,
+    /// Podman through its API socket.
+    Podman,
+    /// Docker through its API socket.
+    Docker,
+}
+
+/// `[node]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// A name like a service's; unique in the cluster.
+    pub name: String,
+    /// Everything the node keeps.
+    pub data_dir: PathBuf,
+    /// Empty: none.
+    pub zone: String,
+    /// `key` or `key=value`.
+    pub labels: Vec<String>,
+    /// The container engine, if any.
+    pub driver: NodeDriver,
+}
+
+/// `[fabric]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fabric {
+    /// UDP; port 0 asks the operating system.
+    pub bind: SocketAddr,
+    /// `host:port` (or a host alone) that others dial; empty: the bound address.
+    pub advertise: String,
+    /// Allows a wildcard in any `bind`.
+    pub allow_wildcard: bool,
+}
+
+/// `[membership] profile`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// Probe 200 ms, answer in 100 ms, suspicion 700 ms.
+    #[default]
+    Lan,
+    /// Probe 1 s, answer in 500 ms, suspicion 5 s.
+    Wan,
+}
+
+/// `[reconcile] mode`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ReconcileMode {
+    /// Starts again what ended.
+    #[default]
+    Restart,
+    /// Only reports.
+    Report,
+    /// Also repairs specification, route, DNS and certificate drift.
+    Full,
+}
+
+/// `[monitor]` (orchestration §12).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Monitor {
+    /// Between passes; default 60 s.
+    pub interval: Duration,
+    /// Program and arguments, run without a shell; empty: only logged.
+    pub alert_command: Vec<String>,
+    /// Per service, component and alert type; default 15 min.
+    pub cooldown: Duration,
+    /// Transitions within the window that count as flapping; default 3.
+    pub flap_threshold: u32,
+    /// Default 10 min.
+    pub flap_window: Duration,
+    /// How long events are kept; default 30 d.
+    pub retention: Duration,
+}
+
+/// `[log] level`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Everything.
+    Trace,
+    /// For a developer.
+    Debug,
+    /// For an operator.
+    #[default]
+    Info,
+    /// Odd, but handled.
+    Warn,
+    /// Failed.
+    Error,
+}
+
+impl LogLevel {
+    /// As written in the file, which is also a tracing filter.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Trace => "trace",
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// `[log] format`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// An object a line.
+    Json,
+}
+
+/// A whole node file, defaults filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// `[node]`.
+    pub node: Node,
+    /// `[fabric]`.
+    pub fabric: Fabric,
+    /// `[gateway] bind`: TCP; port 0 asks the operating system.
+    pub gateway_bind: SocketAddr,
+    /// `[local] socket_group`: its members may use the local socket; empty: only the owner.
+    pub socket_group: String,
+    /// `[membership] profile`.
+    pub membership: Profile,
+    /// `[consensus] voter_replace_after`: a voter lost for so long is replaced.
+    pub voter_replace_after: Duration,
+    /// `[reconcile] mode`.
+    pub reconcile: ReconcileMode,
+    /// `[failover]`: for services without one of their own.
+    pub failover: Failover,
+    /// `[monitor]`.
+    pub monitor: Monitor,
+    /// `[engine] socket`: path of the engine's API socket; empty: the usual places.
+    pub engine_socket: String,
+    /// `[chaos] enabled`: `weft chaos` may break actors of this node.
+    pub chaos: bool,
+    /// `[log] level`.
+    pub log_level: LogLevel,
+    /// `[log] format`.
+    pub log_format: LogFormat,
+    origins: BTreeMap<&'static str, Origin>,
+}
+
+/// One line of [`NodeConfig::explain`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explained {
+    /// `section.key`.
+    pub key: &'static str,
+    /// In TOML.
+    pub value: String,
+    /// Where it came from.
+    pub origin: Origin,
+    /// What the key means.
+    pub about: &'static str,
+}
+
+/// What loading gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: NodeConfig,
+    /// Accepted, but worth a line each.
+    pub warnings: Diagnostics,
+}
+
+/// A node file that has been read already.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeFile<'a> {
+    /// What messages call it.
+    pub name: &'a str,
+    /// Its text.
+    pub text: &'a str,
+    /// Its directory, against which a relative `data_dir` is resolved; `None`: left as it is.
+    pub dir: Option<&'a Path>,
+}
+
+impl NodeConfig {
+    /// The default configuration of a node with that name and data directory, as `init`, `join`
+    /// and `up` start from; set the fields that differ, then write it with [`NodeConfig::to_toml`].
+    /// Neither argument is checked here: loading the written file does that.
+    pub fn new(name: &str, data_dir: &Path) -> Self {
+        load::default_config(name, data_dir)
+    }
+
+    /// Where the value of `section.key` came from.
+    pub fn origin(&self, key: &str) -> Origin {
+        self.origins.get(key).cloned().unwrap_or(Origin::Default)
+    }
+
+    /// Every key with its value and origin, in the order of the file.
+    pub fn explain(&self) -> Vec<Explained> {
+        KEYS.iter()
+            .map(|key| Explained {
+                key: key.name,
+                value: self.value(key.name),
+                origin: self.origin(key.name),
+                about: key.about,
+            })
+            .collect()
+    }
+
+    /// A node file: `[node] name` and `data_dir`, both `bind`s, and every key that differs from
+    /// its default, in the order of [`KEYS`].
+    pub fn to_toml(&self) -> String {
+        let plain = Self::new(&self.node.name, &self.node.data_dir);
+        let always = ["node.name", "node.data_dir", "fabric.bind", "gateway.bind"];
+        let mut out = String::new();
+        let mut section = "";
+        for key in KEYS {
+            let value = self.value(key.name);
+            if !always.contains(&key.name) && value == plain.value(key.name) {
+                continue;
+            }
+            let (table, name) = key.parts();
+            if table != section {
+                if !out.is_empty() {
+                    out.push('\n');
+                }
+                out.push_str(&format!("[{table}]\n"));
+                section = table;
+            }
+            out.push_str(&format!("{name} = {value}\n"));
+        }
+        out
+    }
+
+    /// The value of a key as TOML; empty for a key that does not exist.
+    fn value(&self, key: &str) -> String {
+        let text = |text: &str| quote::string(text);
+        let time = |duration: Duration| quote::string(&format_duration(duration));
+        match key {
+            "node.name" => text(&self.node.name),
+            "node.data_dir" => text(&self.node.data_dir.to_string_lossy()),
+            "node.zone" => text(&self.node.zone),
+            "node.labels" => quote::strings(&self.node.labels),
+            "node.driver" => text(match self.node.driver {
+                NodeDriver::Process => "process",
+                NodeDriver::Podman => "podman",
+                NodeDriver::Docker => "docker",
+            }),
+            "fabric.bind" => text(&self.fabric.bind.to_string()),
+            "fabric.advertise" => text(&self.fabric.advertise),
+            "fabric.allow_wildcard" => self.fabric.allow_wildcard.to_string(),
+            "gateway.bind" => text(&self.gateway_bind.to_string()),
+            "local.socket_group" => text(&self.socket_group),
+            "membership.profile" => text(match self.membership {
+                Profile::Lan => "lan",
+                Profile::Wan => "wan",
+            }),
+            "consensus.voter_replace_after" => time(self.voter_replace_after),
+            "reconcile.mode" => text(match self.reconcile {
+                ReconcileMode::Restart => "restart",
+                ReconcileMode::Report => "report",
+                ReconcileMode::Full => "full",
+            }),
+            "failover.reschedule_after" => time(self.failover.reschedule_after),
+            "failover.stateful" => text(match self.failover.stateful {
+                Stateful::Wait => "wait",
+                Stateful::Snapshot => "snapshot",
+            }),
+            "monitor.interval" => time(self.monitor.interval),
+            "monitor.alert_command" => quote::strings(&self.monitor.alert_command),
+            "monitor.cooldown" => time(self.monitor.cooldown),
+            "monitor.flap_threshold" => self.monitor.flap_threshold.to_string(),
+            "monitor.flap_window" => time(self.monitor.flap_window),
+            "monitor.retention" => time(self.monitor.retention),
+            "engine.socket" => text(&self.engine_socket),
+            "chaos.enabled" => self.chaos.to_string(),
+            "log.level" => text(self.log_level.as_str()),
+            "log.format" => text(match self.log_format {
+                LogFormat::Text => "text",
+                LogFormat::Json => "json",
+            }),
+            _ => String::new(),
+        }
+    }
+}
