@@ -125,10 +125,8 @@ impl DataDir {
             return Err(DataDirError::InUse { path: path.to_owned(), holder });
         }
         let this = Self { path: path.to_owned(), seed, _lock: lock };
-        let process = ProcessFile::of(std::process::id()).map_err(|source| DataDirError::Io {
-            path: "/proc".into(),
-            source,
-        })?;
+        let process = ProcessFile::of(std::process::id())
+            .map_err(|source| DataDirError::Io { path: "/proc".into(), source })?;
         this.write("weftd.json", &process)?;
         Ok(this)
     }

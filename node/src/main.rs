@@ -1,2 +1,29 @@
-//! Under construction.
-fn main() {}
+//! `weftd`: one node of the fabric.
+#![forbid(unsafe_code)]
+
+mod args;
+mod audit;
+mod daemon;
+mod data_dir;
+mod logging;
+mod renewal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    // A shim stays as small as it can: it needs neither TLS nor a configuration.
+    let cli = Cli::parse();
+    match cli.command {
+        Command::Shim(shim) => weft_runtime::shim_main(&shim.spec),
+        Command::Run(run) => {
+            // Fails only if one is installed already, and then it is this one.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            daemon::run(&run)
+        }
+        Command::Config(run) => daemon::explain(&run),
+    }
+}

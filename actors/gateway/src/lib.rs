@@ -1,1 +1,22 @@
-//! Under construction.
+//! What outsiders talk to: questions about the whole cluster, what operators do to services, and
+//! the node's HTTP face.
+//!
+//! There is no master. The attached node asks all others at once, on behalf of whoever asked it,
+//! and answers with what came back: a node that is silent is a row, not a failure (orchestration
+//! §1). What is decided from answers is pure ([`rows`], [`rollout`], [`plan`], [`metrics`]); the
+//! rest waits for answers.
+#![forbid(unsafe_code)]
+
+mod actor;
+mod around;
+mod follow;
+mod http;
+mod metrics;
+mod nodes;
+mod operate;
+mod plan;
+mod rollout;
+mod rows;
+
+pub use actor::{Gateway, GatewayConfig, factory};
+pub use http::HttpFace;

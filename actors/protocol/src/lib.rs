@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod cluster;
+mod diff;
 mod event;
 pub mod files;
 mod gateway;
@@ -21,6 +22,7 @@ pub use cluster::{
     Applied, Command, DeployOptions, NodeRecord, OperatorRecord, Placement, Proposal, Revision,
     ServiceRecord, StateView, TokenRecord,
 };
+pub use diff::{changed_fields, changed_service_fields, spec_hash};
 pub use event::{AuditRecord, Event, EventFilter, Outcome};
 pub use gateway::{
     AttachInfo, ClusterActors, ClusterActorsReply, ClusterEvents, ClusterLogs, ClusterNodes,
@@ -29,17 +31,15 @@ pub use gateway::{
     PlanAction, PlanItem, PlanService, PsReply, RemoveNode, ServiceRow, StatusReply,
 };
 pub use monitor::{HostFigures, Observed, ReadDrift, ReadHost, Transition};
-pub use node::{
-    ActorInfo, ActorTree, ChaosActor, ChaosKind, GoodBye, Ping, Pong, RestartActor,
-};
+pub use node::{ActorInfo, ActorTree, ChaosActor, ChaosKind, GoodBye, Ping, Pong, RestartActor};
 pub use registry::{
     FollowEvents, IssueToken, IssuedToken, JoinCluster, JoinedCluster, PeerAddress, Propose,
     QueryAudit, QueryEvents, ReadState, RecordAudit, RecordEvents, RenewLeaf, RenewedLeaf,
     ReportNode, StateUpdate, WatchState,
 };
 pub use runtime::{
-    Assign, Assignment, ComponentStatus, ListComponents, LogLine, LogStream, ReadLogs,
-    RestartComponents, RestartedComponents, WatchComponents,
+    Assign, Assignment, CheckSpec, ComponentStatus, ListComponents, LogLine, LogStream, ReadLogs,
+    RestartComponents, RestartedComponents, SpecProblem, WatchComponents,
 };
 pub use service::{
     CommandRef, ComponentKey, ComponentSpec, Driver, Failover, HealthCheck, HealthKind,

@@ -159,3 +159,24 @@ message!(WatchComponents, 204, "runtime.watch", ADMINS, true, ());
 impl Subscription for WatchComponents {
     type Item = ComponentStatus;
 }
+
+/// Could this node run these components? Nothing is started or created.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckSpec {
+    /// The service.
+    pub service: String,
+    /// From 1.
+    pub replica: u32,
+    /// Of that service.
+    pub components: Vec<ComponentSpec>,
+}
+message!(CheckSpec, 205, "runtime.check", ADMINS, true, Vec<SpecProblem>);
+
+/// Why a node cannot run a component.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecProblem {
+    /// Name of the component.
+    pub component: String,
+    /// What is wrong and what to do, for people.
+    pub problem: String,
+}

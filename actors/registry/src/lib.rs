@@ -1,1 +1,16 @@
-//! Under construction.
+//! Desired state, revisions, placement; events and audit of this node.
+//!
+//! [`state`] is the deterministic machine, [`store`] its log and the tables of this node,
+//! [`Registry`] the actor that puts them together.
+//!
+//! Interim rule (until agreement takes over): the node that ran `weft init` applies changes, every
+//! other node forwards to it and follows it; replica i of a service goes to the i-th node by name.
+#![forbid(unsafe_code)]
+
+mod actor;
+mod config;
+pub mod state;
+pub mod store;
+
+pub use actor::{Registry, factory};
+pub use config::{RETENTION, RegistryConfig, SelfReport};

@@ -120,7 +120,7 @@ pub const KEYS: &[Key] = &[
     key(
         "consensus.voter_replace_after",
         Kind::Positive,
-        Some("5m"),
+        Some("60s"),
         "a voter that is lost for so long is replaced",
     ),
     key(
