@@ -38,7 +38,8 @@ message!(ReadState, 101, "registry.read", ADMINS, true, StateView);
 /// Follows desired state from the change after `since` on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchState {
-    /// Position of the last change the follower has; 0: none.
+    /// Position of the last change the follower has; 0: none; `u64::MAX`: what it has is not
+    /// to be gone by, a snapshot is wanted.
     pub since: u64,
 }
 message!(WatchState, 102, "registry.watch", NODES, true, ());

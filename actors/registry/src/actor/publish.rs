@@ -1,0 +1,171 @@
+//! Telling the rest of the node what is agreed: directory, trust, assignments; and the cluster
+//! where this node is.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use weft_identity::{DenyList, IdentityError, TrustBundle};
+use weft_link::{Call, Directory, PeerEntry};
+use weft_protocol::files::NodeSeed;
+use weft_protocol::{Assign, Command, NodeRecord, ReportNode};
+use weft_supervision::Scope;
+use weft_wire::{ActorKind, Address, Caller, Identity};
+
+use super::Registry;
+use crate::state::{Change, ClusterState};
+
+const ASSIGN_WITHIN: Duration = Duration::from_secs(5);
+const REPORT_WITHIN: Duration = Duration::from_secs(5);
+
+impl Registry {
+    /// After a change.
+    pub(super) fn publish(&mut self, changes: &[Change], scope: &Scope<Self>) {
+        let membership = changes.iter().any(|change| {
+            matches!(
+                change,
+                Change::Node(_) | Change::NodeRemoved(_) | Change::Operator(_) | Change::Trust
+            )
+        });
+        if membership && let Err(error) = self.publish_all(scope) {
+            // What was believed before stays in force.
+            tracing::error!(%error, "the trust bundle cannot be used");
+        }
+        self.assign(scope);
+    }
+
+    /// Directory and trust, whole. A node that has nothing yet goes by its seed.
+    pub(super) fn publish_all(&self, scope: &Scope<Self>) -> Result<(), IdentityError> {
+        scope.fabric().set_directory(directory(&self.committed, &self.config.seed));
+        if self.committed.is_empty() {
+            return Ok(());
+        }
+        // The deny list first: it must hold even if the bundle cannot be used.
+        let denied: DenyList =
+            self.committed.denied().iter().filter_map(|text| identity(text)).collect();
+        self.config.trust.set_denied(denied);
+        self.config.trust.set_bundle(self.bundle()?)
+    }
+
+    pub(super) fn bundle(&self) -> Result<TrustBundle, IdentityError> {
+        TrustBundle::from_pem(&self.committed.cas().concat(), "the agreed trust bundle")
+    }
+
+    /// Sends the runtime what it shall see to, once at a time.
+    pub(super) fn assign(&mut self, scope: &Scope<Self>) {
+        // Nothing replicated yet is not "nothing wanted": that would stop what runs.
+        if self.assigning || self.committed.is_empty() {
+            return;
+        }
+        self.assigning = true;
+        let index = self.committed.index();
+        let message =
+            Assign { index, assignments: self.committed.assignments(self.config.seed.node) };
+        let fabric = scope.fabric().clone();
+        scope.spawn_then(
+            async move {
+                let to = Address::here(ActorKind::Runtime);
+                fabric.ask(to, message, Call::within(ASSIGN_WITHIN)).await
+            },
+            move |registry, answer, scope| {
+                registry.assigning = false;
+                match answer {
+                    Ok(()) => {
+                        registry.assigned = index;
+                        if registry.committed.index() > index {
+                            registry.assign(scope);
+                        }
+                    }
+                    // Its next incarnation is sent it again within a second.
+                    Err(error) => tracing::debug!(%error, index, "assignments not taken yet"),
+                }
+            },
+        );
+    }
+
+    /// Has the cluster know where this node is, if it does not.
+    pub(super) fn report(&mut self, scope: &Scope<Self>) {
+        let node = self.config.seed.node;
+        let Some(known) = self.committed.node(node) else { return };
+        let Some(mine) = (self.config.report)() else { return };
+        if self.reporting || !differs(known, &mine) {
+            return;
+        }
+        self.reporting = true;
+        if self.config.applies() {
+            let proposal = self.own(update(node, mine), Caller::node(node), scope);
+            self.propose(
+                proposal,
+                Box::new(|registry, answer, _| {
+                    registry.reporting = false;
+                    if let Err(failure) = answer {
+                        tracing::warn!(%failure, "this node's address could not be recorded");
+                    }
+                }),
+                scope,
+            );
+            return;
+        }
+        let fabric = scope.fabric().clone();
+        scope.spawn_then(
+            async move {
+                let to = Address::leader(ActorKind::Registry);
+                fabric.ask(to, mine, Call::within(REPORT_WITHIN)).await
+            },
+            |registry, answer, _| {
+                registry.reporting = false;
+                if let Err(error) = answer {
+                    tracing::debug!(%error, "this node's address is not reported yet");
+                }
+            },
+        );
+    }
+}
+
+pub(super) fn differs(known: &NodeRecord, mine: &ReportNode) -> bool {
+    known.address != mine.address
+        || known.version != mine.version
+        || known.zone != mine.zone
+        || known.labels != mine.labels
+        || !mine.key_fingerprint.is_empty() && known.key_fingerprint != mine.key_fingerprint
+}
+
+pub(super) fn update(id: weft_wire::NodeId, report: ReportNode) -> Command {
+    let ReportNode { address, version, zone, labels, key_fingerprint } = report;
+    Command::UpdateNode { id, address, version, zone, labels, key_fingerprint }
+}
+
+/// Who is who, from what is agreed; before anything is, from the seed.
+pub(super) fn directory(state: &ClusterState, seed: &NodeSeed) -> Directory {
+    if state.is_empty() {
+        let mut nodes: HashMap<_, _> = seed
+            .peers
+            .iter()
+            .map(|peer| {
+                let address = peer.address.parse().ok();
+                (peer.id, PeerEntry { id: peer.id, name: peer.name.clone(), address })
+            })
+            .collect();
+        nodes
+            .insert(seed.node, PeerEntry { id: seed.node, name: seed.name.clone(), address: None });
+        let leader = seed.peers.first().map(|peer| peer.id);
+        return Directory { nodes, leader, ..Directory::default() };
+    }
+    let nodes = state.nodes().into_iter().map(|node| {
+        let address = node.address.parse().ok();
+        (node.id, PeerEntry { id: node.id, name: node.name.clone(), address })
+    });
+    Directory {
+        nodes: nodes.collect(),
+        leader: state.leader().map(|node| node.id),
+        operators: state.operators().into_iter().map(|o| (o.id, o.role)).collect(),
+        denied: state.denied().iter().cloned().collect::<HashSet<_>>(),
+    }
+}
+
+fn identity(text: &str) -> Option<Identity> {
+    match text.split_once('/')? {
+        ("node", id) => id.parse().ok().map(Identity::Node),
+        ("operator", id) => id.parse().ok().map(Identity::Operator),
+        _ => None,
+    }
+}

@@ -1,0 +1,214 @@
+//! The one door of change: a proposal in, what it did out.
+
+use weft_protocol::{Applied, Command, CommandRef, Desired, Proposal};
+use weft_wire::{Failure, FailureKind, NodeId, OperatorId, WallTime};
+
+use super::refusal::{conflict, unknown_component};
+use super::{ClusterState, Service};
+
+/// One thing that is different now; what shells act on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A node is there, new or with other details.
+    Node(NodeId),
+    /// A node is gone for ever.
+    NodeRemoved(NodeId),
+    /// An operator is there, new or with other details.
+    Operator(OperatorId),
+    /// The trust bundle or the deny list differs.
+    Trust,
+    /// Join tokens differ.
+    Tokens,
+    /// A service's record differs.
+    Service(String),
+    /// A replica is on another node.
+    Placed {
+        /// The service.
+        service: String,
+        /// From 1.
+        replica: u32,
+        /// Where it is now.
+        node: NodeId,
+    },
+    /// A replica is nowhere.
+    Unplaced {
+        /// The service.
+        service: String,
+        /// From 1.
+        replica: u32,
+    },
+}
+
+impl ClusterState {
+    /// Applies `proposal` at position `index`, which must be the next one.
+    ///
+    /// A request that was applied before is answered with what it did then, and changes nothing:
+    /// the answer's index is then an earlier one.
+    ///
+    /// # Errors
+    /// A [`Failure`] that says what to do; the state is as before, and the position still free.
+    pub fn apply(
+        &mut self,
+        proposal: &Proposal,
+        index: u64,
+    ) -> Result<(Applied, Vec<Change>), Failure> {
+        if let Some(done) = self.requests.get(proposal.request) {
+            return Ok((done.clone(), Vec::new()));
+        }
+        if index != self.index.saturating_add(1) {
+            return Err(Failure::new(
+                FailureKind::Internal,
+                format!("change {index} does not follow change {}", self.index),
+            ));
+        }
+        let at = proposal.at;
+        let mut changes = Vec::new();
+        let out = &mut changes;
+        let mut revision = 0;
+        match &proposal.command {
+            Command::Bootstrap { node, operator, ca } => {
+                self.bootstrap(node, operator, ca, out)?;
+            }
+            Command::AddNode { node, secret_hash } => self.add_node(node, secret_hash, at, out)?,
+            Command::UpdateNode { id, address, version, zone, labels, key_fingerprint } => {
+                let report =
+                    super::membership::Report { address, version, zone, labels, key_fingerprint };
+                self.update_node(*id, &report, out)?;
+            }
+            Command::RemoveNode { id, force } => self.remove_node(*id, *force, at, out)?,
+            Command::AddToken { token } => self.add_token(token, at, out)?,
+            Command::PutOperator { operator } => self.put_operator(operator, out)?,
+            Command::Deploy { spec, options } => {
+                let by = proposal.caller.identity.to_string();
+                revision = self.deploy(spec, options, by, at, out)?;
+            }
+            Command::SetDesired { target, desired } => {
+                self.set_desired(target, *desired, at, out)?;
+            }
+            Command::Restart { target } => self.restart(target, at, out)?,
+            Command::Undeploy { service } => self.undeploy(service, at, out)?,
+        }
+        self.index = index;
+        let applied = Applied { index, revision, changed: !changes.is_empty() };
+        self.requests.remember(proposal.request, applied.clone());
+        Ok((applied, changes))
+    }
+
+    fn deployed(&mut self, target: &CommandRef) -> Result<&mut Service, Failure> {
+        if !self.services.contains_key(&target.service) {
+            return Err(self.unknown_service(&target.service));
+        }
+        let Some(service) = self.services.get_mut(&target.service) else {
+            return Err(Failure::new(FailureKind::Internal, "a service vanished"));
+        };
+        if service.record.undeployed {
+            return Err(conflict(format!("service `{}` is undeployed", target.service))
+                .service(&target.service)
+                .component(&target.component)
+                .help(format!("deploy it again with `weft deploy {}`", target.service)));
+        }
+        if !target.component.is_empty()
+            && service.record.spec.component(&target.component).is_none()
+        {
+            return Err(unknown_component(&service.record.spec, &target.component));
+        }
+        Ok(service)
+    }
+
+    fn set_desired(
+        &mut self,
+        target: &CommandRef,
+        desired: Desired,
+        at: WallTime,
+        out: &mut Vec<Change>,
+    ) -> Result<(), Failure> {
+        let service = self.deployed(target)?;
+        let record = &mut service.record;
+        let before = (record.active, record.desired.clone());
+        if target.component.is_empty() {
+            record.desired.clear();
+            match desired {
+                Desired::Ignore => {
+                    record.desired = record
+                        .spec
+                        .components
+                        .iter()
+                        .map(|component| (component.name.clone(), Desired::Ignore))
+                        .collect();
+                }
+                Desired::Running | Desired::Stopped => {
+                    record.active = desired == Desired::Running;
+                    // The definition file's `active` line follows too (orchestration §10): a later
+                    // deploy of what is stored must not undo this.
+                    record.spec.active = record.active;
+                }
+            }
+        } else {
+            want(record, &target.component, desired);
+        }
+        if (record.active, &record.desired) != (before.0, &before.1) {
+            record.updated_at = at;
+            out.push(Change::Service(target.service.clone()));
+        }
+        Ok(())
+    }
+
+    fn restart(
+        &mut self,
+        target: &CommandRef,
+        at: WallTime,
+        out: &mut Vec<Change>,
+    ) -> Result<(), Failure> {
+        let record = &mut self.deployed(target)?.record;
+        let components: Vec<_> = record
+            .spec
+            .components
+            .iter()
+            .filter(|c| target.component.is_empty() || c.name == target.component)
+            .map(|c| c.name.clone())
+            .collect();
+        for component in components {
+            raise_epoch(record, &component);
+        }
+        record.updated_at = at;
+        out.push(Change::Service(target.service.clone()));
+        Ok(())
+    }
+
+    fn undeploy(&mut self, name: &str, at: WallTime, out: &mut Vec<Change>) -> Result<(), Failure> {
+        let Some(service) = self.services.get_mut(name) else {
+            return Err(self.unknown_service(name));
+        };
+        if service.record.undeployed {
+            return Ok(());
+        }
+        service.record.undeployed = true;
+        service.record.active = false;
+        service.record.desired.clear();
+        service.record.updated_at = at;
+        out.push(Change::Service(name.to_owned()));
+        self.place(name, at, "", out);
+        Ok(())
+    }
+}
+
+/// Notes what is wanted of one component, if it is not what the service wants anyway.
+pub(super) fn want(record: &mut weft_protocol::ServiceRecord, component: &str, desired: Desired) {
+    record.desired.retain(|(name, _)| name != component);
+    let plain = if record.active { Desired::Running } else { Desired::Stopped };
+    if desired != plain {
+        record.desired.push((component.to_owned(), desired));
+        record.desired.sort();
+    }
+}
+
+/// Has a component started anew.
+pub(super) fn raise_epoch(record: &mut weft_protocol::ServiceRecord, component: &str) {
+    match record.epochs.iter_mut().find(|(name, _)| name == component) {
+        Some((_, epoch)) => *epoch = epoch.saturating_add(1),
+        None => {
+            record.epochs.push((component.to_owned(), 1));
+            record.epochs.sort();
+        }
+    }
+}

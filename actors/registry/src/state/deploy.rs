@@ -1,0 +1,187 @@
+//! Storing a definition and putting it in force (orchestration §8, the part that is agreed).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use weft_protocol::{
+    DeployOptions, Desired, Revision, ServiceRecord, ServiceSpec, Stateful, valid_name,
+};
+use weft_wire::{Failure, FailureKind, WallTime};
+
+use super::apply::{Change, raise_epoch, want};
+use super::refusal::{invalid, unknown_component};
+use super::{COMPONENTS_MAX, ClusterState, REPLICAS_MAX, REVISIONS_KEPT, Service};
+
+impl ClusterState {
+    /// The revision that is now in force.
+    pub(super) fn deploy(
+        &mut self,
+        spec: &ServiceSpec,
+        options: &DeployOptions,
+        by: String,
+        at: WallTime,
+        out: &mut Vec<Change>,
+    ) -> Result<u64, Failure> {
+        check(spec)?;
+        if !options.component.is_empty() && spec.component(&options.component).is_none() {
+            return Err(unknown_component(spec, &options.component));
+        }
+        let effective = self.effective(spec, options);
+        if !effective.node.is_empty()
+            && !self.nodes.values().any(|node| node.name == effective.node)
+        {
+            return Err(invalid(format!(
+                "service `{}` is pinned to `{}`, which is not a node of this cluster",
+                spec.name, effective.node
+            ))
+            .service(&spec.name)
+            .node(&effective.node)
+            .step("place")
+            .help(format!("set `node` to one of {}, or leave it out", self.node_names())));
+        }
+
+        // Nothing below refuses.
+        let is_new = !self.services.contains_key(&spec.name);
+        let service = self.services.entry(spec.name.clone()).or_insert_with(|| Service {
+            record: ServiceRecord {
+                name: spec.name.clone(),
+                revision: 0,
+                spec: effective.clone(),
+                active: effective.active,
+                desired: Vec::new(),
+                epochs: Vec::new(),
+                undeployed: false,
+                created_at: at,
+                updated_at: at,
+            },
+            revisions: Vec::new(),
+            generations: BTreeMap::new(),
+        });
+        let record = &mut service.record;
+        let before = record.clone();
+        let repin = before.spec.node != effective.node;
+
+        if is_new || !same_definition(&before.spec, &effective) {
+            record.revision = record.revision.saturating_add(1);
+            service.revisions.push(Revision {
+                number: record.revision,
+                spec: effective.clone(),
+                by,
+                at,
+            });
+            let surplus = service.revisions.len().saturating_sub(REVISIONS_KEPT);
+            service.revisions.drain(..surplus);
+        }
+        let targeted: Vec<_> = effective
+            .components
+            .iter()
+            .filter(|c| options.component.is_empty() || c.name == options.component)
+            .map(|c| c.name.clone())
+            .collect();
+        if !options.if_changed && !is_new {
+            for component in targeted.iter().filter(|c| before.spec.component(c).is_some()) {
+                raise_epoch(record, component);
+            }
+        }
+        record.undeployed = false;
+        if options.component.is_empty() || is_new || before.undeployed {
+            record.active = spec.active;
+            record.desired.clear();
+        } else if spec.active {
+            want(record, &options.component, Desired::Running);
+        }
+        record.spec = effective;
+        record.spec.active = record.active;
+        record.desired.retain(|(name, _)| record.spec.component(name).is_some());
+        let revision = record.revision;
+        if is_new || *record != before {
+            record.updated_at = at;
+            out.push(Change::Service(spec.name.clone()));
+        }
+        if repin {
+            // What the definition asks for comes before what is.
+            self.unplace(&spec.name, out);
+        }
+        self.place(&spec.name, at, "", out);
+        Ok(revision)
+    }
+
+    /// What is in force after the deploy: for one component, all the others as they are.
+    fn effective(&self, spec: &ServiceSpec, options: &DeployOptions) -> ServiceSpec {
+        if options.component.is_empty() {
+            return spec.clone();
+        }
+        let Some(new) = spec.component(&options.component) else { return spec.clone() };
+        match self.services.get(&spec.name).map(|service| &service.record) {
+            Some(record) if !record.undeployed => {
+                let mut merged = record.spec.clone();
+                match merged.components.iter_mut().find(|c| c.name == new.name) {
+                    Some(old) => *old = new.clone(),
+                    None => merged.components.push(new.clone()),
+                }
+                merged
+            }
+            _ => {
+                let mut only = spec.clone();
+                only.components.retain(|c| c.name == new.name);
+                only
+            }
+        }
+    }
+}
+
+/// `active` is a wish, not part of the definition: stopping and starting makes no revision.
+fn same_definition(a: &ServiceSpec, b: &ServiceSpec) -> bool {
+    if a.active == b.active {
+        return a == b;
+    }
+    let mut a = a.clone();
+    a.active = b.active;
+    a == *b
+}
+
+/// What every node relies on; definition files are checked for much more before they get here.
+fn check(spec: &ServiceSpec) -> Result<(), Failure> {
+    let refuse = |what: String, help: &str| Err(invalid(what).service(&spec.name).help(help));
+    if !valid_name(&spec.name) {
+        return refuse(
+            format!("`{}` is not a name for a service", spec.name.escape_debug()),
+            "use 1 to 48 lower-case letters, digits and hyphens, not at either end",
+        );
+    }
+    if spec.components.is_empty() || spec.components.len() > COMPONENTS_MAX {
+        return refuse(
+            format!("service `{}` has {} components", spec.name, spec.components.len()),
+            "a service has 1 to 100 `[[components]]`",
+        );
+    }
+    if !(1..=REPLICAS_MAX).contains(&spec.replicas) {
+        return refuse(
+            format!("service `{}` asks for {} replicas", spec.name, spec.replicas),
+            "`replicas` is 1 to 1000; to run none, use `weft stop`",
+        );
+    }
+    if spec.failover.stateful == Stateful::Snapshot {
+        return Err(Failure::new(
+            FailureKind::Unsupported,
+            format!("service `{}`: `stateful = \"snapshot\"` is not in this version", spec.name),
+        )
+        .service(&spec.name)
+        .help("use `stateful = \"wait\"`"));
+    }
+    let mut seen = BTreeSet::new();
+    for component in &spec.components {
+        if !valid_name(&component.name) {
+            return refuse(
+                format!("`{}` is not a name for a component", component.name.escape_debug()),
+                "use 1 to 48 lower-case letters, digits and hyphens, not at either end",
+            );
+        }
+        if !seen.insert(&component.name) {
+            return refuse(
+                format!("service `{}` has two components `{}`", spec.name, component.name),
+                "give each component a name of its own",
+            );
+        }
+    }
+    Ok(())
+}

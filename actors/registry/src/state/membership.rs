@@ -1,0 +1,262 @@
+//! Nodes, operators, tokens and trust (design §3).
+
+use std::time::Duration;
+
+use weft_protocol::{NodeRecord, OperatorRecord, TokenRecord, format_time, valid_name};
+use weft_wire::{Failure, NodeId, WallTime};
+
+use super::apply::Change;
+use super::refusal::{conflict, exhausted, invalid, list, removed, token};
+use super::{ClusterState, NODES_MAX, TOKENS_MAX};
+
+/// Tokens that are used or expired are remembered this long, so that the answer can say so.
+const TOKEN_MEMORY: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What a node tells of itself.
+pub(super) struct Report<'a> {
+    pub(super) address: &'a str,
+    pub(super) version: &'a str,
+    pub(super) zone: &'a str,
+    pub(super) labels: &'a [String],
+    pub(super) key_fingerprint: &'a str,
+}
+
+impl ClusterState {
+    pub(super) fn bootstrap(
+        &mut self,
+        node: &NodeRecord,
+        operator: &OperatorRecord,
+        ca: &str,
+        out: &mut Vec<Change>,
+    ) -> Result<(), Failure> {
+        if self.index != 0 || !self.nodes.is_empty() {
+            return Err(conflict("this is a cluster already: its first records are there"));
+        }
+        check_name(&node.name)?;
+        self.nodes.insert(node.id, NodeRecord { leader: true, ..node.clone() });
+        self.operators.insert(operator.id, operator.clone());
+        self.cas.push(ca.to_owned());
+        out.extend([Change::Node(node.id), Change::Operator(operator.id), Change::Trust]);
+        Ok(())
+    }
+
+    /// Whether a machine may join with that token under that name at that time; the token.
+    ///
+    /// # Errors
+    /// A [`Failure`] that says what to do.
+    pub fn check_join(
+        &self,
+        secret_hash: &str,
+        name: &str,
+        at: WallTime,
+    ) -> Result<&TokenRecord, Failure> {
+        let Some(found) = self.tokens.get(secret_hash) else {
+            return Err(token(
+                "the join token is not known to this cluster: it was never made here, or is long over",
+            ));
+        };
+        if let Some(by) = found.used_by {
+            let who = self.nodes.get(&by).map_or_else(String::new, |n| format!(" by {}", n.name));
+            return Err(token(format!(
+                "the join token was used already{who}: it is good for one join"
+            )));
+        }
+        if at >= found.expires_at {
+            return Err(token(format!(
+                "the join token expired at {}",
+                format_time(found.expires_at)
+            )));
+        }
+        if !found.name.is_empty() && found.name != name {
+            return Err(invalid(format!(
+                "the join token is for a node named `{}`, not `{name}`",
+                found.name
+            ))
+            .help("join under that name, or make another token with `weft node token`"));
+        }
+        check_name(name)?;
+        if let Some(node) = self.nodes.values().find(|node| node.name == name) {
+            return Err(conflict(format!("there is a node named `{name}` already"))
+                .node(&node.name)
+                .help(format!(
+                    "join under another name (taken: {}), or remove that node first with `weft node remove {name}`",
+                    self.node_names()
+                )));
+        }
+        if self.nodes.len() >= NODES_MAX {
+            return Err(exhausted(format!(
+                "the cluster has {NODES_MAX} nodes, the most it may have"
+            ))
+            .help("remove one with `weft node remove`"));
+        }
+        Ok(found)
+    }
+
+    pub(super) fn add_node(
+        &mut self,
+        node: &NodeRecord,
+        secret_hash: &str,
+        at: WallTime,
+        out: &mut Vec<Change>,
+    ) -> Result<(), Failure> {
+        self.check_join(secret_hash, &node.name, at)?;
+        if self.denied.contains(&format!("node/{}", node.id)) {
+            return Err(removed(&format!("node {}", node.id)).node(&node.name));
+        }
+        if self.nodes.contains_key(&node.id) {
+            return Err(conflict(format!("node {} is there already", node.id)).node(&node.name));
+        }
+        if let Some(token) = self.tokens.get_mut(secret_hash) {
+            token.used_by = Some(node.id);
+        }
+        self.nodes.insert(node.id, NodeRecord { leader: false, ..node.clone() });
+        out.extend([Change::Node(node.id), Change::Tokens]);
+        self.place_waiting(at, out);
+        Ok(())
+    }
+
+    pub(super) fn update_node(
+        &mut self,
+        id: NodeId,
+        report: &Report<'_>,
+        out: &mut Vec<Change>,
+    ) -> Result<(), Failure> {
+        let Some(node) = self.nodes.get_mut(&id) else {
+            let text = id.to_string();
+            return Err(if self.denied.contains(&format!("node/{text}")) {
+                removed(&format!("node {text}"))
+            } else {
+                self.unknown_node(&text)
+            });
+        };
+        let fresh = NodeRecord {
+            address: report.address.to_owned(),
+            version: report.version.to_owned(),
+            zone: report.zone.to_owned(),
+            labels: report.labels.to_vec(),
+            key_fingerprint: if report.key_fingerprint.is_empty() {
+                node.key_fingerprint.clone()
+            } else {
+                report.key_fingerprint.to_owned()
+            },
+            ..node.clone()
+        };
+        if fresh != *node {
+            *node = fresh;
+            out.push(Change::Node(id));
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_node(
+        &mut self,
+        id: NodeId,
+        force: bool,
+        at: WallTime,
+        out: &mut Vec<Change>,
+    ) -> Result<(), Failure> {
+        let text = format!("node/{id}");
+        let Some(node) = self.nodes.get(&id) else {
+            // Removed before: that is what was asked for.
+            return if self.denied.contains(&text) {
+                Ok(())
+            } else {
+                Err(self.unknown_node(&id.to_string()))
+            };
+        };
+        if node.leader {
+            return Err(conflict(format!(
+                "{} ran `weft init` and applies the cluster's changes: it cannot be removed in this version",
+                node.name
+            ))
+            .node(&node.name)
+            .help("remove the other nodes, or make a new cluster with `weft init` elsewhere"));
+        }
+        let mut services: Vec<&str> = self
+            .placements
+            .values()
+            .filter(|placement| placement.node == id)
+            .map(|placement| placement.service.as_str())
+            .collect();
+        services.dedup();
+        if !services.is_empty() && !force {
+            return Err(conflict(format!(
+                "replicas are placed on {}: {}",
+                node.name,
+                list(services.into_iter())
+            ))
+            .node(&node.name)
+            .help(format!(
+                "`weft node remove {} --force` places them on the other nodes; data kept on {} stays behind",
+                node.name, node.name
+            )));
+        }
+        let name = node.name.clone();
+        let services: Vec<String> = services.into_iter().map(str::to_owned).collect();
+        self.nodes.remove(&id);
+        self.denied.insert(text);
+        out.extend([Change::NodeRemoved(id), Change::Trust]);
+        for service in services {
+            self.place(&service, at, &format!("{name} was removed"), out);
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_token(
+        &mut self,
+        new: &TokenRecord,
+        at: WallTime,
+        out: &mut Vec<Change>,
+    ) -> Result<(), Failure> {
+        if !new.name.is_empty() {
+            check_name(&new.name)?;
+        }
+        if new.used_by.is_some() || new.expires_at <= at {
+            return Err(invalid("a join token must be unused and expire later than now"));
+        }
+        if self.tokens.contains_key(&new.secret_hash) {
+            return Err(conflict("that join token is there already"));
+        }
+        let open = |t: &&TokenRecord| t.used_by.is_none() && t.expires_at > at;
+        if self.tokens.values().filter(open).count() >= TOKENS_MAX {
+            return Err(exhausted(format!(
+                "{TOKENS_MAX} join tokens are open, the most there may be"
+            ))
+            .help("use some, or wait until they expire"));
+        }
+        self.tokens.retain(|_, old| old.expires_at.plus(TOKEN_MEMORY) > at);
+        self.tokens.insert(new.secret_hash.clone(), new.clone());
+        out.push(Change::Tokens);
+        Ok(())
+    }
+
+    pub(super) fn put_operator(
+        &mut self,
+        operator: &OperatorRecord,
+        out: &mut Vec<Change>,
+    ) -> Result<(), Failure> {
+        let text = format!("operator/{}", operator.id);
+        if self.denied.contains(&text) {
+            return Err(removed(&text));
+        }
+        if operator.name.is_empty()
+            || self.operators.values().any(|o| o.name == operator.name && o.id != operator.id)
+        {
+            return Err(conflict(format!("there is another operator named `{}`", operator.name)));
+        }
+        if self.operators.get(&operator.id) != Some(operator) {
+            self.operators.insert(operator.id, operator.clone());
+            out.push(Change::Operator(operator.id));
+        }
+        Ok(())
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Failure> {
+    if valid_name(name) {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(64).collect();
+    Err(invalid(format!("`{}` is not a name for a node", shown.escape_debug()))
+        .help("use 1 to 48 lower-case letters, digits and hyphens, not at either end"))
+}

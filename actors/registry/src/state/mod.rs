@@ -1,0 +1,167 @@
+//! Desired state as a deterministic machine: the same proposals in the same order give the same
+//! bytes on every node.
+//!
+//! No clock, no randomness, no I/O: times and ids come stamped in the proposal. A refused proposal
+//! changes nothing and takes no position. The next issue puts this behind Raft unchanged.
+
+mod apply;
+mod deploy;
+mod membership;
+mod placement;
+mod refusal;
+mod requests;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use weft_protocol::{
+    Assignment, ComponentKey, NodeRecord, OperatorRecord, Placement, Revision, ServiceRecord,
+    StateView, TokenRecord, spec_hash,
+};
+use weft_wire::{NodeId, OperatorId};
+
+pub use apply::Change;
+pub use snapshot::{SNAPSHOT_VERSION, SnapshotError};
+
+use requests::Requests;
+
+/// Nodes in one cluster (design §6, "Promised size").
+pub const NODES_MAX: usize = 100;
+/// Replicas of one service.
+pub const REPLICAS_MAX: u32 = 1_000;
+/// Components of one service.
+pub const COMPONENTS_MAX: usize = 100;
+/// Join tokens that are neither used nor expired.
+pub const TOKENS_MAX: usize = 1_000;
+/// Revisions kept of each service (orchestration §6).
+pub const REVISIONS_KEPT: usize = 10;
+/// Results of requests are remembered for so many positions (design §6).
+pub const REQUESTS_KEPT: u64 = 10_000;
+
+/// A service with its history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Service {
+    pub(crate) record: ServiceRecord,
+    /// The newest [`REVISIONS_KEPT`], oldest first.
+    pub(crate) revisions: Vec<Revision>,
+    /// Highest generation each replica ever had: it must not fall when a replica goes and returns.
+    pub(crate) generations: BTreeMap<u32, u64>,
+}
+
+/// All of desired state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClusterState {
+    index: u64,
+    services: BTreeMap<String, Service>,
+    placements: BTreeMap<(String, u32), Placement>,
+    nodes: BTreeMap<NodeId, NodeRecord>,
+    operators: BTreeMap<OperatorId, OperatorRecord>,
+    tokens: BTreeMap<String, TokenRecord>,
+    cas: Vec<String>,
+    denied: BTreeSet<String>,
+    requests: Requests,
+}
+
+impl ClusterState {
+    /// Position of the last change; 0: none yet.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// Whether this is a cluster yet.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// The node of that id, if it is there.
+    pub fn node(&self, id: NodeId) -> Option<&NodeRecord> {
+        self.nodes.get(&id)
+    }
+
+    /// All nodes, by name.
+    pub fn nodes(&self) -> Vec<&NodeRecord> {
+        let mut nodes: Vec<_> = self.nodes.values().collect();
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        nodes
+    }
+
+    /// The node that applies changes (interim rule: the one that ran `init`).
+    pub fn leader(&self) -> Option<&NodeRecord> {
+        self.nodes.values().find(|node| node.leader)
+    }
+
+    /// The operator of that id, if they are there.
+    pub fn operator(&self, id: OperatorId) -> Option<&OperatorRecord> {
+        self.operators.get(&id)
+    }
+
+    /// All operators, by name.
+    pub fn operators(&self) -> Vec<&OperatorRecord> {
+        let mut operators: Vec<_> = self.operators.values().collect();
+        operators.sort_by(|a, b| a.name.cmp(&b.name));
+        operators
+    }
+
+    /// All join tokens that are remembered, by hash.
+    pub fn tokens(&self) -> impl Iterator<Item = &TokenRecord> {
+        self.tokens.values()
+    }
+
+    /// PEM of each issuing CA.
+    pub fn cas(&self) -> &[String] {
+        &self.cas
+    }
+
+    /// `node/<id>` and `operator/<id>` that are refused for ever.
+    pub fn denied(&self) -> &BTreeSet<String> {
+        &self.denied
+    }
+
+    /// The newest revisions of a service, oldest first.
+    pub fn revisions(&self, service: &str) -> &[Revision] {
+        self.services.get(service).map_or(&[], |service| &service.revisions)
+    }
+
+    /// Everything, for readers.
+    pub fn view(&self) -> StateView {
+        StateView {
+            index: self.index,
+            services: self.services.values().map(|service| service.record.clone()).collect(),
+            placements: self.placements.values().cloned().collect(),
+            nodes: self.nodes().into_iter().cloned().collect(),
+            operators: self.operators().into_iter().cloned().collect(),
+            cas: self.cas.clone(),
+            denied: self.denied.iter().cloned().collect(),
+        }
+    }
+
+    /// What a node's runtime shall see to, by service, replica and component.
+    pub fn assignments(&self, node: NodeId) -> Vec<Assignment> {
+        let mut all = Vec::new();
+        for placement in self.placements.values().filter(|placement| placement.node == node) {
+            let Some(Service { record, .. }) = self.services.get(&placement.service) else {
+                continue;
+            };
+            for component in &record.spec.components {
+                all.push(Assignment {
+                    key: ComponentKey {
+                        service: record.name.clone(),
+                        replica: placement.replica,
+                        component: component.name.clone(),
+                    },
+                    spec: component.clone(),
+                    service_version: record.spec.version.clone(),
+                    revision: record.revision,
+                    spec_hash: spec_hash(&record.spec, component),
+                    epoch: record.epoch_of(&component.name),
+                    generation: placement.generation,
+                    desired: record.desired_of(&component.name),
+                });
+            }
+        }
+        all
+    }
+}

@@ -1,0 +1,676 @@
+//! The machine by itself: what each command does, what it refuses, and what holds after any
+//! sequence of them.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use uuid::Uuid;
+use weft_protocol::{
+    Applied, Command, CommandRef, ComponentSpec, DeployOptions, Desired, Driver, NodeRecord,
+    OperatorRecord, Proposal, Resources, RestartPolicy, ServiceSpec, TokenRecord,
+};
+use weft_wire::{
+    Caller, Failure, FailureKind, Identity, NodeId, OperatorId, RequestId, Role, WallTime,
+};
+
+use super::{Change, ClusterState, REQUESTS_KEPT, REVISIONS_KEPT, SNAPSHOT_VERSION, SnapshotError};
+
+fn time(seconds: i64) -> WallTime {
+    WallTime::from_micros((1_800_000_000 + seconds) * 1_000_000)
+}
+
+fn node_id(n: u128) -> NodeId {
+    NodeId::new(Uuid::from_u128(n))
+}
+
+fn node(n: u128, name: &str) -> NodeRecord {
+    NodeRecord {
+        id: node_id(n),
+        name: name.into(),
+        address: format!("127.0.0.1:{}", 7000 + n),
+        zone: String::new(),
+        labels: vec![],
+        version: "0.1.0".into(),
+        key_fingerprint: "ab".into(),
+        leader: false,
+        joined_at: time(0),
+    }
+}
+
+fn operator() -> OperatorRecord {
+    OperatorRecord {
+        id: OperatorId::new(Uuid::from_u128(900)),
+        name: "ann".into(),
+        role: Role::Admin,
+        key_fingerprint: "cd".into(),
+        created_at: time(0),
+    }
+}
+
+fn component(name: &str, arg: &str) -> ComponentSpec {
+    ComponentSpec {
+        name: name.into(),
+        driver: Driver::Process,
+        image: String::new(),
+        version: String::new(),
+        network: String::new(),
+        user: String::new(),
+        restart: RestartPolicy::default(),
+        stop_grace: Duration::from_secs(10),
+        workdir: String::new(),
+        ports: vec![],
+        volumes: vec![],
+        cmd: vec!["./run".into(), arg.into()],
+        env: vec![],
+        health: None,
+        resources: Resources::default(),
+        routes: vec![],
+    }
+}
+
+fn service(name: &str, replicas: u32, components: Vec<ComponentSpec>) -> ServiceSpec {
+    ServiceSpec {
+        name: name.into(),
+        node: String::new(),
+        tier: weft_protocol::Tier::Worker,
+        active: true,
+        version: String::new(),
+        path: String::new(),
+        comment: String::new(),
+        depends_on: vec![],
+        replicas,
+        on_partition: weft_protocol::OnPartition::Keep,
+        placement: weft_protocol::PlacementRules::default(),
+        failover: weft_protocol::Failover::default(),
+        build_images: std::collections::BTreeMap::new(),
+        snapshot: weft_protocol::Snapshot::default(),
+        update: weft_protocol::UpdatePolicy::default(),
+        files: vec![],
+        components,
+    }
+}
+
+/// A state with a counter for request ids.
+struct Machine {
+    state: ClusterState,
+    requests: u128,
+}
+
+impl Machine {
+    /// One node `n1`.
+    fn new() -> Self {
+        let mut machine = Self { state: ClusterState::default(), requests: 0 };
+        let first =
+            Command::Bootstrap { node: node(1, "n1"), operator: operator(), ca: "CA".into() };
+        machine.ok(first);
+        machine
+    }
+
+    fn with_nodes(count: u128) -> Self {
+        let mut machine = Self::new();
+        for n in 2..=count {
+            machine.join(n, &format!("n{n}"));
+        }
+        machine
+    }
+
+    fn proposal(&mut self, command: Command) -> Proposal {
+        self.requests += 1;
+        Proposal {
+            request: RequestId::new(Uuid::from_u128(self.requests)),
+            at: time(i64::try_from(self.requests).expect("small")),
+            caller: Caller {
+                identity: Identity::Operator(operator().id),
+                role: Role::Admin,
+                via: None,
+            },
+            command,
+        }
+    }
+
+    fn try_it(&mut self, command: Command) -> Result<(Applied, Vec<Change>), Failure> {
+        let proposal = self.proposal(command);
+        let before = self.state.clone();
+        let result = self.state.apply(&proposal, self.state.index() + 1);
+        if result.is_err() {
+            assert!(self.state == before, "a refusal changed something");
+        }
+        result
+    }
+
+    fn ok(&mut self, command: Command) -> (Applied, Vec<Change>) {
+        self.try_it(command).expect("applies")
+    }
+
+    fn refused(&mut self, command: Command) -> Failure {
+        self.try_it(command).expect_err("is refused")
+    }
+
+    fn token(&mut self, secret: &str) {
+        let expires_at = time(1_000_000);
+        self.ok(Command::AddToken {
+            token: TokenRecord {
+                secret_hash: secret.into(),
+                name: String::new(),
+                expires_at,
+                used_by: None,
+                by: "operator".into(),
+            },
+        });
+    }
+
+    fn join(&mut self, n: u128, name: &str) {
+        let secret = format!("secret-{n}");
+        self.token(&secret);
+        self.ok(Command::AddNode { node: node(n, name), secret_hash: secret });
+    }
+
+    fn deploy(&mut self, spec: ServiceSpec) -> Applied {
+        self.deploy_with(spec, DeployOptions::default())
+    }
+
+    fn deploy_with(&mut self, spec: ServiceSpec, options: DeployOptions) -> Applied {
+        self.ok(Command::Deploy { spec: Box::new(spec), options }).0
+    }
+
+    /// Where the replicas of a service are, by number.
+    fn places(&self, name: &str) -> Vec<String> {
+        let view = self.state.view();
+        view.placements
+            .iter()
+            .filter(|p| p.service == name)
+            .map(|p| view.nodes.iter().find(|n| n.id == p.node).expect("live").name.clone())
+            .collect()
+    }
+
+    fn wanted(&self, name: &str, component: &str) -> Desired {
+        self.state.view().service(name).expect("service").desired_of(component)
+    }
+
+    fn epoch(&self, name: &str, component: &str) -> u64 {
+        self.state.view().service(name).expect("service").epoch_of(component)
+    }
+}
+
+fn target(text: &str) -> CommandRef {
+    text.parse().expect("reference")
+}
+
+fn only(component: &str) -> DeployOptions {
+    DeployOptions { component: component.into(), if_changed: false }
+}
+
+const IF_CHANGED: DeployOptions = DeployOptions { component: String::new(), if_changed: true };
+
+fn two() -> ServiceSpec {
+    service("web", 1, vec![component("api", "1"), component("db", "1")])
+}
+
+#[test]
+fn a_second_bootstrap_is_refused() {
+    let mut m = Machine::new();
+    let again = Command::Bootstrap { node: node(2, "n2"), operator: operator(), ca: "CA".into() };
+    assert_eq!(m.refused(again).kind, FailureKind::Conflict);
+    assert!(m.state.leader().is_some_and(|node| node.name == "n1"));
+}
+
+#[test]
+fn replica_i_goes_to_the_ith_node_by_name_and_round_again() {
+    let mut m = Machine::with_nodes(3);
+    m.deploy(service("web", 5, vec![component("api", "1")]));
+    assert_eq!(m.places("web"), ["n1", "n2", "n3", "n1", "n2"]);
+    assert!(m.state.view().placements.iter().all(|p| p.generation == 1 && !p.reason.is_empty()));
+}
+
+#[test]
+fn placements_stay_when_nodes_come_and_when_the_same_is_deployed_again() {
+    let mut m = Machine::new();
+    m.deploy(service("web", 2, vec![component("api", "1")]));
+    let before = m.state.view().placements;
+    m.join(2, "a2");
+    m.deploy(service("web", 2, vec![component("api", "2")]));
+    assert_eq!(m.state.view().placements, before);
+    m.deploy(service("web", 3, vec![component("api", "2")]));
+    assert_eq!(m.places("web"), ["n1", "n1", "a2"], "the third goes where there is room");
+    m.deploy(service("web", 1, vec![component("api", "2")]));
+    assert_eq!(m.places("web"), ["n1"]);
+}
+
+#[test]
+fn a_replica_that_goes_and_returns_has_a_higher_generation() {
+    let mut m = Machine::with_nodes(2);
+    m.deploy(service("web", 2, vec![component("api", "1")]));
+    m.deploy(service("web", 1, vec![component("api", "1")]));
+    m.deploy(service("web", 2, vec![component("api", "1")]));
+    let generations: Vec<_> =
+        m.state.view().placements.iter().map(|p| (p.replica, p.generation)).collect();
+    assert_eq!(generations, [(1, 1), (2, 2)]);
+    m.ok(Command::Undeploy { service: "web".into() });
+    assert!(m.state.view().placements.is_empty());
+    m.deploy(service("web", 1, vec![component("api", "1")]));
+    assert_eq!(m.state.view().placements[0].generation, 2);
+}
+
+#[test]
+fn a_pin_places_all_there_and_an_unknown_node_is_refused_with_the_known_ones() {
+    let mut m = Machine::with_nodes(3);
+    let mut spec = service("web", 2, vec![component("api", "1")]);
+    m.deploy(spec.clone());
+    spec.node = "n3".into();
+    m.deploy(spec.clone());
+    assert_eq!(m.places("web"), ["n3", "n3"]);
+    spec.node = String::new();
+    m.deploy(spec.clone());
+    assert_eq!(m.places("web"), ["n1", "n2"]);
+    spec.node = "n9".into();
+    let refusal =
+        m.refused(Command::Deploy { spec: Box::new(spec), options: DeployOptions::default() });
+    assert!(refusal.message.contains("`n9`"), "{refusal:?}");
+    assert!(refusal.help.contains("n1, n2, n3"), "{refusal:?}");
+    assert_eq!(refusal.service, "web");
+}
+
+#[test]
+fn a_node_with_replicas_is_removed_only_by_force_and_they_move_to_free_nodes() {
+    let mut m = Machine::with_nodes(3);
+    m.deploy(service("web", 2, vec![component("api", "1")]));
+    let remove = |force| Command::RemoveNode { id: node_id(2), force };
+    let refusal = m.refused(remove(false));
+    assert_eq!((refusal.kind, refusal.node.as_str()), (FailureKind::Conflict, "n2"));
+    assert!(refusal.message.contains("web") && refusal.help.contains("--force"), "{refusal:?}");
+    let (_, changes) = m.ok(remove(true));
+    assert_eq!(m.places("web"), ["n1", "n3"]);
+    assert!(changes.contains(&Change::Trust) && changes.contains(&Change::NodeRemoved(node_id(2))));
+    let moved = &m.state.view().placements[1];
+    assert_eq!(moved.generation, 2);
+    assert!(moved.reason.contains("n2 was removed"), "{}", moved.reason);
+    assert!(m.state.denied().contains(&format!("node/{}", node_id(2))));
+    let (again, _) = m.ok(remove(true));
+    assert!(!again.changed, "removing twice is removing once");
+}
+
+#[test]
+fn a_replica_pinned_to_a_removed_node_waits_for_one_of_that_name() {
+    let mut m = Machine::with_nodes(2);
+    let mut spec = service("web", 1, vec![component("api", "1")]);
+    spec.node = "n2".into();
+    m.deploy(spec);
+    m.ok(Command::RemoveNode { id: node_id(2), force: true });
+    assert!(m.places("web").is_empty());
+    m.join(3, "n2");
+    assert_eq!(m.places("web"), ["n2"]);
+    assert_eq!(m.state.view().placements[0].generation, 2);
+}
+
+#[test]
+fn the_leader_cannot_be_removed() {
+    let mut m = Machine::with_nodes(2);
+    let refusal = m.refused(Command::RemoveNode { id: node_id(1), force: true });
+    assert!(refusal.message.contains("cannot be removed"), "{refusal:?}");
+}
+
+#[test]
+fn a_removed_name_can_be_used_again_and_a_removed_id_never() {
+    let mut m = Machine::with_nodes(2);
+    m.ok(Command::RemoveNode { id: node_id(2), force: false });
+    m.token("again");
+    let back = Command::AddNode { node: node(2, "n2"), secret_hash: "again".into() };
+    assert_eq!(m.refused(back).kind, FailureKind::Forbidden);
+    m.join(3, "n2");
+    let report = Command::UpdateNode {
+        id: node_id(2),
+        address: "x".into(),
+        version: String::new(),
+        zone: String::new(),
+        labels: vec![],
+        key_fingerprint: String::new(),
+    };
+    assert_eq!(m.refused(report).kind, FailureKind::Forbidden);
+}
+
+#[test]
+fn a_name_that_is_taken_is_refused_at_join() {
+    let mut m = Machine::with_nodes(2);
+    m.token("s");
+    let refusal = m.refused(Command::AddNode { node: node(3, "n2"), secret_hash: "s".into() });
+    assert!(refusal.message.contains("named `n2` already"), "{refusal:?}");
+    m.ok(Command::AddNode { node: node(3, "n3"), secret_hash: "s".into() });
+}
+
+#[test]
+fn a_reused_token_is_refused() {
+    let mut m = Machine::new();
+    m.join(2, "n2");
+    let again = Command::AddNode { node: node(3, "n3"), secret_hash: "secret-2".into() };
+    let refusal = m.refused(again);
+    assert_eq!(refusal.kind, FailureKind::Unauthenticated);
+    assert!(refusal.message.contains("used already by n2"), "{refusal:?}");
+    assert!(refusal.help.contains("weft node token"), "{refusal:?}");
+}
+
+#[test]
+fn an_expired_token_and_an_unknown_one_are_refused() {
+    let mut m = Machine::new();
+    m.token("s");
+    let mut late = m.proposal(Command::AddNode { node: node(2, "n2"), secret_hash: "s".into() });
+    late.at = time(1_000_000);
+    let refusal = m.state.apply(&late, m.state.index() + 1).expect_err("expired");
+    assert!(refusal.message.contains("expired at 2027-"), "{refusal:?}");
+    let unknown = Command::AddNode { node: node(2, "n2"), secret_hash: "t".into() };
+    assert!(m.refused(unknown).message.contains("not known"));
+}
+
+#[test]
+fn a_token_with_a_name_is_good_for_that_name_only() {
+    let mut m = Machine::new();
+    m.ok(Command::AddToken {
+        token: TokenRecord {
+            secret_hash: "s".into(),
+            name: "edge".into(),
+            expires_at: time(1_000_000),
+            used_by: None,
+            by: String::new(),
+        },
+    });
+    let other = Command::AddNode { node: node(2, "n2"), secret_hash: "s".into() };
+    assert!(m.refused(other).message.contains("named `edge`"));
+    m.ok(Command::AddNode { node: node(2, "edge"), secret_hash: "s".into() });
+}
+
+#[test]
+fn the_hundred_and_first_node_is_refused() {
+    let mut m = Machine::with_nodes(100);
+    m.token("s");
+    let refusal = m.refused(Command::AddNode { node: node(101, "n101"), secret_hash: "s".into() });
+    assert_eq!(refusal.kind, FailureKind::Exhausted);
+}
+
+#[test]
+fn a_revision_is_made_only_when_the_definition_differs() {
+    let mut m = Machine::new();
+    assert_eq!(m.deploy(two()).revision, 1);
+    let same = m.deploy_with(two(), IF_CHANGED);
+    assert_eq!((same.revision, same.changed), (1, false));
+    let again = m.deploy(two());
+    assert_eq!((again.revision, again.changed), (1, true), "components are recreated");
+    assert_eq!((m.epoch("web", "api"), m.epoch("web", "db")), (1, 1));
+    let mut other = two();
+    other.components[0].cmd.push("x".into());
+    assert_eq!(m.deploy_with(other, IF_CHANGED).revision, 2);
+    assert_eq!((m.epoch("web", "api"), m.epoch("web", "db")), (1, 1), "the hash does it");
+}
+
+#[test]
+fn deploying_one_component_touches_only_that_one() {
+    let mut m = Machine::new();
+    m.deploy(two());
+    let before = m.state.assignments(node_id(1));
+    let mut changed =
+        service("web", 7, vec![component("api", "2"), component("db", "2"), component("new", "1")]);
+    m.deploy_with(changed.clone(), only("api"));
+    let after = m.state.assignments(node_id(1));
+    assert_eq!(after.len(), 2);
+    assert_ne!(after[0].spec_hash, before[0].spec_hash);
+    assert_eq!((after[0].epoch, after[1].epoch), (1, 0));
+    assert_eq!(after[1].spec_hash, before[1].spec_hash);
+    m.deploy_with(changed.clone(), only("new"));
+    assert_eq!(m.state.assignments(node_id(1)).len(), 3);
+    changed.name = "web".into();
+    let refusal = m.refused(Command::Deploy { spec: Box::new(changed), options: only("nope") });
+    assert_eq!((refusal.kind, refusal.component.as_str()), (FailureKind::NotFound, "nope"));
+    assert!(refusal.help.contains("api, db, new"), "{refusal:?}");
+}
+
+#[test]
+fn the_last_ten_revisions_are_kept() {
+    let mut m = Machine::new();
+    for n in 1..=13 {
+        m.deploy(service("web", 1, vec![component("api", &n.to_string())]));
+    }
+    let numbers: Vec<_> = m.state.revisions("web").iter().map(|r| r.number).collect();
+    assert_eq!(numbers, (4..=13).collect::<Vec<_>>());
+    assert_eq!(numbers.len(), REVISIONS_KEPT);
+}
+
+#[test]
+fn a_definition_that_is_not_active_is_recorded_and_wants_nothing_to_run() {
+    let mut m = Machine::new();
+    let mut spec = two();
+    spec.active = false;
+    m.deploy(spec.clone());
+    assert_eq!(m.wanted("web", "api"), Desired::Stopped);
+    assert_eq!(m.state.assignments(node_id(1)).len(), 2);
+    spec.active = true;
+    let started = m.deploy_with(spec, IF_CHANGED);
+    assert_eq!((started.revision, started.changed), (1, true));
+    assert_eq!(m.wanted("web", "api"), Desired::Running);
+}
+
+#[test]
+fn stopping_and_starting_a_service_or_a_component_changes_what_is_wanted() {
+    let mut m = Machine::new();
+    m.deploy(two());
+    let set = |text: &str, desired| Command::SetDesired { target: target(text), desired };
+    m.ok(set("web/db", Desired::Stopped));
+    assert_eq!(
+        (m.wanted("web", "api"), m.wanted("web", "db")),
+        (Desired::Running, Desired::Stopped)
+    );
+    m.ok(set("web", Desired::Stopped));
+    assert_eq!(m.wanted("web", "api"), Desired::Stopped);
+    m.ok(set("web/api", Desired::Running));
+    assert_eq!(
+        (m.wanted("web", "api"), m.wanted("web", "db")),
+        (Desired::Running, Desired::Stopped)
+    );
+    m.ok(set("web", Desired::Running));
+    assert_eq!(
+        (m.wanted("web", "api"), m.wanted("web", "db")),
+        (Desired::Running, Desired::Running)
+    );
+    assert!(!m.ok(set("web", Desired::Running)).0.changed);
+    m.ok(set("web", Desired::Ignore));
+    assert_eq!(m.wanted("web", "db"), Desired::Ignore);
+    let refusal = m.refused(set("nope", Desired::Running));
+    assert!(refusal.help.contains("web"), "{refusal:?}");
+}
+
+#[test]
+fn a_restart_raises_the_epoch_of_what_it_names() {
+    let mut m = Machine::new();
+    m.deploy(two());
+    m.ok(Command::Restart { target: target("web/db") });
+    m.ok(Command::Restart { target: target("web") });
+    assert_eq!((m.epoch("web", "api"), m.epoch("web", "db")), (1, 2));
+}
+
+#[test]
+fn an_undeployed_service_keeps_its_history_and_can_be_deployed_again() {
+    let mut m = Machine::new();
+    m.deploy(two());
+    m.ok(Command::Undeploy { service: "web".into() });
+    assert!(m.state.assignments(node_id(1)).is_empty());
+    assert!(!m.ok(Command::Undeploy { service: "web".into() }).0.changed);
+    let refusal = m.refused(Command::Restart { target: target("web") });
+    assert!(refusal.help.contains("weft deploy web"), "{refusal:?}");
+    let back = m.deploy(two());
+    assert_eq!(back.revision, 1);
+    assert_eq!(m.wanted("web", "api"), Desired::Running);
+}
+
+#[test]
+fn definitions_that_cannot_be_are_refused() {
+    let mut m = Machine::new();
+    let bad = [
+        service("Web", 1, vec![component("a", "1")]),
+        service("web", 0, vec![component("a", "1")]),
+        service("web", 1, vec![]),
+        service("web", 1, vec![component("a", "1"), component("a", "2")]),
+        service("web", 1, vec![component("-", "1")]),
+    ];
+    for spec in bad {
+        let refusal =
+            m.refused(Command::Deploy { spec: Box::new(spec), options: DeployOptions::default() });
+        assert_eq!(refusal.kind, FailureKind::Invalid);
+        assert!(!refusal.help.is_empty(), "{refusal:?}");
+    }
+}
+
+#[test]
+fn a_retry_is_answered_as_before_until_it_is_forgotten() {
+    let mut m = Machine::new();
+    let deploy =
+        m.proposal(Command::Deploy { spec: Box::new(two()), options: DeployOptions::default() });
+    let (first, _) = m.state.apply(&deploy, 2).expect("applies");
+    let before = m.state.clone();
+    let (retry, changes) = m.state.apply(&deploy, 3).expect("is answered");
+    assert_eq!((retry, changes), (first, vec![]));
+    assert!(m.state == before);
+    for _ in 0..REQUESTS_KEPT {
+        let restart = m.proposal(Command::Restart { target: target("web/api") });
+        m.state.apply(&restart, m.state.index() + 1).expect("applies");
+    }
+    let index = m.state.index() + 1;
+    assert_eq!(m.state.apply(&deploy, index).expect("applies anew").0.index, index);
+}
+
+#[test]
+fn a_position_that_is_not_the_next_one_is_refused() {
+    let mut m = Machine::new();
+    let restart = m.proposal(Command::Restart { target: target("web") });
+    assert_eq!(m.state.apply(&restart, 5).expect_err("gap").kind, FailureKind::Internal);
+}
+
+#[test]
+fn a_snapshot_of_a_newer_layout_is_refused() {
+    let bytes = Machine::new().state.snapshot().expect("snapshot");
+    let error = ClusterState::restore(SNAPSHOT_VERSION + 1, &bytes).expect_err("newer");
+    assert_eq!(error, SnapshotError::Version { found: SNAPSHOT_VERSION + 1 });
+    assert!(ClusterState::restore(SNAPSHOT_VERSION, &bytes[..bytes.len() - 1]).is_err());
+}
+
+/// A command out of few names, so that they meet.
+fn command() -> impl Strategy<Value = Command> {
+    let name = prop::sample::select(vec!["a", "b", "c"]);
+    let part = prop::sample::select(vec!["x", "y"]);
+    let nodes = prop::sample::select(vec!["", "", "", "n2", "n3"]);
+    let desired = prop::sample::select(vec![Desired::Running, Desired::Stopped, Desired::Ignore]);
+    let spec = (name.clone(), 1u32..5, nodes, any::<bool>(), "[12]", any::<bool>()).prop_map(
+        |(name, replicas, pin, active, arg, both)| {
+            let mut components = vec![component("x", &arg)];
+            if both {
+                components.push(component("y", &arg));
+            }
+            ServiceSpec { node: pin.into(), active, ..service(name, replicas, components) }
+        },
+    );
+    let options = (prop::sample::select(vec!["", "", "x", "y"]), any::<bool>()).prop_map(
+        |(component, if_changed)| DeployOptions { component: component.into(), if_changed },
+    );
+    let reference = (name.clone(), prop::option::of(part)).prop_map(|(service, part)| CommandRef {
+        service: service.into(),
+        component: part.unwrap_or_default().into(),
+    });
+    prop_oneof![
+        4 => (spec, options)
+            .prop_map(|(spec, options)| Command::Deploy { spec: Box::new(spec), options }),
+        2 => (reference.clone(), desired)
+            .prop_map(|(target, desired)| Command::SetDesired { target, desired }),
+        1 => reference.prop_map(|target| Command::Restart { target }),
+        1 => name.prop_map(|service| Command::Undeploy { service: service.into() }),
+        2 => (2u128..6, any::<bool>())
+            .prop_map(|(n, force)| Command::RemoveNode { id: node_id(n), force }),
+        2 => (0u32..8).prop_map(|n| Command::AddToken { token: TokenRecord {
+            secret_hash: format!("t{n}"),
+            name: String::new(),
+            expires_at: time(1_000_000),
+            used_by: None,
+            by: String::new(),
+        }}),
+        3 => (2u128..10, 2u32..5, 0u32..8).prop_map(|(n, name, token)| Command::AddNode {
+            node: node(n, &format!("n{name}")),
+            secret_hash: format!("t{token}"),
+        }),
+        1 => (1u128..6, "[ab]").prop_map(|(n, address)| Command::UpdateNode {
+            id: node_id(n), address, version: String::new(), zone: String::new(), labels: vec![],
+            key_fingerprint: String::new(),
+        }),
+    ]
+}
+
+fn check_invariants(state: &ClusterState) {
+    let view = state.view();
+    for placement in &view.placements {
+        assert!(state.node(placement.node).is_some(), "placed on a node that is not there");
+        assert!(!state.denied().contains(&format!("node/{}", placement.node)));
+        let service = view.service(&placement.service).expect("placed service exists");
+        assert!(!service.undeployed && placement.replica <= service.spec.replicas);
+    }
+    let mut names: Vec<_> = view.nodes.iter().map(|node| &node.name).collect();
+    names.dedup();
+    assert_eq!(names.len(), view.nodes.len(), "two nodes of one name");
+    assert_eq!(view.nodes.iter().filter(|node| node.leader).count(), 1);
+    for service in &view.services {
+        let revisions = state.revisions(&service.name);
+        let numbers: Vec<_> = revisions.iter().map(|r| r.number).collect();
+        let first = service.revision + 1 - numbers.len() as u64;
+        assert_eq!(numbers, (first..=service.revision).collect::<Vec<_>>(), "a gap");
+        let placed = view.placements.iter().filter(|p| p.service == service.name).count();
+        if !service.undeployed && service.spec.node.is_empty() {
+            assert_eq!(placed, service.spec.replicas as usize, "{} lacks places", service.name);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn any_sequence_gives_the_same_bytes_everywhere_and_keeps_the_invariants(
+        commands in prop::collection::vec(command(), 1..60),
+        cut in 0usize..60,
+        repeat in 0usize..60,
+    ) {
+        let mut m = Machine::with_nodes(2);
+        let mut replica = m.state.clone();
+        let mut restored = m.state.clone();
+        let mut generations = std::collections::HashMap::new();
+        let mut done = Vec::new();
+        for (step, command) in commands.into_iter().enumerate() {
+            let proposal = m.proposal(command);
+            let index = m.state.index() + 1;
+            let result = m.state.apply(&proposal, index);
+            prop_assert_eq!(&result, &replica.apply(&proposal, index));
+            if step == cut {
+                let bytes = restored.snapshot().expect("snapshot");
+                restored = ClusterState::restore(SNAPSHOT_VERSION, &bytes).expect("restores");
+            }
+            prop_assert_eq!(&result, &restored.apply(&proposal, index));
+            check_invariants(&m.state);
+            if let Ok((applied, _)) = result {
+                done.push((proposal, applied));
+            }
+            for placement in m.state.view().placements {
+                let key = (placement.service, placement.replica);
+                let now = (placement.generation, placement.node);
+                let before = generations.insert(key, now).unwrap_or(now);
+                prop_assert!(now.0 > before.0 || now == before, "{before:?} then {now:?}");
+            }
+        }
+        let bytes = m.state.snapshot().expect("snapshot");
+        prop_assert_eq!(&bytes, &replica.snapshot().expect("snapshot"));
+        prop_assert_eq!(&bytes, &restored.snapshot().expect("snapshot"));
+        if let Some((proposal, applied)) = done.get(repeat % done.len().max(1)) {
+            let index = m.state.index() + 1;
+            let (again, changes) = m.state.apply(proposal, index).expect("is answered");
+            prop_assert_eq!(&again, applied);
+            prop_assert!(changes.is_empty());
+            prop_assert_eq!(bytes, m.state.snapshot().expect("snapshot"));
+        }
+    }
+
+    #[test]
+    fn arbitrary_bytes_are_no_snapshot_and_never_panic(bytes: Vec<u8>) {
+        let _ = ClusterState::restore(SNAPSHOT_VERSION, &bytes);
+    }
+}
