@@ -30,6 +30,8 @@ fn main() -> ExitCode {
         Err(error) => return end(&CliError::failed("cannot start").cause(error), json),
     };
     let result = runtime.block_on(commands::run(cli));
+    // A link's last words leave, so that the node need not wait for our silence.
+    runtime.block_on(async { tokio::time::sleep(std::time::Duration::from_millis(2)).await });
     // Reads of standard input cannot be cancelled; don't wait for them.
     runtime.shutdown_background();
     match result {

@@ -15,10 +15,12 @@ use clap::Parser;
 use crate::args::{Cli, Command};
 
 fn main() -> ExitCode {
-    // A shim stays as small as it can: it needs neither TLS nor a configuration.
-    let cli = Cli::parse();
-    match cli.command {
-        Command::Shim(shim) => weft_runtime::shim_main(&shim.spec),
+    // A shim stays as small as it can: it needs neither TLS nor a command line parser.
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == "shim") {
+        return weft_runtime::shim::shim_main(words);
+    }
+    match Cli::parse().command {
         Command::Run(run) => {
             // Fails only if one is installed already, and then it is this one.
             let _ = rustls::crypto::ring::default_provider().install_default();

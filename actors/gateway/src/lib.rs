@@ -3,12 +3,13 @@
 //!
 //! There is no master. The attached node asks all others at once, on behalf of whoever asked it,
 //! and answers with what came back: a node that is silent is a row, not a failure (orchestration
-//! §1). What is decided from answers is pure ([`rows`], [`rollout`], [`plan`], [`metrics`]); the
-//! rest waits for answers.
+//! §1). What is decided from answers is pure (`rows`, `rollout`, `plan`, `metrics`); the rest
+//! waits for answers.
 #![forbid(unsafe_code)]
 
 mod actor;
 mod around;
+mod check;
 mod follow;
 mod http;
 mod metrics;

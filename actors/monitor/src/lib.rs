@@ -4,5 +4,8 @@
 //! then acknowledges it. A pass now and then finds what nobody told (orchestration §4, §5, §12).
 #![forbid(unsafe_code)]
 
+mod actor;
 pub mod host;
 pub mod state;
+
+pub use actor::{Monitor, MonitorConfig, factory};

@@ -1,6 +1,24 @@
-//! Components of this node.
+//! Components of this node: each under a shim that outlives the daemon, each with an actor that
+//! sees to it (design §8, §9, §11).
+//!
+//! - [`shim`]: the small process that runs one component; `weftd shim` is its entry.
+//! - `state`: one component's life, pure.
+//! - `component`: the actor that carries out what `state` says; `link`: its side of the shim.
+//! - `actor`: the runtime actor above them; `logs`, `ports`, `probe`, `launch`, `outbox`: its tools.
 #![forbid(unsafe_code)]
 
+mod actor;
+mod component;
 mod disk;
+mod launch;
+mod link;
+mod logs;
+mod outbox;
+mod ports;
+mod probe;
 mod process;
 pub mod shim;
+mod state;
+
+pub use actor::{Runtime, RuntimeConfig, factory};
+pub use launch::spec_problem;

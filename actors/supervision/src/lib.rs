@@ -18,6 +18,7 @@ mod office;
 mod panics;
 mod place;
 mod post;
+mod queue;
 mod routes;
 mod scope;
 mod system;

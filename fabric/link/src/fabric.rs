@@ -1,21 +1,38 @@
 //! The handle every actor holds: ask, tell, subscribe.
 
-use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::Instant;
+use weft_wire::frame::{Header, Kind};
 use weft_wire::{
-    ActorKind, Address, AskError, Caller, Message, NodeId, Subscription, SystemClock,
-    Target, TraceContext,
+    ActorKind, Address, AskError, Caller, Clock, ClusterId, Message, NodeId, Subscription,
+    SystemClock, Target, TraceContext, codec,
 };
 
-use crate::Directory;
+use crate::audit::{AuditSink, SharedClock};
+use crate::door::{Place, extension_for};
+use crate::endpoint::ListenConfig;
+use crate::error::close;
+use crate::items::{self, Items};
+use crate::link::{Limits, Place as Held};
+use crate::local::LocalConfig;
 use crate::mailbox::{
-    AuditStub, ClockDebug, ITEMS_WAITING, Letter, LocalAsk, LocalSubscribe, Mailbox, Meta, Parcel,
-    Refusal, Rule,
+    ITEMS_WAITING, Letter, LocalAsk, LocalSubscribe, Mailbox, Meta, Parcel, Refusal, Rule,
 };
+use crate::peers::{LinkEvent, PeerStatus, Peers};
+use crate::requester::{Fault, Request};
+use crate::stats::{Counters, Stats};
+use crate::{Directory, LinkError};
+
+/// No ask waits longer.
+const WITHIN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Closing waits no longer for what is in flight.
+const DRAIN: Duration = Duration::from_millis(500);
 
 /// How a message is sent.
 #[derive(Debug, Clone)]
@@ -40,62 +57,6 @@ impl Call {
     }
 }
 
-/// One audited request (design §3). The node writes these to its store in batches.
-#[derive(Debug, Clone)]
-pub struct AuditEntry {
-    /// When it came in.
-    pub time: weft_wire::WallTime,
-    /// Who.
-    pub caller: Caller,
-    /// The message's name.
-    pub method: &'static str,
-    /// The address.
-    pub target: String,
-    /// How it ended; `None`: well.
-    pub error: Option<AskError>,
-    /// From receipt to answer.
-    pub duration: Duration,
-    /// The trace it belongs to.
-    pub trace: TraceContext,
-}
-
-/// Takes audit records; bounded, and counts what it had to drop.
-#[derive(Debug, Clone)]
-pub struct AuditSink {
-    sender: Option<mpsc::Sender<AuditEntry>>,
-}
-
-impl AuditSink {
-    /// A sink and the end the node reads.
-    pub fn channel(capacity: usize) -> (Self, mpsc::Receiver<AuditEntry>) {
-        let (sender, receiver) = mpsc::channel(capacity);
-        (Self { sender: Some(sender) }, receiver)
-    }
-
-    /// A sink that only logs.
-    pub const fn none() -> Self {
-        Self { sender: None }
-    }
-
-    pub(crate) fn record(&self, entry: AuditEntry) {
-        tracing::info!(
-            target: "weft::audit",
-            caller = %entry.caller.identity,
-            method = entry.method,
-            address = %entry.target,
-            outcome = entry.error.as_ref().map_or_else(|| "ok".to_owned(), ToString::to_string),
-            duration_us = u64::try_from(entry.duration.as_micros()).unwrap_or(u64::MAX),
-            trace = %entry.trace,
-            "request"
-        );
-        if let Some(sender) = &self.sender
-            && sender.try_send(entry).is_err()
-        {
-            tracing::warn!(target: "weft::audit", "audit queue full: one record only logged");
-        }
-    }
-}
-
 /// What a fabric is made of.
 pub struct FabricConfig {
     /// This node.
@@ -106,15 +67,52 @@ pub struct FabricConfig {
     pub audit: AuditSink,
 }
 
+/// What a fabric with links is made of beside its [`FabricConfig`].
+pub struct LinkConfig {
+    /// The cluster; peers of another are refused.
+    pub cluster: ClusterId,
+    /// Version of this build, for the hello.
+    pub version: String,
+    /// Where time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+impl LinkConfig {
+    /// With the machine's clock and the default bounds.
+    pub fn new(cluster: ClusterId, version: impl Into<String>) -> Self {
+        let version = version.into();
+        Self { cluster, version, clock: Arc::new(SystemClock), limits: Limits::default() }
+    }
+}
+
+/// A daemon's last word to its peers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GoodBye {
+    /// Why it goes, for people.
+    pub reason: String,
+}
+
 /// Asks, tells and subscribes; local if the target is here, over a link if not. Cheap to clone.
 #[derive(Clone)]
 pub struct Fabric(Arc<Inner>);
 
-struct Inner {
-    config: FabricConfig,
-    clock: Arc<dyn ClockDebug>,
-    directory: ArcSwap<Directory>,
-    mailboxes: ArcSwap<HashMap<ActorKind, Arc<dyn Mailbox>>>,
+type Mailboxes = [Option<Arc<dyn Mailbox>>; ActorKind::ALL.len()];
+
+pub(crate) struct Inner {
+    pub(crate) config: FabricConfig,
+    pub(crate) cluster: ClusterId,
+    pub(crate) version: String,
+    pub(crate) limits: Limits,
+    pub(crate) clock: SharedClock,
+    /// Differs between two runs.
+    pub(crate) instance: u64,
+    pub(crate) directory: ArcSwap<Directory>,
+    mailboxes: ArcSwap<Mailboxes>,
+    pub(crate) stats: Counters,
+    pub(crate) peers: Peers,
+    sockets: parking_lot::Mutex<Vec<PathBuf>>,
 }
 
 impl std::fmt::Debug for Fabric {
@@ -123,33 +121,80 @@ impl std::fmt::Debug for Fabric {
     }
 }
 
-/// A subscription's items, in order. `None` from [`Items::next`]: it ended well.
-#[derive(Debug)]
-pub struct Items<T> {
-    receiver: mpsc::Receiver<Result<T, AskError>>,
+impl Inner {
+    pub(crate) fn mailbox(&self, actor: ActorKind) -> Option<Arc<dyn Mailbox>> {
+        self.mailboxes.load().get(actor as usize).cloned().flatten()
+    }
+
+    fn expect_mailbox(&self, to: &Address) -> Result<Arc<dyn Mailbox>, AskError> {
+        self.mailbox(to.actor)
+            .ok_or_else(|| AskError::NotFound(format!("no actor {to} on `{}`", self.config.name)))
+    }
+
+    pub(crate) fn add_socket(&self, path: PathBuf) {
+        self.sockets.lock().push(path);
+    }
 }
 
-impl<T> Items<T> {
-    /// The next item; an error is the last thing that comes.
-    pub async fn next(&mut self) -> Option<Result<T, AskError>> {
-        self.receiver.recv().await
-    }
-
-    pub(crate) fn new(receiver: mpsc::Receiver<Result<T, AskError>>) -> Self {
-        Self { receiver }
-    }
+/// Why a local ask has no answer.
+enum NoAnswer {
+    /// Its actor is gone, and another may come: what does no harm may be sent again.
+    Gone(AskError),
+    Error(AskError),
 }
 
 impl Fabric {
+    /// A fabric that will [`listen`](Fabric::listen).
+    pub fn new(config: FabricConfig, link: LinkConfig) -> Self {
+        let LinkConfig { cluster, version, clock, limits } = link;
+        let instance =
+            clock.wall().as_micros().unsigned_abs() ^ u64::from(std::process::id()) << 44;
+        Self(Arc::new(Inner {
+            config,
+            cluster,
+            version,
+            limits,
+            clock: SharedClock(clock),
+            instance,
+            directory: ArcSwap::default(),
+            mailboxes: ArcSwap::default(),
+            stats: Counters::default(),
+            peers: Peers::default(),
+            sockets: parking_lot::Mutex::default(),
+        }))
+    }
+
     /// A fabric without links: everything but this node is unreachable. For tests, and until the
     /// endpoint is up.
     pub fn local(config: FabricConfig) -> Self {
-        Self(Arc::new(Inner {
-            config,
-            clock: Arc::new(SystemClock),
-            directory: ArcSwap::default(),
-            mailboxes: ArcSwap::default(),
-        }))
+        let cluster = ClusterId::new(config.node.uuid());
+        Self::new(config, LinkConfig::new(cluster, env!("CARGO_PKG_VERSION")))
+    }
+
+    /// Binds the QUIC endpoint and lets peers in from now on; the address it got. Tasks run on the
+    /// present tokio runtime. [`Fabric::close`] ends it.
+    ///
+    /// # Errors
+    /// [`LinkError::Bind`], [`LinkError::Tls`]; [`LinkError::State`] the second time.
+    pub fn listen(&self, config: ListenConfig) -> Result<SocketAddr, LinkError> {
+        self.0.start_listening(config)
+    }
+
+    /// Lets people of this machine in through a Unix socket.
+    ///
+    /// # Errors
+    /// [`LinkError::Socket`], [`LinkError::SocketInUse`].
+    pub fn listen_local(
+        &self,
+        path: impl Into<PathBuf>,
+        config: LocalConfig,
+    ) -> Result<(), LinkError> {
+        crate::local::listen(&self.0, path.into(), config)
+    }
+
+    /// Where it listens, once it does.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.0.peers.net.get().map(|net| net.address)
     }
 
     /// This node.
@@ -162,11 +207,18 @@ impl Fabric {
         &self.0.config.name
     }
 
+    /// The clock it was made with.
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        self.0.clock.0.clone()
+    }
+
     /// Makes an actor's mailbox reachable under its kind, replacing an earlier one.
     pub fn attach(&self, actor: ActorKind, mailbox: Arc<dyn Mailbox>) {
         self.0.mailboxes.rcu(|old| {
-            let mut new = HashMap::clone(old);
-            new.insert(actor, mailbox.clone());
+            let mut new = Mailboxes::clone(old);
+            if let Some(slot) = new.get_mut(actor as usize) {
+                *slot = Some(mailbox.clone());
+            }
             new
         });
     }
@@ -176,12 +228,38 @@ impl Fabric {
         self.0.directory.load_full()
     }
 
-    /// Replaces what this node knows of the others.
+    /// Replaces what this node knows of the others. Connections of denied ids are closed at once,
+    /// peers whose address changed are dialled there.
     pub fn set_directory(&self, directory: Directory) {
         self.0.directory.store(Arc::new(directory));
+        self.0.directory_changed();
     }
 
-    /// Sends `message` and waits for its answer.
+    /// Every other node, and what the link to it is doing.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        self.0.statuses()
+    }
+
+    /// How many connections are open, clients' included.
+    pub fn connections(&self) -> usize {
+        self.0.links().len()
+    }
+
+    /// Links that come up and go down from now on. A receiver that lags loses the oldest.
+    pub fn link_events(&self) -> broadcast::Receiver<LinkEvent> {
+        self.0.subscribe_events()
+    }
+
+    /// What has passed the door.
+    pub fn stats(&self) -> Stats {
+        let mailboxes = self.0.mailboxes.load();
+        self.0.stats.snapshot(|id| {
+            mailboxes.iter().flatten().find_map(|mailbox| mailbox.rule(id)).map(|rule| rule.name)
+        })
+    }
+
+    /// Sends `message` and waits for its answer. Idempotent messages are sent again, within the
+    /// deadline, when the actor or the connection went away; others are never sent twice.
     ///
     /// # Errors
     /// [`AskError`]; after `Timeout` and `Unreachable` the request may have been carried out.
@@ -191,42 +269,35 @@ impl Fabric {
         message: M,
         call: Call,
     ) -> Result<M::Reply, AskError> {
-        let mailbox = self.find(&to)?;
-        let (sender, receiver) = oneshot::channel();
-        let local = LocalAsk { message, reply: Some(sender) };
-        let deadline = Some(self.0.clock.now() + call.within);
-        self.post(
-            &*mailbox,
-            &to,
-            Rule::of::<M>(),
-            M::ID,
-            Parcel::Local(Box::new(local)),
-            &call,
-            deadline,
-        )?;
-        match tokio::time::timeout(call.within, receiver).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(AskError::Unreachable(format!("{to} stopped before it answered"))),
-            Err(_) => Err(AskError::Timeout),
+        match self.place(&to)? {
+            Place::Here => self.ask_here(&to, message, &call).await,
+            Place::Node(node) => self.ask_there(node, message, &call).await,
         }
     }
 
-    /// Sends `message` and waits for nothing.
+    /// Sends `message` and waits for nothing. While the link to its node is being made, tells wait
+    /// in a bounded queue.
     ///
     /// # Errors
     /// [`AskError`] when it is known at once that it will not arrive.
     pub fn tell<M: Message>(&self, to: Address, message: M, call: &Call) -> Result<(), AskError> {
-        let mailbox = self.find(&to)?;
-        let local = LocalAsk { message, reply: None };
-        self.post(
-            &*mailbox,
-            &to,
-            Rule::of::<M>(),
-            M::ID,
-            Parcel::Local(Box::new(local)),
-            call,
-            None,
-        )
+        let node = match self.place(&to)? {
+            Place::Node(node) => node,
+            Place::Here => {
+                let parcel = Parcel::Local(Box::new(LocalAsk { message, reply: None }));
+                let mailbox = self.0.expect_mailbox(&to)?;
+                return self
+                    .post(&*mailbox, &to, Rule::of::<M>(), M::ID, parcel, call, None)
+                    .map_err(|(_, error)| error);
+            }
+        };
+        let body = |out: &mut Vec<u8>| codec::encode_into(&message, out).map(drop);
+        let request = Request {
+            header: header::<M>(Kind::Tell, 0),
+            extension: self.extension(call)?,
+            body: &body,
+        };
+        self.0.tell_node(node, M::CLASS, &request)
     }
 
     /// Opens a stream of items.
@@ -239,41 +310,202 @@ impl Fabric {
         message: S,
         call: Call,
     ) -> Result<Items<S::Item>, AskError> {
-        let mailbox = self.find(&to)?;
-        let (sink, receiver) = mpsc::channel(ITEMS_WAITING);
-        let local = LocalSubscribe { message, sink };
-        self.post(
-            &*mailbox,
-            &to,
-            Rule::of_subscription::<S>(),
-            S::ID,
-            Parcel::Local(Box::new(local)),
-            &call,
-            None,
-        )?;
-        Ok(Items::new(receiver))
-    }
-
-    fn find(&self, to: &Address) -> Result<Arc<dyn Mailbox>, AskError> {
-        let directory = self.0.directory.load();
-        let here = match &to.target {
-            Target::Here | Target::Any => true,
-            Target::Leader => directory.leader == Some(self.node()),
-            Target::Node(id) => *id == self.node(),
-            Target::Named(name) => name == self.name(),
+        let node = match self.place(&to)? {
+            Place::Node(node) => node,
+            Place::Here => {
+                let (sink, receiver) = mpsc::channel(ITEMS_WAITING);
+                let parcel = Parcel::Local(Box::new(LocalSubscribe { message, sink }));
+                let mailbox = self.0.expect_mailbox(&to)?;
+                let rule = Rule::of_subscription::<S>();
+                self.post(&*mailbox, &to, rule, S::ID, parcel, &call, None)
+                    .map_err(|(_, error)| error)?;
+                return Ok(Items::new(receiver));
+            }
         };
-        if !here {
-            return Err(AskError::Unreachable(format!("no link for {to}")));
-        }
-        self.0
-            .mailboxes
-            .load()
-            .get(&to.actor)
-            .cloned()
-            .ok_or_else(|| AskError::NotFound(format!("no actor {to}")))
+        let extension = self.extension(&call)?;
+        let frame = encode_request(header::<S>(Kind::Subscribe, 0), extension, &message)?;
+        drop(message);
+        let opened = async {
+            let link = self.0.link_to(node, call.within).await?;
+            let place = Held::take(&link.subscriptions);
+            let stream = link.requester.subscribe(&frame).await.map_err(AskError::from)?;
+            Ok::<_, AskError>((stream, place, link))
+        };
+        let (stream, place, link) = tokio::time::timeout(call.within.min(WITHIN_MAX), opened)
+            .await
+            .unwrap_or(Err(AskError::Timeout))?;
+        let handle = self.0.handle().ok_or(AskError::Unreachable("no links".into()))?;
+        let crate::link::ItemStream { reader, _open } = stream;
+        let conn = link.conn.clone();
+        let why = move || conn.close_reason().map(|error| link.reason(&error).to_string());
+        Ok(items::decode(&handle, reader, (_open, place), why))
     }
 
-    /// The door: rights, then audit, then the mailbox.
+    /// Says good-bye, lets what is in flight finish briefly, and ends all connections. Later asks
+    /// to other nodes fail with `Unreachable`; local ones still work.
+    pub async fn close(&self, good_bye: GoodBye) {
+        let inner = &self.0;
+        inner.peers.closing.cancel();
+        for path in inner.sockets.lock().drain(..) {
+            let _ = std::fs::remove_file(path);
+        }
+        let Some(net) = inner.peers.net.get() else { return };
+        net.endpoint.set_server_config(None);
+        let drained = Instant::now() + DRAIN;
+        while inner.links().iter().any(|link| link.requester.in_flight() + link.serving.now() > 0)
+            && Instant::now() < drained
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let reason = if good_bye.reason.is_empty() {
+            format!("`{}` stops", inner.config.name)
+        } else {
+            format!("`{}` stops: {}", inner.config.name, good_bye.reason)
+        };
+        for link in inner.links() {
+            link.close(close::GOOD_BYE, &reason);
+        }
+        net.endpoint.close(close::GOOD_BYE, reason.as_bytes());
+        // Without it the close frames may not leave (dependencies §9).
+        let _ = tokio::time::timeout(Duration::from_secs(1), net.endpoint.wait_idle()).await;
+    }
+
+    fn place(&self, to: &Address) -> Result<Place, AskError> {
+        match &to.target {
+            Target::Here => Ok(Place::Here),
+            // Its own first, then any that lives.
+            Target::Any if self.0.mailbox(to.actor).is_none() => {
+                Ok(self.0.any_peer().map_or(Place::Here, Place::Node))
+            }
+            target => self.0.directory.load().place(target, self.node(), self.name()),
+        }
+    }
+
+    /// Refuses a caller this node knows to be denied; `None` for this node's own.
+    fn caller(&self, call: &Call) -> Result<Option<Caller>, AskError> {
+        let Some(caller) = &call.caller else { return Ok(None) };
+        if self.0.directory.load().is_denied(&caller.identity) {
+            return Err(AskError::Denied(format!(
+                "{} was removed from the cluster",
+                caller.identity
+            )));
+        }
+        Ok(Some(caller.clone()))
+    }
+
+    fn extension(&self, call: &Call) -> Result<Option<weft_wire::frame::Extension>, AskError> {
+        Ok(extension_for(Target::Here, self.caller(call)?, call.trace))
+    }
+
+    async fn ask_here<M: Message>(
+        &self,
+        to: &Address,
+        message: M,
+        call: &Call,
+    ) -> Result<M::Reply, AskError> {
+        let within = call.within.min(WITHIN_MAX);
+        if !M::IDEMPOTENT {
+            return match self.ask_once(to, message, call, within).await {
+                Ok(answer) => Ok(answer),
+                Err(NoAnswer::Gone(error) | NoAnswer::Error(error)) => Err(error),
+            };
+        }
+        let deadline = Instant::now() + within;
+        let mut attempt = 0;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.ask_once(to, message.clone(), call, left).await {
+                Ok(answer) => return Ok(answer),
+                Err(NoAnswer::Error(error)) => return Err(error),
+                Err(NoAnswer::Gone(error)) => {
+                    if !self.0.retry_pause(attempt, deadline).await {
+                        return Err(error);
+                    }
+                }
+            }
+            attempt += 1;
+        }
+    }
+
+    async fn ask_once<M: Message>(
+        &self,
+        to: &Address,
+        message: M,
+        call: &Call,
+        within: Duration,
+    ) -> Result<M::Reply, NoAnswer> {
+        let mailbox = self.0.expect_mailbox(to).map_err(NoAnswer::Error)?;
+        let (sender, receiver) = oneshot::channel();
+        let parcel = Parcel::Local(Box::new(LocalAsk { message, reply: Some(sender) }));
+        let deadline = Some(self.0.clock.0.now() + within);
+        self.post(&*mailbox, to, Rule::of::<M>(), M::ID, parcel, call, deadline).map_err(
+            |(refusal, error)| match refusal {
+                Some(Refusal::Gone) => NoAnswer::Gone(error),
+                _ => NoAnswer::Error(error),
+            },
+        )?;
+        match tokio::time::timeout(within, receiver).await {
+            Ok(Ok(answer)) => answer.map_err(NoAnswer::Error),
+            Ok(Err(_)) => Err(NoAnswer::Gone(AskError::Unreachable(format!(
+                "{to} stopped before it answered"
+            )))),
+            Err(_) => Err(NoAnswer::Error(AskError::Timeout)),
+        }
+    }
+
+    async fn ask_there<M: Message>(
+        &self,
+        node: NodeId,
+        message: M,
+        call: &Call,
+    ) -> Result<M::Reply, AskError> {
+        let within = call.within.min(WITHIN_MAX);
+        let extension = self.extension(call)?;
+        if !M::IDEMPOTENT
+            && let Some(link) = self.0.up(node)
+        {
+            let sent = {
+                let body = |out: &mut Vec<u8>| codec::encode_into(&message, out).map(drop);
+                let header = header::<M>(Kind::Ask, deadline_ms(within));
+                let request = Request { header, extension: extension.clone(), body: &body };
+                link.requester.ask(M::CLASS, &request, Instant::now() + within)
+            };
+            drop(link);
+            match sent {
+                Ok(answer) => {
+                    drop(message);
+                    let answered = answer.wait().await?;
+                    return decode_reply::<M>(&answered.body);
+                }
+                Err(Fault::NotSent(_)) => {}
+                Err(fault) => return Err(fault.into()),
+            }
+        }
+        let body = codec::encode(&message).map_err(not_encodable)?;
+        drop(message);
+        let write = |out: &mut Vec<u8>| {
+            out.extend_from_slice(&body);
+            Ok(())
+        };
+        let answered = self
+            .0
+            .ask_node(
+                node,
+                M::CLASS,
+                within,
+                |left| Request {
+                    header: header::<M>(Kind::Ask, left),
+                    extension: extension.clone(),
+                    body: &write,
+                },
+                M::IDEMPOTENT,
+            )
+            .await?;
+        decode_reply::<M>(&answered.body)
+    }
+
+    /// The door for what this node sends to itself: rights, then the mailbox. Whom it acts for was
+    /// judged, and recorded, where they came in.
     #[allow(clippy::too_many_arguments, reason = "one door, all it looks at")]
     fn post(
         &self,
@@ -284,20 +516,77 @@ impl Fabric {
         parcel: Parcel,
         call: &Call,
         deadline: Option<std::time::Instant>,
-    ) -> Result<(), AskError> {
-        let caller = call.caller.clone().unwrap_or(Caller::node(self.node()));
-        let _ = AuditStub::finish;
+    ) -> Result<(), (Option<Refusal>, AskError)> {
+        let caller = match self.caller(call) {
+            Ok(caller) => caller.unwrap_or(Caller::node(self.node())),
+            Err(error) => return Err((None, error)),
+        };
+        match mailbox.rule(id) {
+            Some(known) if known.subscription == rule.subscription => {}
+            _ => return Err((None, AskError::Unsupported { id: id.0, version: 0 })),
+        }
         if !rule.allow.permits(&caller) {
-            return Err(AskError::Denied(format!(
-                "{} may not send {}",
-                caller.identity, rule.name
-            )));
+            self.0.stats.refused();
+            return Err((
+                None,
+                AskError::Denied(format!(
+                    "{} (role {}) may not send {}",
+                    caller.identity, caller.role, rule.name
+                )),
+            ));
         }
         let meta = Meta { caller, from: None, deadline, trace: call.trace };
-        mailbox.post(Letter { id, meta, parcel, audit: None }).map_err(|(refusal, _)| match refusal
-        {
-            Refusal::Full => AskError::Overloaded(format!("the mailbox of {to} is full")),
-            Refusal::Gone => AskError::Unreachable(format!("{to} is not running")),
-        })
+        mailbox
+            .post(Letter { id, meta, parcel, audit: None })
+            .map_err(|(refusal, _)| (Some(refusal), self.0.refusal(refusal, to.actor as u8)))
     }
+}
+
+/// What is left of a deadline, for the wire; never 0, which means "none".
+pub(crate) fn deadline_ms(within: Duration) -> u32 {
+    u32::try_from(within.as_millis()).unwrap_or(u32::MAX).max(1)
+}
+
+/// The header of a request.
+pub(crate) const fn header<M: Message>(kind: Kind, deadline_ms: u32) -> Header {
+    Header {
+        kind,
+        id: M::ID.0,
+        version: M::VERSION,
+        actor: M::ACTOR as u8,
+        correlation: 0,
+        deadline_ms,
+    }
+}
+
+/// A whole request frame.
+pub(crate) fn encode_request<M: Message>(
+    header: Header,
+    extension: Option<weft_wire::frame::Extension>,
+    message: &M,
+) -> Result<Vec<u8>, AskError> {
+    let mut frame = Vec::new();
+    let body = |out: &mut Vec<u8>| codec::encode_into(message, out).map(drop);
+    Request { header, extension, body: &body }.encode(&mut frame, 0)?;
+    Ok(frame)
+}
+
+pub(crate) fn not_encodable(error: codec::CodecError) -> AskError {
+    let failure =
+        weft_wire::Failure::new(weft_wire::FailureKind::Invalid, "the message cannot be sent");
+    AskError::Failed(failure.cause(error))
+}
+
+/// Decodes an answer.
+pub(crate) fn decode_reply<M: Message>(body: &[u8]) -> Result<M::Reply, AskError> {
+    codec::decode(body).map_err(|error| {
+        AskError::Failed(
+            weft_wire::Failure::new(
+                weft_wire::FailureKind::Unsupported,
+                format!("the answer to {} cannot be read", M::NAME),
+            )
+            .cause(error)
+            .help("the peer runs another version: upgrade the older one"),
+        )
+    })
 }

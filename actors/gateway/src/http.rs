@@ -1,0 +1,236 @@
+//! The node's HTTP face on loopback: `/health`, `/readyz`, `/metrics`.
+//!
+//! It outlives the gateway actor: the listener is bound once, by the node, and served until the
+//! face is dropped. While no gateway runs, every answer is 503, at once.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::task::JoinHandle;
+use weft_protocol::{
+    ActorTree, EventFilter, ListComponents, QueryEvents, ReadHost, ReadState, StateView, VERSION,
+};
+use weft_wire::AskError;
+
+use crate::around::Asker;
+use crate::nodes;
+
+/// How long one actor may take for a probe or a scrape.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// Proof that a gateway runs: its incarnation holds it.
+#[derive(Debug)]
+pub(crate) struct Alive;
+
+/// A bound listener and its server. Clones are the same face.
+#[derive(Debug, Clone)]
+pub struct HttpFace(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    listener: TcpListener,
+    address: SocketAddr,
+    alive: Arc<Mutex<Weak<Alive>>>,
+    operations: Arc<AtomicU64>,
+    server: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl HttpFace {
+    /// Binds; port 0 asks the OS.
+    ///
+    /// # Errors
+    /// What the OS says, such as that the port is in use.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        Self::from_listener(TcpListener::bind(address)?)
+    }
+
+    /// Takes a listener that is bound already.
+    ///
+    /// # Errors
+    /// What the OS says.
+    pub fn from_listener(listener: TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok(Self(Arc::new(Inner {
+            listener,
+            address,
+            alive: Arc::default(),
+            operations: Arc::default(),
+            server: Mutex::new(None),
+        })))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    /// `http://ip:port`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.0.address)
+    }
+
+    /// Requests the gateway is working on.
+    pub(crate) fn operations(&self) -> &Arc<AtomicU64> {
+        &self.0.operations
+    }
+
+    /// A gateway runs for as long as `alive` does; serves, if nothing serves yet. Must be called
+    /// within the tokio runtime.
+    ///
+    /// # Errors
+    /// What the OS says.
+    pub(crate) fn open(&self, alive: &Arc<Alive>, asker: Asker) -> io::Result<()> {
+        *self.0.alive.lock() = Arc::downgrade(alive);
+        let mut server = self.0.server.lock();
+        if server.as_ref().is_some_and(|server| !server.is_finished()) {
+            return Ok(());
+        }
+        let listener = tokio::net::TcpListener::from_std(self.0.listener.try_clone()?)?;
+        let face =
+            Face { alive: self.0.alive.clone(), operations: self.0.operations.clone(), asker };
+        let router = Router::new()
+            .route("/health", get(health))
+            .route("/readyz", get(ready))
+            .route("/metrics", get(metrics))
+            .with_state(face);
+        *server = Some(tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                tracing::error!(%error, "the gateway's HTTP server ended");
+            }
+        }));
+        Ok(())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.lock().take() {
+            server.abort();
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Face {
+    alive: Arc<Mutex<Weak<Alive>>>,
+    operations: Arc<AtomicU64>,
+    asker: Asker,
+}
+
+impl Face {
+    /// The answer while no gateway runs.
+    fn dead(&self) -> Option<Response> {
+        if self.alive.lock().strong_count() > 0 {
+            return None;
+        }
+        let body = json!({
+            "status": "down",
+            "node": self.asker.fabric.name(),
+            "version": VERSION,
+            "reasons": ["the gateway is being restarted"],
+        });
+        Some((StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response())
+    }
+}
+
+async fn health(State(face): State<Face>) -> Response {
+    face.dead().unwrap_or_else(|| {
+        Json(json!({"status": "ok", "node": face.asker.fabric.name(), "version": VERSION}))
+            .into_response()
+    })
+}
+
+async fn ready(State(face): State<Face>) -> Response {
+    if let Some(dead) = face.dead() {
+        return dead;
+    }
+    let asker = &face.asker;
+    let (state, components) =
+        tokio::join!(asker.ask(ReadState {}, PROBE), asker.ask(ListComponents {}, PROBE));
+    let mut reasons = not_replicated(&state, &asker.fabric.node().to_string());
+    if let Err(error) = components {
+        reasons.push(format!("the runtime does not answer: {error}"));
+    }
+    let (code, status) = if reasons.is_empty() {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not-ready")
+    };
+    let body = json!({
+        "status": status,
+        "node": asker.fabric.name(),
+        "version": VERSION,
+        "reasons": reasons,
+    });
+    (code, Json(body)).into_response()
+}
+
+/// Why desired state is not there to act by: not readable, or not yet come from the node that
+/// applies it, which is so until this node finds itself in it.
+fn not_replicated(state: &Result<StateView, AskError>, here: &str) -> Vec<String> {
+    match state {
+        Err(error) => vec![format!("the registry does not answer: {error}")],
+        Ok(state) if state.index == 0 || state.node(here).is_none() => {
+            vec!["desired state has not arrived from the other nodes yet".to_owned()]
+        }
+        Ok(_) => Vec::new(),
+    }
+}
+
+async fn metrics(State(face): State<Face>) -> Response {
+    if let Some(dead) = face.dead() {
+        return dead;
+    }
+    let asker = &face.asker;
+    let hour = EventFilter {
+        since: Some(asker.clock.wall().minus(Duration::from_secs(3_600))),
+        limit: 10_000,
+        ..EventFilter::default()
+    };
+    let (actors, state, components, host, events, signs) = tokio::join!(
+        asker.ask(ActorTree {}, PROBE),
+        asker.ask(ReadState {}, PROBE),
+        asker.ask(ListComponents {}, PROBE),
+        asker.ask(ReadHost {}, PROBE),
+        asker.ask(QueryEvents { filter: hour }, PROBE),
+        nodes::signs(asker),
+    );
+    let up = [
+        ("registry", state.is_ok()),
+        ("runtime", components.is_ok()),
+        ("monitor", host.is_ok()),
+        ("gateway", true),
+    ];
+    let rows = nodes::rows(state.as_ref(), &signs, asker.fabric.node(), |_| String::new());
+    let figures = crate::metrics::Figures {
+        node: asker.fabric.name().to_owned(),
+        version: VERSION.to_owned(),
+        up: up.map(|(actor, up)| (actor.to_owned(), up)).to_vec(),
+        actors: actors.ok(),
+        components: components.ok(),
+        nodes: Some(rows),
+        host: host.ok(),
+        events: events.ok(),
+        state_index: state.ok().map(|state| state.index),
+        operations: face.operations.load(Ordering::Relaxed),
+        in_flight: signs
+            .iter()
+            .filter(|sign| sign.member.id != asker.fabric.node())
+            .map(|sign| (sign.member.name.clone(), sign.in_flight as u64))
+            .collect(),
+        door: asker.fabric.stats(),
+    };
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (kind, crate::metrics::render(&figures)).into_response()
+}

@@ -1,0 +1,489 @@
+//! Changing what is wanted, and watching it come true on the nodes concerned.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use weft_link::{Closed, ItemSink};
+use weft_protocol::{
+    Applied, Command, CommandRef, ComponentStatus, DeployService, DeployUpdate, Desired,
+    LifecycleAction, LifecycleRequest, ListComponents, LogLine, Propose, ReadLogs, RestartPolicy,
+    StateView, WatchComponents, spec_hash,
+};
+use weft_wire::{AskError, Failure, FailureKind, NodeId, RequestId, Subscription};
+
+use crate::around::{Asker, Member, NODE_TIMEOUT};
+use crate::check;
+use crate::rollout::{Decision, Expected, Goal, Rollout};
+use crate::rows::{is_meant, node_name, wanted};
+
+/// How long agreeing may take.
+const PROPOSE: Duration = Duration::from_secs(10);
+/// Without a wish: what a deploy may take (orchestration §8.2).
+const PATIENCE: Duration = Duration::from_secs(300);
+/// The most that can be asked for.
+const PATIENCE_MOST: Duration = Duration::from_secs(3_600);
+/// A node may be silent this long before its components are given up on: a daemon's actor that is
+/// being made anew, or a link that is, is no verdict on them.
+const SILENCE: Duration = Duration::from_secs(4);
+/// Between tries at a silent node.
+const AGAIN: Duration = Duration::from_millis(300);
+/// Between listings, the safety net under the watch.
+const LIST: Duration = Duration::from_secs(1);
+/// Log lines that come with a component that failed.
+const TAIL: u32 = 10;
+
+/// A change and how to watch it.
+pub(crate) struct Operation {
+    request: RequestId,
+    command: Wish,
+    timeout: Duration,
+    no_wait: bool,
+}
+
+enum Wish {
+    Deploy(DeployService),
+    Change(CommandRef, LifecycleAction),
+}
+
+impl From<DeployService> for Operation {
+    fn from(message: DeployService) -> Self {
+        Self {
+            request: message.request,
+            timeout: patience(message.timeout_ms),
+            no_wait: message.no_wait,
+            command: Wish::Deploy(message),
+        }
+    }
+}
+
+impl From<LifecycleRequest> for Operation {
+    fn from(message: LifecycleRequest) -> Self {
+        Self {
+            request: message.request,
+            timeout: patience(message.timeout_ms),
+            no_wait: message.no_wait,
+            command: Wish::Change(message.target, message.action),
+        }
+    }
+}
+
+fn patience(ms: u64) -> Duration {
+    if ms == 0 { PATIENCE } else { Duration::from_millis(ms).min(PATIENCE_MOST) }
+}
+
+/// Why an operation ends early.
+enum Stop {
+    /// Nobody listens any more; what was agreed goes on.
+    Closed,
+    Refused(AskError),
+}
+
+impl From<Closed> for Stop {
+    fn from(_: Closed) -> Self {
+        Self::Closed
+    }
+}
+
+impl From<AskError> for Stop {
+    fn from(error: AskError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// Carries it out and reports until every component is decided.
+pub(crate) async fn run<S: Subscription<Item = DeployUpdate>>(
+    asker: Asker,
+    operation: Operation,
+    sink: ItemSink<S>,
+) {
+    // A change that has been sent is not taken back when its sender goes away; watching it ends.
+    let ended = carry_out(&asker, operation, &sink);
+    let ended = tokio::select! {
+        () = sink.closed() => return,
+        ended = ended => ended,
+    };
+    if let Err(Stop::Refused(error)) = ended {
+        sink.fail(error).await;
+    }
+}
+
+async fn carry_out<S: Subscription<Item = DeployUpdate>>(
+    asker: &Asker,
+    operation: Operation,
+    sink: &ItemSink<S>,
+) -> Result<(), Stop> {
+    let end = asker.now() + operation.timeout;
+    let old = asker.state().await?;
+    let (target, command) = command(&operation.command, &old)?;
+    if let Command::Deploy { spec, options } = &command
+        && spec.active
+    {
+        // A program that is not there fails before anything is agreed, not on every node after.
+        let problems = check::problems(asker, spec, options, &old).await;
+        check::refuse(spec, &old, &problems)?;
+    }
+    let before =
+        if operation.no_wait { HashMap::new() } else { statuses(asker, &old, &target).await };
+    let applied = propose(asker, operation.request, command, end).await?;
+    let accepted = |view: &StateView| DeployUpdate::Accepted {
+        service: target.service.clone(),
+        revision: if applied.revision > 0 {
+            applied.revision
+        } else {
+            view.service(&target.service).map_or(0, |service| service.revision)
+        },
+        changed: applied.changed,
+    };
+    sink.send(accepted(&old)).await?;
+    if operation.no_wait {
+        sink.send(DeployUpdate::Done { good: 0, bad: 0, timed_out: false }).await?;
+        return Ok(());
+    }
+    let new = caught_up(asker, applied.index, end).await?;
+    let expected = expect(&operation.command, &target, &applied, &old, &new, &before);
+    watch(asker, &target, expected, operation.timeout, end, sink).await
+}
+
+/// The command, and which components it is about.
+fn command(wish: &Wish, state: &StateView) -> Result<(CommandRef, Command), AskError> {
+    match wish {
+        Wish::Deploy(deploy) => {
+            let spec = match &deploy.spec {
+                Some(spec) => spec.clone(),
+                None => match state.service(&deploy.service) {
+                    Some(service) => Box::new(service.spec.clone()),
+                    None => {
+                        return Err(AskError::Failed(
+                            Failure::new(
+                                FailureKind::NotFound,
+                                format!("there is no definition of `{}`", deploy.service),
+                            )
+                            .service(&deploy.service)
+                            .step("find the definition")
+                            .help("write a definition file and give it with `-f`"),
+                        ));
+                    }
+                },
+            };
+            let target = CommandRef {
+                service: spec.name.clone(),
+                component: deploy.options.component.clone(),
+            };
+            Ok((target, Command::Deploy { spec, options: deploy.options.clone() }))
+        }
+        Wish::Change(target, action) => {
+            let command = match action {
+                LifecycleAction::Stop => {
+                    Command::SetDesired { target: target.clone(), desired: Desired::Stopped }
+                }
+                LifecycleAction::Start => {
+                    Command::SetDesired { target: target.clone(), desired: Desired::Running }
+                }
+                LifecycleAction::Restart => Command::Restart { target: target.clone() },
+                LifecycleAction::Undeploy if target.component.is_empty() => {
+                    Command::Undeploy { service: target.service.clone() }
+                }
+                LifecycleAction::Undeploy => {
+                    return Err(AskError::Failed(
+                        Failure::new(
+                            FailureKind::Invalid,
+                            "only a whole service can be undeployed",
+                        )
+                        .service(&target.service)
+                        .component(&target.component)
+                        .help(format!(
+                            "use `weft stop {target}`, or undeploy `{}`",
+                            target.service
+                        )),
+                    ));
+                }
+            };
+            Ok((target.clone(), command))
+        }
+    }
+}
+
+/// What the nodes concerned say before the change.
+async fn statuses(
+    asker: &Asker,
+    state: &StateView,
+    target: &CommandRef,
+) -> HashMap<NodeId, Vec<ComponentStatus>> {
+    let placed: Vec<NodeId> =
+        wanted(state, Some(target)).into_iter().filter_map(|wanted| wanted.node).collect();
+    let members =
+        asker.members().into_iter().filter(|member| placed.contains(&member.id)).collect();
+    let answers = asker.ask_each(members, ListComponents {}).await;
+    answers.into_iter().filter_map(|(member, answer)| Some((member.id, answer.ok()?))).collect()
+}
+
+/// Agreed once, however often it had to be sent: the request id sees to that.
+async fn propose(
+    asker: &Asker,
+    request: RequestId,
+    command: Command,
+    end: Instant,
+) -> Result<Applied, AskError> {
+    let give_up = end.min(asker.now() + PROPOSE);
+    loop {
+        let left = give_up.saturating_duration_since(asker.now());
+        let propose = Propose { request, command: command.clone() };
+        let error = match asker.ask(propose, left.max(Duration::from_millis(1))).await {
+            Ok(applied) => return Ok(applied),
+            Err(error @ (AskError::Unreachable(_) | AskError::Overloaded(_))) => error,
+            Err(error) => return Err(error),
+        };
+        if asker.now() + AGAIN >= give_up {
+            return Err(error);
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Desired state of this node once it includes the change.
+async fn caught_up(asker: &Asker, index: u64, end: Instant) -> Result<StateView, AskError> {
+    let mut pause = Duration::from_millis(10);
+    loop {
+        match asker.state().await {
+            Ok(state) if state.index >= index => return Ok(state),
+            Ok(_) | Err(AskError::Unreachable(_) | AskError::Overloaded(_) | AskError::Timeout) => {
+            }
+            Err(error) => return Err(error),
+        }
+        if asker.now() >= end {
+            return Err(AskError::Failed(
+                Failure::new(FailureKind::Timeout, "the change is agreed but has not come back")
+                    .node(asker.fabric.name())
+                    .step("follow desired state")
+                    .help("it goes on; look with `weft ps`"),
+            ));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(250));
+    }
+}
+
+/// What has to become of which component.
+fn expect(
+    wish: &Wish,
+    target: &CommandRef,
+    applied: &Applied,
+    old: &StateView,
+    new: &StateView,
+    before: &HashMap<NodeId, Vec<ComponentStatus>>,
+) -> Vec<Expected> {
+    // An undeployed service has no places any more: its components are where they were.
+    let goes = matches!(wish, Wish::Change(_, LifecycleAction::Undeploy));
+    let view = if goes { old } else { new };
+    // Nothing was to change, or it had been agreed before (a request sent again): what is there
+    // counts.
+    let nothing_new = !applied.changed || old.index >= applied.index;
+    let epoch = |view: &StateView, component: &str| {
+        view.service(&target.service).map_or(0, |service| service.epoch_of(component))
+    };
+    wanted(view, Some(target))
+        .into_iter()
+        .map(|mut wanted| {
+            let service = new.service(&target.service);
+            let spec = service.map(|service| &service.spec);
+            let component = spec.and_then(|spec| spec.component(&wanted.key.component));
+            if goes {
+                wanted.desired = Desired::Stopped;
+            }
+            let goal = match wanted.desired {
+                Desired::Ignore => Goal::Any,
+                Desired::Stopped => Goal::Down,
+                Desired::Running => Goal::Up {
+                    revision: wanted.revision,
+                    hash: match (spec, component) {
+                        (Some(spec), Some(component)) => spec_hash(spec, component),
+                        _ => String::new(),
+                    },
+                    anew: epoch(new, &wanted.key.component) > epoch(old, &wanted.key.component),
+                },
+            };
+            let was = wanted
+                .node
+                .filter(|_| !nothing_new)
+                .and_then(|node| before.get(&node))
+                .and_then(|list| list.iter().find(|status| status.key == wanted.key));
+            Expected {
+                node: wanted.node.map_or_else(String::new, |node| node_name(view, node)),
+                goal,
+                restart: component.map_or(RestartPolicy::default(), |c| c.restart),
+                before: was.cloned(),
+                wanted,
+            }
+        })
+        .collect()
+}
+
+/// What a node's watcher brings.
+enum News {
+    Status(String, Box<ComponentStatus>),
+    Listing(String, Vec<ComponentStatus>),
+    Silent(String, AskError),
+}
+
+async fn watch<S: Subscription<Item = DeployUpdate>>(
+    asker: &Asker,
+    target: &CommandRef,
+    expected: Vec<Expected>,
+    patience: Duration,
+    end: Instant,
+    sink: &ItemSink<S>,
+) -> Result<(), Stop> {
+    let nodes: BTreeMap<String, NodeId> =
+        expected.iter().filter_map(|item| Some((item.node.clone(), item.wanted.node?))).collect();
+    let mut rollout = Rollout::new(expected);
+    let (sender, mut news) = mpsc::channel(64);
+    // Dropped with this future: then nobody watches any more.
+    let mut watchers = JoinSet::new();
+    for (name, id) in &nodes {
+        let member = Member { id: *id, name: name.clone() };
+        watchers.spawn(watch_node(asker.clone(), member, target.clone(), sender.clone()));
+    }
+    drop(sender);
+    let mut silent: HashMap<String, Instant> = HashMap::new();
+    let mut timed_out = false;
+    let mut decisions = rollout.unplaced();
+    loop {
+        for decision in decisions.drain(..) {
+            report(asker, &nodes, decision, sink).await?;
+        }
+        if rollout.is_done() {
+            break;
+        }
+        let now = asker.now();
+        if now >= end {
+            timed_out = true;
+            decisions = rollout.timed_out(patience);
+            continue;
+        }
+        let wake = rollout.wake().map_or(end, |wake| wake.min(end));
+        let next = tokio::select! {
+            next = news.recv() => next,
+            () = tokio::time::sleep(wake.saturating_duration_since(now)) => None,
+        };
+        let now = asker.now();
+        decisions = match next {
+            Some(News::Status(node, status)) => {
+                silent.remove(&node);
+                rollout.status(&node, &status, now)
+            }
+            Some(News::Listing(node, list)) => {
+                silent.remove(&node);
+                rollout.listing(&node, &list, now)
+            }
+            Some(News::Silent(node, error)) => {
+                let since = *silent.entry(node.clone()).or_insert(now);
+                if now.saturating_duration_since(since) >= SILENCE && rollout.awaits(&node) {
+                    rollout.vanished(&node, &error.to_string())
+                } else {
+                    Vec::new()
+                }
+            }
+            None => rollout.tick(now),
+        };
+    }
+    let (good, bad) = rollout.counts();
+    sink.send(DeployUpdate::Done { good, bad, timed_out }).await?;
+    Ok(())
+}
+
+async fn watch_node(asker: Asker, member: Member, target: CommandRef, news: mpsc::Sender<News>) {
+    let name = &member.name;
+    let meant = |status: &ComponentStatus| is_meant(Some(&target), &status.key);
+    loop {
+        let watch = WatchComponents { service: target.service.clone() };
+        let error = match asker.subscribe(member.id, watch).await {
+            Err(error) => error,
+            Ok(mut items) => {
+                let mut listings = tokio::time::interval(LIST);
+                loop {
+                    tokio::select! {
+                        item = items.next() => match item {
+                            Some(Ok(status)) if meant(&status) => {
+                                let status = News::Status(name.clone(), Box::new(status));
+                                if news.send(status).await.is_err() {
+                                    return;
+                                }
+                            }
+                            Some(Ok(_)) => {}
+                            Some(Err(error)) => break error,
+                            None => break AskError::Unreachable("its stream ended".into()),
+                        },
+                        _ = listings.tick() => {
+                            match asker.ask_on(member.id, ListComponents {}, NODE_TIMEOUT).await {
+                                Ok(mut list) => {
+                                    list.retain(meant);
+                                    let list = News::Listing(name.clone(), list);
+                                    if news.send(list).await.is_err() {
+                                        return;
+                                    }
+                                }
+                                Err(error) => break error,
+                            }
+                        }
+                    }
+                }
+            }
+        };
+        if news.send(News::Silent(name.clone(), error)).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn report<S: Subscription<Item = DeployUpdate>>(
+    asker: &Asker,
+    nodes: &BTreeMap<String, NodeId>,
+    decision: Decision,
+    sink: &ItemSink<S>,
+) -> Result<(), Closed> {
+    let update = match decision {
+        Decision::Progress(row) => DeployUpdate::Progress { row },
+        Decision::Good(row) => DeployUpdate::Component { row, error: None, log: Vec::new() },
+        Decision::Bad(row, failure) => {
+            // A node that is silent has been waited for already.
+            let log = match nodes.get(&row.node) {
+                Some(node) if failure.kind != FailureKind::Unavailable => {
+                    tail(asker, *node, &row.status).await
+                }
+                _ => Vec::new(),
+            };
+            DeployUpdate::Component { row, error: Some(failure), log }
+        }
+    };
+    sink.send(update).await
+}
+
+/// The last lines a component wrote; none when they cannot be had.
+async fn tail(asker: &Asker, node: NodeId, status: &ComponentStatus) -> Vec<LogLine> {
+    let read = ReadLogs {
+        target: CommandRef {
+            service: status.key.service.clone(),
+            component: status.key.component.clone(),
+        },
+        replica: status.key.replica,
+        tail: Some(TAIL),
+        since: None,
+        follow: false,
+    };
+    let mut lines = Vec::new();
+    let reading = async {
+        let Ok(mut items) = asker.subscribe(node, read).await else { return };
+        while let Some(Ok(line)) = items.next().await {
+            lines.push(line);
+            if lines.len() > TAIL as usize {
+                lines.remove(0);
+            }
+        }
+    };
+    // What came in time is worth showing.
+    let _ = tokio::time::timeout(NODE_TIMEOUT, reading).await;
+    lines
+}

@@ -1,0 +1,218 @@
+//! Rows from answers: pure, so that what a silent node looks like is decided in one place.
+
+use std::collections::{BTreeMap, HashSet};
+
+use weft_protocol::{
+    CommandRef, ComponentKey, ComponentRow, ComponentState, ComponentStatus, Desired, Drift, Event,
+    Health, NodeReply, ObservedState, PsReply, ServiceRow, StateView,
+};
+use weft_wire::{AskError, Failure, FailureKind, NodeId, WallTime};
+
+use crate::around::Member;
+
+/// No definition has more replicas than this; guards loops over a number from a file.
+const MOST_REPLICAS: u32 = 10_000;
+
+/// A component as desired state has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) key: ComponentKey,
+    /// `None`: not placed.
+    pub(crate) node: Option<NodeId>,
+    pub(crate) desired: Desired,
+    pub(crate) revision: u64,
+    pub(crate) version: String,
+    /// When it was placed, or the service last changed.
+    pub(crate) at: WallTime,
+}
+
+/// Whether a component is meant.
+pub(crate) fn is_meant(target: Option<&CommandRef>, key: &ComponentKey) -> bool {
+    target.is_none_or(|target| {
+        target.service == key.service
+            && (target.component.is_empty() || target.component == key.component)
+    })
+}
+
+/// Every component of desired state, undeployed services aside.
+pub(crate) fn wanted(state: &StateView, target: Option<&CommandRef>) -> Vec<Wanted> {
+    let places: BTreeMap<(&str, u32), (NodeId, WallTime)> = state
+        .placements
+        .iter()
+        .map(|place| ((place.service.as_str(), place.replica), (place.node, place.at)))
+        .collect();
+    let mut all = Vec::new();
+    for service in state.services.iter().filter(|service| !service.undeployed) {
+        for replica in 1..=service.spec.replicas.min(MOST_REPLICAS) {
+            let place = places.get(&(service.name.as_str(), replica));
+            for component in &service.spec.components {
+                let key = ComponentKey {
+                    service: service.name.clone(),
+                    replica,
+                    component: component.name.clone(),
+                };
+                if !is_meant(target, &key) {
+                    continue;
+                }
+                let shown = component.shown_version();
+                all.push(Wanted {
+                    key,
+                    node: place.map(|(node, _)| *node),
+                    desired: service.desired_of(&component.name),
+                    revision: service.revision,
+                    version: if shown.is_empty() { service.spec.version.clone() } else { shown },
+                    at: place.map_or(service.updated_at, |(_, at)| *at),
+                });
+            }
+        }
+    }
+    all
+}
+
+/// A row without a live status behind it.
+pub(crate) fn unseen(
+    wanted: &Wanted,
+    node: &str,
+    state: ComponentState,
+    reason: String,
+) -> ComponentRow {
+    ComponentRow {
+        node: node.to_owned(),
+        status: ComponentStatus {
+            key: wanted.key.clone(),
+            desired: wanted.desired,
+            state,
+            health: Health::Unknown,
+            pid: 0,
+            version: wanted.version.clone(),
+            revision: wanted.revision,
+            spec_hash: String::new(),
+            restarts: 0,
+            started_at: None,
+            since: wanted.at,
+            last_exit: String::new(),
+            reason,
+            ports: Vec::new(),
+            urls: Vec::new(),
+        },
+    }
+}
+
+/// Live rows of the nodes that answered, and rows of desired state for what nobody could tell.
+pub(crate) fn ps(
+    state: Result<&StateView, &AskError>,
+    here: &str,
+    answers: &[(Member, Result<Vec<ComponentStatus>, AskError>)],
+    target: Option<&CommandRef>,
+) -> PsReply {
+    let mut rows = Vec::new();
+    let mut nodes = Vec::new();
+    let mut live: HashSet<(NodeId, &ComponentKey)> = HashSet::new();
+    for (member, answer) in answers {
+        let mut error = String::new();
+        match answer {
+            Ok(statuses) => {
+                for status in statuses.iter().filter(|status| is_meant(target, &status.key)) {
+                    live.insert((member.id, &status.key));
+                    rows.push(ComponentRow { node: member.name.clone(), status: status.clone() });
+                }
+            }
+            Err(why) => error = why.to_string(),
+        }
+        if let (Err(why), true) = (state, member.name == here && error.is_empty()) {
+            error = format!("desired state is not readable: {why}");
+        }
+        nodes.push(NodeReply { node: member.name.clone(), error });
+    }
+    for wanted in state.map(|state| wanted(state, target)).unwrap_or_default() {
+        let Some(node) = wanted.node else {
+            let reason = "waits for a node it can be placed on".to_owned();
+            rows.push(unseen(&wanted, "", ComponentState::Waiting, reason));
+            continue;
+        };
+        match answers.iter().find(|(member, _)| member.id == node) {
+            Some((member, Err(why))) => {
+                let reason = format!("{} does not answer: {why}", member.name);
+                rows.push(unseen(&wanted, &member.name, ComponentState::Unknown, reason));
+            }
+            Some((member, Ok(_))) if !live.contains(&(node, &wanted.key)) => {
+                let reason = format!("{} has not taken it up yet", member.name);
+                rows.push(unseen(&wanted, &member.name, ComponentState::Pending, reason));
+            }
+            Some(_) => {}
+            None => {
+                let reason = "its node is not known here".to_owned();
+                rows.push(unseen(&wanted, &node.to_string(), ComponentState::Unknown, reason));
+            }
+        }
+    }
+    sort_rows(&mut rows);
+    nodes.sort_by(|a, b| a.node.cmp(&b.node));
+    PsReply { rows, nodes }
+}
+
+/// By service, replica, component and node.
+pub(crate) fn sort_rows(rows: &mut [ComponentRow]) {
+    rows.sort_by(|a, b| (&a.status.key, &a.node).cmp(&(&b.status.key, &b.node)));
+}
+
+/// By service, replica, component and node.
+pub(crate) fn sort_drift(drift: &mut [Drift]) {
+    let key = |d: &Drift| (d.service.clone(), d.replica, d.component.clone(), d.node.clone());
+    drift.sort_by_cached_key(key);
+}
+
+/// Events of several nodes in the order of time, each once, only the newest `limit`.
+pub(crate) fn merge_events(lists: Vec<Vec<Event>>, limit: usize) -> Vec<Event> {
+    let mut all: Vec<Event> = lists.into_iter().flatten().collect();
+    all.sort_by(|a, b| (a.time, &a.node, a.id).cmp(&(b.time, &b.node, b.id)));
+    let mut ids = HashSet::with_capacity(all.len());
+    all.retain(|event| ids.insert(event.id));
+    let surplus = all.len().saturating_sub(limit);
+    all.drain(..surplus);
+    all
+}
+
+/// Desired state as `list` shows it (orchestration §7).
+pub(crate) fn services(
+    state: &StateView,
+    observed: impl Fn(NodeId, &ComponentKey) -> ObservedState,
+) -> Vec<ServiceRow> {
+    wanted(state, None)
+        .into_iter()
+        .map(|wanted| ServiceRow {
+            observed: wanted.node.map_or(ObservedState::Unknown, |n| observed(n, &wanted.key)),
+            node: wanted.node.map_or_else(String::new, |node| node_name(state, node)),
+            service: wanted.key.service,
+            component: wanted.key.component,
+            replica: wanted.key.replica,
+            desired: wanted.desired,
+            version: wanted.version,
+            revision: wanted.revision,
+        })
+        .collect()
+}
+
+/// The node's name; its id when it is not known.
+pub(crate) fn node_name(state: &StateView, id: NodeId) -> String {
+    state
+        .nodes
+        .iter()
+        .find(|node| node.id == id)
+        .map_or_else(|| id.to_string(), |node| node.name.clone())
+}
+
+/// The refusal of a service that is not there.
+pub(crate) fn unknown_service(state: &StateView, name: &str) -> AskError {
+    let names: Vec<_> = state.services.iter().map(|service| service.name.as_str()).collect();
+    let help = if names.is_empty() {
+        "nothing is deployed yet: see `weft deploy --help`".to_owned()
+    } else {
+        format!("expected one of {}", names.join(", "))
+    };
+    let text = format!("there is no service `{name}`");
+    AskError::Failed(Failure::new(FailureKind::NotFound, text).service(name).help(help))
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

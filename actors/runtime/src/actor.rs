@@ -1,0 +1,665 @@
+//! The runtime actor: an actor per component under it, and everything a node answers about them.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+use weft_link::{Call, ItemSink, Refusal, Reply};
+use weft_protocol::files::{FILES_VERSION, component_dir};
+use weft_protocol::{
+    Assign, Assignment, CheckSpec, ComponentKey, ComponentState, ComponentStatus, Desired,
+    ListComponents, LogLine, Observed, ReadLogs, RestartComponents, RestartedComponents,
+    SpecProblem, WatchComponents, valid_name,
+};
+use weft_supervision::{
+    Actor, ActorError, Child, ChildSpec, Factory, Handle, Incarnation, Intensity, Routes, Scope,
+    Serve,
+};
+use weft_wire::{ActorKind, Address, AskError, Failure, FailureKind};
+
+use crate::component::{ComponentActor, POST_RETRY, Wanted, random};
+use crate::disk::{Durable, make_dir, read_json, write_json};
+use crate::launch::spec_problem;
+use crate::logs::Merged;
+use crate::outbox::Outbox;
+use crate::ports::{Ports, is_free};
+
+const ASSIGNMENTS_FILE: &str = "assignments.json";
+const PORTS_FILE: &str = "route-ports.json";
+/// How often a followed log is looked at.
+const FOLLOW_EVERY: Duration = Duration::from_millis(100);
+const LINES_AT_ONCE: usize = 500;
+/// The monitor may take so long to record a batch.
+const RECORD_WITHIN: Duration = Duration::from_secs(5);
+/// Between attempts while it is away.
+const RECORD_RETRY: Duration = Duration::from_millis(250);
+
+/// What a runtime is made of.
+#[derive(Debug, Clone)]
+pub struct RuntimeConfig {
+    /// The node's data directory.
+    pub data_dir: PathBuf,
+    /// The node's name, as components see it in `WEFT_NODE`.
+    pub node_name: String,
+    /// The program called as `<it> shim --spec <file>`: `weftd`.
+    pub shim_program: PathBuf,
+    /// Host side of routes; loopback.
+    pub host: IpAddr,
+    /// A log this long, in bytes, is rotated; 10 MiB.
+    pub log_bytes: u64,
+    /// Files kept of each log, the current one included; 5.
+    pub log_files: u32,
+}
+
+impl RuntimeConfig {
+    /// The usual limits, on loopback.
+    pub fn new(
+        data_dir: impl Into<PathBuf>,
+        node_name: impl Into<String>,
+        shim_program: impl Into<PathBuf>,
+    ) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            node_name: node_name.into(),
+            shim_program: shim_program.into(),
+            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            log_bytes: 10 << 20,
+            log_files: 5,
+        }
+    }
+}
+
+/// Makes the runtime actor. Every incarnation finds its components again by their directories:
+/// those that run keep running, with the same pids.
+pub fn factory(config: RuntimeConfig) -> impl Factory<Runtime> {
+    let shared = Arc::new(Shared {
+        config,
+        ports: Mutex::new(Ports::default()),
+        peers: Mutex::new(BTreeMap::new()),
+        outbox: Mutex::new(Outbox::default()),
+        board: Mutex::new(BTreeMap::new()),
+        news: broadcast::channel(1024).0,
+    });
+    move |_: Incarnation| -> Making {
+        let shared = shared.clone();
+        Box::pin(async move {
+            tokio::task::spawn_blocking(move || Runtime::load(shared))
+                .await
+                .map_err(ActorError::new)?
+        })
+    }
+}
+
+type Making = Pin<Box<dyn Future<Output = Result<Runtime, ActorError>> + Send>>;
+
+/// What the incarnations of the runtime and its components have in common.
+pub(crate) struct Shared {
+    pub(crate) config: RuntimeConfig,
+    pub(crate) ports: Mutex<Ports>,
+    /// Route names of every assigned component.
+    pub(crate) peers: Mutex<BTreeMap<ComponentKey, Vec<String>>>,
+    pub(crate) outbox: Mutex<Outbox>,
+    board: Mutex<BTreeMap<ComponentKey, ComponentStatus>>,
+    news: broadcast::Sender<ComponentStatus>,
+}
+
+impl Shared {
+    /// Changes the port table, one at a time, and stores it if it changed.
+    pub(crate) fn change_ports<T>(&self, change: impl FnOnce(&mut Ports) -> T) -> T {
+        let mut ports = self.ports.lock();
+        let before = ports.clone();
+        let result = change(&mut ports);
+        if *ports != before {
+            let path = self.config.data_dir.join(PORTS_FILE);
+            if let Err(error) = write_json(&path, &*ports, Durable::No) {
+                tracing::warn!(path = %path.display(), %error, "cannot be written");
+            }
+        }
+        result
+    }
+}
+
+/// `assignments.json`: what was last wanted, for starts without the registry.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Assignments {
+    version: u16,
+    index: u64,
+    assignments: Vec<Assignment>,
+}
+
+struct Entry {
+    child: Child<ComponentActor>,
+    wanted: Arc<Mutex<Wanted>>,
+    /// Being forgotten: its directory is about to go.
+    leaving: bool,
+}
+
+/// The actor.
+pub struct Runtime {
+    shared: Arc<Shared>,
+    entries: BTreeMap<ComponentKey, Entry>,
+    index: u64,
+    /// Found when it was made: what was wanted, and what has a directory.
+    found: Vec<(ComponentKey, Option<Assignment>)>,
+    flushing: bool,
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime")
+            .field("index", &self.index)
+            .field("components", &self.entries.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Actor for Runtime {
+    fn routes(routes: &mut Routes<Self>) {
+        routes
+            .ask::<Assign>()
+            .ask::<ListComponents>()
+            .ask::<RestartComponents>()
+            .ask::<CheckSpec>()
+            .subscription::<ReadLogs>()
+            .subscription::<WatchComponents>();
+    }
+
+    fn started(&mut self, scope: &Scope<Self>) -> Result<(), ActorError> {
+        for (key, assignment) in std::mem::take(&mut self.found) {
+            self.add(scope, key, assignment, "reconcile");
+        }
+        self.flush(scope);
+        Ok(())
+    }
+}
+
+impl Runtime {
+    fn load(shared: Arc<Shared>) -> Result<Self, ActorError> {
+        let data = &shared.config.data_dir;
+        make_dir(&data.join("components"), 0o700)
+            .map_err(|error| ActorError::new(format!("{}: {error}", data.display())))?;
+        let path = data.join(ASSIGNMENTS_FILE);
+        let stored = match read_json::<Assignments>(&path) {
+            Ok(stored) => stored.unwrap_or_default(),
+            Err(error) => {
+                // The registry says it again; what runs keeps running until then.
+                tracing::error!(path = %path.display(), %error, "cannot be read: taken as empty");
+                Assignments::default()
+            }
+        };
+        if stored.version > FILES_VERSION {
+            return Err(ActorError::new(format!(
+                "{}: written by a newer Weft (version {}, this one reads {FILES_VERSION}): upgrade this node",
+                path.display(),
+                stored.version
+            )));
+        }
+        match read_json::<Ports>(&data.join(PORTS_FILE)) {
+            Ok(ports) => *shared.ports.lock() = ports.unwrap_or_default(),
+            Err(error) => {
+                tracing::warn!(%error, "{PORTS_FILE} cannot be read: new ports are chosen")
+            }
+        }
+        let mut found: BTreeMap<ComponentKey, Option<Assignment>> =
+            scan(data).into_iter().map(|key| (key, None)).collect();
+        for assignment in stored.assignments {
+            found.insert(assignment.key.clone(), Some(assignment));
+        }
+        shared.board.lock().clear();
+        set_peers(&shared, found.values().flatten());
+        Ok(Self {
+            shared,
+            entries: BTreeMap::new(),
+            index: stored.index,
+            found: found.into_iter().collect(),
+            flushing: false,
+        })
+    }
+
+    fn add(
+        &mut self,
+        scope: &Scope<Self>,
+        key: ComponentKey,
+        assignment: Option<Assignment>,
+        cause: &'static str,
+    ) {
+        let wanted = Arc::new(Mutex::new(Wanted { assignment, dropped: false, cause }));
+        self.spawn_child(scope, key, wanted);
+    }
+
+    fn spawn_child(&mut self, scope: &Scope<Self>, key: ComponentKey, wanted: Arc<Mutex<Wanted>>) {
+        let (shared, parent) = (self.shared.clone(), scope.clone());
+        let (own, slot) = (key.clone(), wanted.clone());
+        let make = move |incarnation: Incarnation| {
+            let (shared, parent) = (shared.clone(), parent.clone());
+            let (key, wanted) = (own.clone(), slot.clone());
+            let wall = incarnation.clock.wall();
+            async move { Ok(ComponentActor::make(shared, key, wanted, parent, wall)) }
+        };
+        // One component's defects must not take the others down soon: the limit is wide.
+        let spec = ChildSpec {
+            intensity: Intensity { max: 20, within: Duration::from_secs(60) },
+            ..ChildSpec::default()
+        };
+        let child = scope.child::<ComponentActor>(&key.to_string(), spec, make);
+        self.entries.insert(key, Entry { child, wanted, leaving: false });
+    }
+
+    /// Makes a component's actor read again what is wanted.
+    fn poke(&self, scope: &Scope<Self>, key: &ComponentKey) {
+        let Some(entry) = self.entries.get(key).filter(|entry| !entry.leaving) else { return };
+        match entry.child.post(|actor, scope| actor.wanted_changed(scope)) {
+            // A new incarnation reads it when it starts.
+            Ok(()) | Err(Refusal::Gone) => {}
+            Err(Refusal::Full) => {
+                let key = key.clone();
+                scope.after(POST_RETRY, move |runtime, scope| runtime.poke(scope, &key)).detach();
+            }
+        }
+    }
+
+    fn assign(&mut self, scope: &Scope<Self>, assignments: &[Assignment]) {
+        set_peers(&self.shared, assignments.iter());
+        self.reserve_ports(scope, assignments);
+        let listed: BTreeMap<_, _> = assignments.iter().map(|a| (&a.key, a)).collect();
+        for (key, entry) in &self.entries {
+            if !listed.contains_key(key) {
+                let mut wanted = entry.wanted.lock();
+                wanted.assignment = None;
+                wanted.dropped = true;
+                drop(wanted);
+                self.poke(scope, key);
+            }
+        }
+        for (key, assignment) in listed {
+            let Some(entry) = self.entries.get(key) else {
+                self.add(scope, key.clone(), Some(assignment.clone()), "deploy");
+                continue;
+            };
+            let mut wanted = entry.wanted.lock();
+            if wanted.assignment.as_ref() == Some(assignment) {
+                continue;
+            }
+            *wanted =
+                Wanted { assignment: Some(assignment.clone()), dropped: false, cause: "deploy" };
+            drop(wanted);
+            self.poke(scope, key);
+        }
+    }
+
+    /// Gives every route a port before anything starts, so that peers can be told of it.
+    fn reserve_ports(&self, scope: &Scope<Self>, assignments: &[Assignment]) {
+        let host = self.shared.config.host;
+        let wall = scope.wall();
+        self.shared.change_ports(|ports| {
+            for assignment in assignments {
+                let routes = &assignment.spec.routes;
+                let done = ports.ensure(
+                    &assignment.key,
+                    routes,
+                    wall,
+                    random,
+                    |_| true,
+                    |port| is_free(host, port),
+                );
+                // Tried again, and reported, when it starts.
+                if let Err(error) = done {
+                    tracing::warn!(%error, "no port reserved");
+                }
+            }
+        });
+    }
+
+    /// A component has been stopped for good.
+    pub(crate) fn forget(&mut self, scope: &Scope<Self>, key: ComponentKey) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        entry.leaving = true;
+        let stopped = entry.child.stop();
+        let dir = component_dir(&self.shared.config.data_dir, &key);
+        let components = self.shared.config.data_dir.join("components");
+        let work = async move {
+            stopped.await;
+            let removed = tokio::task::spawn_blocking(move || {
+                let removed = std::fs::remove_dir_all(&dir);
+                // The directories above, if this was the last one in them.
+                for above in dir.ancestors().skip(1).take_while(|above| **above != *components) {
+                    let _ = std::fs::remove_dir(above);
+                }
+                removed
+            });
+            if let Ok(Err(error)) = removed.await {
+                tracing::warn!(%error, "a component's directory cannot be removed");
+            }
+        };
+        scope.spawn_then(work, move |runtime, (), scope| {
+            let Some(entry) = runtime.entries.remove(&key) else { return };
+            if entry.wanted.lock().assignment.is_some() {
+                // Wanted again meanwhile.
+                runtime.spawn_child(scope, key, entry.wanted);
+                return;
+            }
+            let wall = scope.wall();
+            runtime.shared.change_ports(|ports| ports.release(&key, wall));
+            let gone = runtime.shared.board.lock().remove(&key);
+            if let Some(mut status) = gone {
+                status.state = ComponentState::Removed;
+                status.since = wall;
+                let _ = runtime.shared.news.send(status);
+            }
+        });
+    }
+
+    /// A component's row has changed.
+    pub(crate) fn publish(&mut self, status: ComponentStatus) {
+        let mut board = self.shared.board.lock();
+        if board.get(&status.key) != Some(&status) {
+            board.insert(status.key.clone(), status.clone());
+            let _ = self.shared.news.send(status);
+        }
+    }
+
+    /// Sends what the monitor has not recorded yet; one batch at a time, in order.
+    pub(crate) fn flush(&mut self, scope: &Scope<Self>) {
+        let transitions = self.shared.outbox.lock().batch();
+        if self.flushing || transitions.is_empty() {
+            return;
+        }
+        self.flushing = true;
+        let ids: Vec<_> = transitions.iter().map(|transition| transition.id).collect();
+        let fabric = scope.fabric().clone();
+        let ask = async move {
+            let to = Address::here(ActorKind::Monitor);
+            fabric.ask(to, Observed { transitions }, Call::within(RECORD_WITHIN)).await
+        };
+        scope.spawn_then(ask, move |runtime, answer, scope| {
+            if let Err(error) = answer {
+                tracing::debug!(%error, "the monitor did not record: trying again");
+                let again = |runtime: &mut Self, scope: &Scope<Self>| {
+                    runtime.flushing = false;
+                    runtime.flush(scope);
+                };
+                scope.after(RECORD_RETRY, again).detach();
+                return;
+            }
+            runtime.shared.outbox.lock().recorded(&ids);
+            runtime.flushing = false;
+            runtime.flush(scope);
+        });
+    }
+}
+
+impl Handle<Assign> for Runtime {
+    fn handle(&mut self, message: Assign, reply: Reply<Assign>, scope: &Scope<Self>) {
+        if message.index < self.index {
+            return reply.ok(());
+        }
+        self.index = message.index;
+        self.assign(scope, &message.assignments);
+        let data = self.shared.config.data_dir.clone();
+        let stored = Assignments {
+            version: FILES_VERSION,
+            index: message.index,
+            assignments: message.assignments,
+        };
+        let write = tokio::task::spawn_blocking;
+        scope.spawn_then(
+            async move { write(move || store_assignments(&data, &stored)).await },
+            |_, written, _| {
+                let problem = match written {
+                    Ok(Ok(())) => return reply.ok(()),
+                    Ok(Err(error)) => error.to_string(),
+                    Err(error) => error.to_string(),
+                };
+                reply.fail(
+                    Failure::new(FailureKind::Unavailable, "the assignments cannot be stored")
+                        .step("assign")
+                        .cause(problem)
+                        .help("make room on the node's disk; it is tried again"),
+                );
+            },
+        );
+    }
+}
+
+/// Two writes may be under way at once; the newer one stays.
+fn store_assignments(data: &Path, stored: &Assignments) -> std::io::Result<()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock();
+    let path = data.join(ASSIGNMENTS_FILE);
+    if let Ok(Some(there)) = read_json::<Assignments>(&path)
+        && there.index > stored.index
+    {
+        return Ok(());
+    }
+    write_json(&path, stored, Durable::Yes)
+}
+
+impl Handle<ListComponents> for Runtime {
+    fn handle(&mut self, _: ListComponents, reply: Reply<ListComponents>, _: &Scope<Self>) {
+        let rows = self.shared.board.lock().values().cloned().collect();
+        reply.ok(rows);
+    }
+}
+
+impl Handle<RestartComponents> for Runtime {
+    fn handle(
+        &mut self,
+        message: RestartComponents,
+        reply: Reply<RestartComponents>,
+        _: &Scope<Self>,
+    ) {
+        let target = &message.target;
+        let mut keys = Vec::new();
+        let mut stopped = 0;
+        for (key, entry) in &self.entries {
+            let meant = key.service == target.service
+                && (target.component.is_empty() || key.component == target.component);
+            if !meant || entry.leaving {
+                continue;
+            }
+            let desired = entry.wanted.lock().assignment.as_ref().map(|a| a.desired);
+            if desired != Some(Desired::Running) {
+                stopped += 1;
+                continue;
+            }
+            match entry.child.post(|actor, scope| actor.restart(scope)) {
+                Ok(()) => keys.push(key.clone()),
+                Err(_) => {
+                    return reply.fail(
+                        Failure::new(FailureKind::Busy, "a component's actor is being restarted")
+                            .service(&key.service)
+                            .component(&key.component)
+                            .step("restart")
+                            .help("try again"),
+                    );
+                }
+            }
+        }
+        if keys.is_empty() && stopped == 0 {
+            return reply.fail(
+                Failure::new(FailureKind::NotFound, format!("nothing of `{target}` is here"))
+                    .service(&target.service)
+                    .component(&target.component)
+                    .step("restart")
+                    .help("`weft ps` shows what runs where"),
+            );
+        }
+        if keys.is_empty() {
+            return reply.fail(
+                Failure::new(FailureKind::Conflict, format!("`{target}` is stopped"))
+                    .service(&target.service)
+                    .component(&target.component)
+                    .step("restart")
+                    .help("start it with `weft start`"),
+            );
+        }
+        reply.ok(RestartedComponents { keys });
+    }
+}
+
+impl Handle<CheckSpec> for Runtime {
+    fn handle(&mut self, message: CheckSpec, reply: Reply<CheckSpec>, scope: &Scope<Self>) {
+        let data = self.shared.config.data_dir.clone();
+        let node = self.shared.config.node_name.clone();
+        let check = move || -> Result<Vec<SpecProblem>, Failure> {
+            let names = message.components.iter().map(|spec| &spec.name);
+            if let Some(bad) = names.chain([&message.service]).find(|name| !valid_name(name)) {
+                return Err(
+                    Failure::new(FailureKind::Invalid, format!("`{bad}` is not a name")).node(node)
+                );
+            }
+            let problem = |spec: &weft_protocol::ComponentSpec| {
+                let problem = spec_problem(spec, &data, &message.service, message.replica)?;
+                Some(SpecProblem { component: spec.name.clone(), problem })
+            };
+            Ok(message.components.iter().filter_map(problem).collect())
+        };
+        scope.spawn(async move {
+            match tokio::task::spawn_blocking(check).await {
+                Ok(answer) => reply.send(answer),
+                Err(error) => {
+                    reply.fail(Failure::new(FailureKind::Internal, error.to_string()));
+                }
+            }
+        });
+    }
+}
+
+impl Serve<WatchComponents> for Runtime {
+    fn serve(
+        &mut self,
+        message: WatchComponents,
+        sink: ItemSink<WatchComponents>,
+        scope: &Scope<Self>,
+    ) {
+        let shared = self.shared.clone();
+        scope.spawn(async move {
+            let meant =
+                |key: &ComponentKey| message.service.is_empty() || key.service == message.service;
+            let mut news = shared.news.subscribe();
+            loop {
+                // First, and again after it fell behind: every row as it is.
+                let rows: Vec<_> = {
+                    let board = shared.board.lock();
+                    board.values().filter(|row| meant(&row.key)).cloned().collect()
+                };
+                for row in rows {
+                    if sink.send(row).await.is_err() {
+                        return;
+                    }
+                }
+                loop {
+                    let row = tokio::select! {
+                        row = news.recv() => row,
+                        () = sink.closed() => return,
+                    };
+                    match row {
+                        Ok(row) if meant(&row.key) => {
+                            if sink.send(row).await.is_err() {
+                                return;
+                            }
+                        }
+                        Ok(_) => {}
+                        Err(broadcast::error::RecvError::Lagged(_)) => break,
+                        Err(broadcast::error::RecvError::Closed) => return,
+                    }
+                }
+            }
+        });
+    }
+}
+
+impl Serve<ReadLogs> for Runtime {
+    fn serve(&mut self, message: ReadLogs, sink: ItemSink<ReadLogs>, scope: &Scope<Self>) {
+        let data = self.shared.config.data_dir.clone();
+        scope.spawn(async move {
+            if let Err(error) = read_logs(&data, message, &sink).await {
+                let failure = Failure::new(FailureKind::Unavailable, "the log cannot be read")
+                    .step("logs")
+                    .cause(error);
+                sink.fail(AskError::Failed(failure)).await;
+            }
+        });
+    }
+}
+
+/// Ends when everything was sent, the consumer is gone, or reading fails.
+async fn read_logs(
+    data: &Path,
+    request: ReadLogs,
+    sink: &ItemSink<ReadLogs>,
+) -> Result<(), std::io::Error> {
+    let follow = request.follow;
+    let data = data.to_owned();
+    let mut merged = tokio::task::spawn_blocking(move || Merged::open(&data, request)).await??;
+    loop {
+        let (back, lines) = tokio::task::spawn_blocking(move || {
+            let lines: std::io::Result<Vec<LogLine>> = (|| {
+                // A component may have come that was not there before.
+                if follow {
+                    merged.look_again()?;
+                }
+                merged.read(LINES_AT_ONCE)
+            })();
+            (merged, lines)
+        })
+        .await?;
+        merged = back;
+        let lines = lines?;
+        let more = lines.len() == LINES_AT_ONCE;
+        for line in lines {
+            if sink.send(line).await.is_err() {
+                return Ok(());
+            }
+        }
+        if more {
+            continue;
+        }
+        if !follow {
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(FOLLOW_EVERY) => {}
+            () = sink.closed() => return Ok(()),
+        }
+    }
+}
+
+fn set_peers<'a>(shared: &Shared, assignments: impl Iterator<Item = &'a Assignment>) {
+    let names = |assignment: &Assignment| {
+        assignment.spec.routes.iter().map(|route| route.name.clone()).collect()
+    };
+    *shared.peers.lock() = assignments.map(|a| (a.key.clone(), names(a))).collect();
+}
+
+/// Every component that has a directory.
+fn scan(data: &Path) -> Vec<ComponentKey> {
+    let list = |dir: &Path| -> Vec<(String, PathBuf)> {
+        std::fs::read_dir(dir)
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| {
+                let entry = entry.ok()?;
+                let name = entry.file_name().into_string().ok()?;
+                entry.file_type().ok()?.is_dir().then(|| (name, entry.path()))
+            })
+            .collect()
+    };
+    let mut keys = Vec::new();
+    for (service, dir) in list(&data.join("components")) {
+        for (replica, dir) in list(&dir) {
+            let Ok(replica) = replica.parse() else { continue };
+            for (component, _) in list(&dir) {
+                keys.push(ComponentKey { service: service.clone(), replica, component });
+            }
+        }
+    }
+    keys
+}

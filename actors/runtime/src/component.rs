@@ -1,0 +1,469 @@
+//! One component's actor: owns its state machine, carries out what the machine says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+use weft_protocol::files::{ProcessFile, ShimFile, component_dir};
+use weft_protocol::{Assignment, ComponentKey, ComponentStatus, Transition};
+use weft_supervision::{Actor, ActorError, Routes, Scope, Timer};
+
+use crate::actor::{Runtime, Shared};
+use crate::disk::{Durable, read_json, write_json};
+use crate::launch::{ProbeRoute, Problem, peer_variable, prepare, probe_route};
+use crate::link::{self, Ending, Fate, Launched, Link, REPORT_LIMIT};
+use crate::ports::is_free;
+use crate::shim::{STATE_FILE, ToShim};
+use crate::state::{Change, Component, Effect, Finding, Input, Memory, Permanence};
+
+/// Beside `shim.json`: what the machine wants to know again after a restart of the daemon.
+const MEMORY_FILE: &str = "component.json";
+
+/// What is wanted of a component; shared by the runtime, which writes it, and the incarnations of
+/// the component's actor, which read it.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) assignment: Option<Assignment>,
+    /// Listed no more: stop and forget.
+    pub(crate) dropped: bool,
+    pub(crate) cause: &'static str,
+}
+
+/// The actor.
+pub(crate) struct ComponentActor {
+    shared: Arc<Shared>,
+    key: ComponentKey,
+    wanted: Arc<Mutex<Wanted>>,
+    parent: Scope<Runtime>,
+    machine: Component,
+    orders: Option<mpsc::Sender<ToShim>>,
+    /// The newest run's shim, as far as it is known.
+    shim: Option<ProcessFile>,
+    probe: Option<DropGuard>,
+    timer: Option<Timer>,
+}
+
+impl Actor for ComponentActor {
+    fn routes(_: &mut Routes<Self>) {}
+
+    fn started(&mut self, scope: &Scope<Self>) -> Result<(), ActorError> {
+        self.wanted_changed(scope);
+        let dir = component_dir(&self.shared.config.data_dir, &self.key);
+        let (orders, mut inbox) = mpsc::channel(8);
+        self.orders = Some(orders);
+        let scope = scope.clone();
+        scope.clone().spawn(async move {
+            let (finding, link) = link::look(&dir).await;
+            let Some(mut link) = link else {
+                scope.post(|actor, scope| actor.input(scope, Input::Found(finding)));
+                return;
+            };
+            let process = match &finding {
+                Finding::Running(file) => Some(file.shim.clone()),
+                _ => None,
+            };
+            // The first run of a machine is the one it takes over.
+            let run = 1;
+            let shim = process.clone();
+            scope.post(|actor, scope| {
+                actor.shim = shim;
+                actor.input(scope, Input::Found(finding));
+            });
+            let ending = link::follow(&mut link, &mut inbox, |_| {}).await;
+            let input = match ending {
+                Ending::Exited(exit) => Input::Exited(run, exit),
+                Ending::HungUp => match link::fate(&dir, process.as_ref(), None).await {
+                    Fate::Exited(exit) => Input::Exited(run, exit),
+                    Fate::Locked | Fate::NotStarted(_) => {
+                        Input::ShimLost(run, "its shim hung up".into())
+                    }
+                    Fate::Lost(why) => Input::ShimLost(run, why),
+                },
+            };
+            scope.post(move |actor, scope| actor.input(scope, input));
+        });
+        Ok(())
+    }
+}
+
+impl ComponentActor {
+    /// Makes the actor from what is on disk and what is wanted.
+    pub(crate) fn make(
+        shared: Arc<Shared>,
+        key: ComponentKey,
+        wanted: Arc<Mutex<Wanted>>,
+        parent: Scope<Runtime>,
+        wall: weft_wire::WallTime,
+    ) -> Self {
+        let path = component_dir(&shared.config.data_dir, &key).join(MEMORY_FILE);
+        let memory = match read_json::<Memory>(&path) {
+            Ok(memory) => memory.unwrap_or_default(),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot be read: starting without it");
+                Memory::default()
+            }
+        };
+        let machine = Component::new(key.clone(), memory, wall);
+        Self {
+            shared,
+            key,
+            wanted,
+            parent,
+            machine,
+            orders: None,
+            shim: None,
+            probe: None,
+            timer: None,
+        }
+    }
+
+    /// Reads again what is wanted.
+    pub(crate) fn wanted_changed(&mut self, scope: &Scope<Self>) {
+        let input = {
+            let wanted = self.wanted.lock();
+            match &wanted.assignment {
+                _ if wanted.dropped => Some(Input::Unassigned),
+                Some(assignment) => {
+                    Some(Input::Assigned(Box::new(assignment.clone()), wanted.cause))
+                }
+                None => None,
+            }
+        };
+        match input {
+            Some(input) => self.input(scope, input),
+            None => self.publish(),
+        }
+    }
+
+    /// An operator wants it started anew.
+    pub(crate) fn restart(&mut self, scope: &Scope<Self>) {
+        self.input(scope, Input::Restart);
+    }
+
+    fn input(&mut self, scope: &Scope<Self>, input: Input) {
+        tracing::debug!(component = %self.key, ?input, "component");
+        let effects = self.machine.handle(scope.now(), scope.wall(), random_share(), input);
+        for effect in effects {
+            // A ghost does nothing: its successor has taken over.
+            if !scope.epoch().is_current() {
+                return;
+            }
+            self.carry_out(scope, effect);
+        }
+    }
+
+    fn carry_out(&mut self, scope: &Scope<Self>, effect: Effect) {
+        match effect {
+            Effect::Start(run) => self.start(scope, run),
+            Effect::Stop(_, grace) => {
+                let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+                self.order(ToShim::Stop { grace_ms });
+            }
+            Effect::Clean(run) => self.clean(scope, run),
+            Effect::Probe(run) => self.start_probe(scope, run),
+            Effect::StopProbe => self.probe = None,
+            Effect::SetTimer(number, after) => {
+                self.timer = Some(scope.after(after, move |actor, scope| {
+                    actor.input(scope, Input::Timer(number));
+                }));
+            }
+            Effect::Transition(change) => self.tell(change),
+            Effect::StatusChanged => self.publish(),
+            Effect::Remember => self.remember(),
+            Effect::Forget => {
+                let key = self.key.clone();
+                self.parent.post(move |runtime, scope| runtime.forget(scope, key));
+            }
+        }
+    }
+
+    fn order(&self, order: ToShim) {
+        // A shim that takes no orders is dealt with by the machine's timer.
+        if let Some(orders) = &self.orders {
+            let _ = orders.try_send(order);
+        }
+    }
+
+    fn start(&mut self, scope: &Scope<Self>, run: u64) {
+        let Some(assignment) = self.machine.assignment().cloned() else { return };
+        let (orders, inbox) = mpsc::channel(8);
+        self.orders = Some(orders);
+        self.shim = None;
+        let (shared, key) = (self.shared.clone(), self.key.clone());
+        let scope = scope.clone();
+        scope.clone().spawn(run_shim(shared, key, assignment, run, inbox, scope));
+    }
+
+    fn clean(&mut self, scope: &Scope<Self>, run: u64) {
+        let dir = component_dir(&self.shared.config.data_dir, &self.key);
+        let known = self.shim.clone().or_else(|| self.machine.file().map(|file| file.shim.clone()));
+        self.orders = None;
+        scope.spawn_then(
+            async move {
+                let written = read_json::<ShimFile>(&dir.join(STATE_FILE)).ok().flatten();
+                for shim in known.into_iter().chain(written.map(|file| file.shim)) {
+                    link::clean(&shim).await;
+                }
+            },
+            move |actor, (), scope| actor.input(scope, Input::Cleaned(run)),
+        );
+    }
+
+    fn start_probe(&mut self, scope: &Scope<Self>, run: u64) {
+        let Some(spec) = self.machine.assignment().map(|assignment| &assignment.spec) else {
+            return;
+        };
+        let port = match probe_route(spec) {
+            Some(ProbeRoute::Port(port)) => Some(port),
+            Some(ProbeRoute::Route(place)) => {
+                self.machine.file().and_then(|file| file.ports.get(place).copied())
+            }
+            None => None,
+        };
+        let (Some(check), Some(port)) = (spec.health.clone(), port) else { return };
+        let host = self.shared.config.host;
+        let token = CancellationToken::new();
+        self.probe = Some(token.clone().drop_guard());
+        let scope = scope.clone();
+        scope.clone().spawn(async move {
+            let tell = |answer| {
+                scope.post(move |actor, scope| actor.input(scope, Input::Probed(run, answer)))
+            };
+            tokio::select! {
+                () = token.cancelled() => {}
+                () = crate::probe::watch(check, host, port, tell) => {}
+            }
+        });
+    }
+
+    fn tell(&self, change: Change) {
+        let transition = Transition {
+            id: Uuid::now_v7(),
+            time: change.at,
+            key: self.key.clone(),
+            desired: change.desired,
+            prev_state: change.prev,
+            new_state: change.new,
+            cause: change.cause,
+            exit: change.exit,
+        };
+        tracing::info!(
+            component = %self.key,
+            from = %transition.prev_state,
+            to = %transition.new_state,
+            cause = transition.cause,
+            exit = transition.exit,
+            "component changed"
+        );
+        self.shared.outbox.lock().push(transition);
+        self.parent.post(|runtime, scope| runtime.flush(scope));
+    }
+
+    fn publish(&self) {
+        let mut status: ComponentStatus = self.machine.status();
+        let host = self.shared.config.host;
+        status.urls = status
+            .ports
+            .iter()
+            .map(|(_, port)| format!("http://{}", std::net::SocketAddr::new(host, *port)))
+            .collect();
+        self.parent.post(move |runtime, _| runtime.publish(status));
+    }
+
+    fn remember(&self) {
+        let dir = component_dir(&self.shared.config.data_dir, &self.key);
+        let path = dir.join(MEMORY_FILE);
+        let written = crate::disk::make_dir(&dir, 0o700)
+            .and_then(|()| write_json(&path, self.machine.memory(), Durable::No));
+        if let Err(error) = written {
+            tracing::warn!(path = %path.display(), %error, "cannot be written");
+        }
+    }
+}
+
+/// In 0.0..1.0.
+fn random_share() -> f64 {
+    let bits = u32::try_from(random() & 0xffff_ffff).unwrap_or(0);
+    f64::from(bits) / 4_294_967_296.0
+}
+
+/// 64 random bits.
+pub(crate) fn random() -> u64 {
+    Uuid::new_v4().as_u64_pair().1.rotate_left(16)
+}
+
+/// One run: prepares, starts a shim and follows it to its end.
+async fn run_shim(
+    shared: Arc<Shared>,
+    key: ComponentKey,
+    assignment: Assignment,
+    run: u64,
+    mut inbox: mpsc::Receiver<ToShim>,
+    scope: Scope<ComponentActor>,
+) {
+    let say = |input: Input| {
+        scope.post(move |actor, scope| actor.input(scope, input));
+    };
+    let config = shared.config.clone();
+    let dir = component_dir(&config.data_dir, &key);
+    let wall = scope.wall();
+    let prepared = {
+        let (shared, key) = (shared.clone(), key.clone());
+        tokio::task::spawn_blocking(move || {
+            let ports = shared.ports_for(&key, &assignment.spec, wall)?;
+            let peers = shared.peers_of(&key);
+            prepare(&shared.config, &key, &assignment, ports, peers)
+        })
+        .await
+    };
+    let spec = match prepared {
+        Ok(Ok(spec)) => spec,
+        Ok(Err(Problem::Permanent(text))) => {
+            return say(Input::StartFailed(run, text, Permanence::Permanent));
+        }
+        Ok(Err(Problem::Passing(text))) => {
+            return say(Input::StartFailed(run, text, Permanence::Passing));
+        }
+        Err(error) => {
+            return say(Input::StartFailed(run, error.to_string(), Permanence::Passing));
+        }
+    };
+    if !scope.epoch().is_current() {
+        return;
+    }
+    let launched = link::launch(&config.shim_program, &spec);
+    let Launched { mut link, mut process, code } = match launched {
+        Ok(launched) => launched,
+        Err(error) => {
+            let text = format!("cannot start {}: {error}", config.shim_program.display());
+            return say(Input::StartFailed(run, text, Permanence::Passing));
+        }
+    };
+    let shim = process.clone();
+    scope.post(move |actor, _| {
+        if actor.machine.run() == run {
+            actor.shim = shim;
+        }
+    });
+    let mut code = Some(code);
+    // At most one more time around: when another shim turned out to hold the lock.
+    loop {
+        let reported = std::sync::atomic::AtomicBool::new(false);
+        let started = |file: ShimFile| {
+            reported.store(true, std::sync::atomic::Ordering::Relaxed);
+            say(Input::Started(run, file));
+        };
+        let ending = {
+            let follow = link::follow(&mut link, &mut inbox, started);
+            tokio::pin!(follow);
+            tokio::select! {
+                ending = &mut follow => Some(ending),
+                () = silence(&reported) => None,
+            }
+        };
+        let fate = match ending {
+            None => Fate::Lost(format!("its shim said nothing for {REPORT_LIMIT:?}")),
+            Some(Ending::Exited(exit)) => Fate::Exited(exit),
+            Some(Ending::HungUp) => link::fate(&dir, process.as_ref(), code.take()).await,
+        };
+        match fate {
+            Fate::Exited(exit) => return say(Input::Exited(run, exit)),
+            Fate::NotStarted(text) => {
+                return say(Input::StartFailed(run, text, Permanence::Passing));
+            }
+            Fate::Lost(why) => return say(Input::ShimLost(run, why)),
+            Fate::Locked => {}
+        }
+        // Started by a daemon that died before it could know, or a moment ago by an earlier
+        // incarnation of this actor: it is the one to go on with.
+        match adopt(&dir, &scope, run).await {
+            Some((found, file)) => {
+                process = Some(file.shim.clone());
+                link = found;
+                say(Input::Started(run, file));
+            }
+            None => return,
+        }
+    }
+}
+
+/// Connects to the shim that holds the lock, or says what is the matter.
+async fn adopt(
+    dir: &std::path::Path,
+    scope: &Scope<ComponentActor>,
+    run: u64,
+) -> Option<(Link, ShimFile)> {
+    let (finding, link) = link::look(dir).await;
+    let input = match (finding, link) {
+        (Finding::Running(file), Some(link)) => {
+            let shim = file.shim.clone();
+            scope.post(move |actor, _| {
+                if actor.machine.run() == run {
+                    actor.shim = Some(shim);
+                }
+            });
+            return Some((link, file));
+        }
+        (Finding::Exited(file), _) if file.exit.is_some() => {
+            file.exit.map(|exit| Input::Exited(run, exit))
+        }
+        (Finding::Lost(file), _) => {
+            Some(Input::ShimLost(run, format!("its shim, pid {}, was gone", file.shim.pid)))
+        }
+        _ => None,
+    };
+    let text = "another shim held the lock and is gone".to_owned();
+    let input = input.unwrap_or(Input::StartFailed(run, text, Permanence::Passing));
+    scope.post(move |actor, scope| actor.input(scope, input));
+    None
+}
+
+/// Ends when a shim has reported nothing for [`REPORT_LIMIT`]; never, once it has.
+async fn silence(reported: &std::sync::atomic::AtomicBool) {
+    tokio::time::sleep(REPORT_LIMIT).await;
+    if reported.load(std::sync::atomic::Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
+}
+
+impl Shared {
+    /// The ports of a component that is about to start: those it had, except what is in use.
+    fn ports_for(
+        &self,
+        key: &ComponentKey,
+        spec: &weft_protocol::ComponentSpec,
+        wall: weft_wire::WallTime,
+    ) -> Result<Vec<u16>, Problem> {
+        let host = self.config.host;
+        let free = |port| is_free(host, port);
+        self.change_ports(|ports| ports.ensure(key, &spec.routes, wall, random, free, free))
+            .map_err(|error| Problem::Passing(error.to_string()))
+    }
+
+    /// `PEER_…` of the other components of its replica that have ports.
+    fn peers_of(&self, key: &ComponentKey) -> Vec<(String, String)> {
+        let peers = self.peers.lock();
+        let ports = self.ports.lock();
+        let mut variables = Vec::new();
+        for (peer, routes) in peers.iter() {
+            if peer.service != key.service || peer.replica != key.replica || peer == key {
+                continue;
+            }
+            for route in routes {
+                if let Some(port) = ports.get(peer, route) {
+                    variables.push((
+                        peer_variable(&peer.component, route),
+                        format!("{}:{port}", self.config.host),
+                    ));
+                }
+            }
+        }
+        variables
+    }
+}
+
+/// Retry of a post that found a mailbox full.
+pub(crate) const POST_RETRY: Duration = Duration::from_millis(100);

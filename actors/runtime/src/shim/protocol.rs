@@ -1,0 +1,105 @@
+//! What a daemon and a shim tell each other: JSON, one value a line.
+//!
+//! A daemon may be newer or older than the shim it took over, so unknown fields are ignored on
+//! both sides and a line that is not understood is skipped.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use weft_protocol::ComponentKey;
+use weft_protocol::files::ShimFile;
+
+/// Version of these types that this build speaks.
+pub const SHIM_PROTOCOL: u16 = 1;
+
+/// Another shim of the same component holds the lock.
+pub const EXIT_LOCKED: u8 = 75;
+/// The shim could not set itself up; its standard error says why, nothing was started.
+pub const EXIT_SETUP: u8 = 74;
+/// It was called wrongly, or its spec does not parse.
+pub const EXIT_USAGE: u8 = 78;
+
+/// Name of the lock in a component's directory.
+pub const LOCK_FILE: &str = "shim.lock";
+/// Name of the state file (a [`ShimFile`]) in a component's directory.
+pub const STATE_FILE: &str = "shim.json";
+/// Name of the socket in a component's directory.
+pub const SOCKET_FILE: &str = "shim.sock";
+/// Name of the [`ShimSpec`] in a component's directory.
+pub const SPEC_FILE: &str = "spec.json";
+/// Where the shim's own standard error goes.
+pub const ERROR_FILE: &str = "shim.err";
+
+/// What a shim is to run. Written for it by the daemon, mode 0600.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShimSpec {
+    /// [`SHIM_PROTOCOL`] of the writer.
+    pub version: u16,
+    /// Which component.
+    pub key: ComponentKey,
+    /// Hash of the assignment's spec.
+    pub spec_hash: String,
+    /// Epoch of the assignment.
+    pub epoch: u64,
+    /// Revision of the assignment.
+    pub revision: u64,
+    /// Generation of the assignment.
+    pub generation: u64,
+    /// Where lock, state and socket are.
+    pub component_dir: PathBuf,
+    /// The log.
+    pub log: PathBuf,
+    /// A log this long, in bytes, is rotated.
+    pub log_bytes: u64,
+    /// So many files are kept, the current one included; at least 1.
+    pub log_files: u32,
+    /// The program, absolute.
+    pub program: PathBuf,
+    /// Its arguments, the name it is called by first.
+    pub argv: Vec<String>,
+    /// All of its environment.
+    pub env: Vec<(String, String)>,
+    /// Where it starts.
+    pub workdir: PathBuf,
+    /// Host port of each route, in order.
+    pub ports: Vec<u16>,
+    /// Between SIGTERM and SIGKILL when the shim itself is told to end, in ms.
+    pub stop_grace_ms: u64,
+}
+
+/// A daemon's line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToShim {
+    /// Which protocol the daemon speaks.
+    Hello {
+        /// [`SHIM_PROTOCOL`].
+        version: u16,
+    },
+    /// SIGTERM to the group, SIGKILL after the grace.
+    Stop {
+        /// In ms.
+        grace_ms: u64,
+    },
+    /// SIGKILL to the group.
+    Kill,
+}
+
+/// A shim's line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FromShim {
+    /// [`SHIM_PROTOCOL`] of the shim.
+    pub version: u16,
+    /// What happened.
+    pub event: ShimEvent,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShimEvent {
+    /// It runs; said once it does and to whoever connects later.
+    Started(ShimFile),
+    /// It has ended, or never ran; `exit` is set. The last line.
+    Exited(ShimFile),
+}

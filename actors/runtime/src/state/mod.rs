@@ -1,0 +1,777 @@
+//! One component's life as a pure state machine: what is wanted and what happened go in, what to
+//! do comes out. No clock, no I/O, no randomness but what is passed in.
+//!
+//! ```text
+//!            found nothing        StartShim            Started
+//!  Looking ───────────────► Idle ───────────► Starting ───────► Up
+//!     │  found running       ▲ ▲                 │ failed       │ │ shim lost
+//!     └──────────────────────┼─┼──────► Up       ▼              │ └────► Cleaning ─┐
+//!                            │ └─timer── Backoff ◄── ended ─────┤                  │
+//!                            │                                  ▼ StopShim         │
+//!                            └───────── exited ───────────── Stopping              │
+//!                            └─────────────────── session is empty ────────────────┘
+//! ```
+//! Only `Idle` and `Backoff` start a shim, and neither has a process: never two at once.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use weft_protocol::files::{ProcessFile, ShimExit, ShimFile};
+use weft_protocol::{
+    Assignment, ComponentKey, ComponentState, ComponentStatus, Desired, Health, RestartPolicy,
+};
+use weft_wire::{Backoff, Jitter, WallTime};
+
+/// A run at least this long resets the backoff and does not count as a failure (design §11).
+pub(crate) const GOOD_RUN: Duration = Duration::from_secs(10);
+/// So many short runs within [`FAIL_WITHIN`] and the component has failed (orchestration §22b).
+pub(crate) const FAIL_COUNT: usize = 5;
+/// See [`FAIL_COUNT`].
+pub(crate) const FAIL_WITHIN: Duration = Duration::from_secs(600);
+/// After the first restart, which comes at once (orchestration §22b).
+pub(crate) const BACKOFF: Backoff =
+    Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300), jitter: 0.2 };
+/// A shim that has not ended a component so long after its grace is not going to.
+pub(crate) const STOP_SLACK: Duration = Duration::from_secs(5);
+
+/// What outlives the daemon beside `shim.json`; stored by the shell whenever it changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Memory {
+    /// Times it was started again after ending by itself.
+    pub(crate) restarts: u64,
+    /// How it last ended.
+    pub(crate) last_exit: String,
+    /// Its end was for good, for this spec hash and epoch.
+    pub(crate) settled: Option<Settled>,
+    /// The state last told to the monitor; `None`: none ever was.
+    pub(crate) state: Option<ComponentState>,
+    /// The shim whose component's end has been told.
+    pub(crate) ended: Option<ProcessFile>,
+}
+
+/// A component that is not to be started again until an operator acts or its spec changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Settled {
+    pub(crate) spec_hash: String,
+    pub(crate) epoch: u64,
+    /// Given up on, rather than done.
+    pub(crate) failed: bool,
+    pub(crate) reason: String,
+}
+
+/// What a look at the component's directory found when its actor began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Finding {
+    /// It never ran here, or its files are from an earlier boot.
+    Nothing,
+    /// A live shim, now connected.
+    Running(ShimFile),
+    /// It ended while nobody looked.
+    Exited(ShimFile),
+    /// Its shim had died without a word; what was left of it has been killed.
+    Lost(ShimFile),
+}
+
+/// What happened. Inputs about a shim carry the run they belong to; those of an earlier run are
+/// ignored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// The look at the directory is done; said once, first.
+    Found(Finding),
+    /// This is wanted now.
+    Assigned(Box<Assignment>, &'static str),
+    /// It is wanted no more: stop it and forget it.
+    Unassigned,
+    /// The shim has reported a running component.
+    Started(u64, ShimFile),
+    /// There is no shim and no process.
+    StartFailed(u64, String, Permanence),
+    /// The component ended; nothing of it is left.
+    Exited(u64, ShimExit),
+    /// The shim is gone or silent; its component may not be.
+    ShimLost(u64, String),
+    /// After [`Effect::Clean`]: nothing of it is left.
+    Cleaned(u64),
+    /// A probe's answer; the text says what was wrong.
+    Probed(u64, Result<(), String>),
+    /// The timer of that number went off.
+    Timer(u64),
+    /// An operator wants it started anew.
+    Restart,
+}
+
+/// Whether trying again could help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Permanence {
+    /// Not before somebody does something.
+    Permanent,
+    /// It may: tried again with growing delays, without end.
+    Passing,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Start a shim for this run; answered by `Started`, `StartFailed`, `Exited` or `ShimLost`.
+    Start(u64),
+    /// Tell the run's shim to stop the component; answered by `Exited` or `ShimLost`.
+    Stop(u64, Duration),
+    /// Kill the run's shim if it lives, then its session; answered by `Cleaned`.
+    Clean(u64),
+    /// Probe this run from now on.
+    Probe(u64),
+    /// No more probes.
+    StopProbe,
+    /// Answered by `Timer` of that number; replaces an earlier one.
+    SetTimer(u64, Duration),
+    /// Tell the monitor.
+    Transition(Change),
+    /// Status is not what it was.
+    StatusChanged,
+    /// Memory is not what it was.
+    Remember,
+    /// Gone: end this component's actor and remove its directory. The last effect.
+    Forget,
+}
+
+/// A transition, before the shell gives it an id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) at: WallTime,
+    pub(crate) desired: Desired,
+    pub(crate) prev: ComponentState,
+    pub(crate) new: ComponentState,
+    pub(crate) cause: String,
+    pub(crate) exit: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Looking,
+    Idle,
+    Starting,
+    Up,
+    Stopping,
+    Cleaning,
+    Backoff,
+    Gone,
+}
+
+/// Why a process is being stopped, or how it came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// We wanted it; for this cause.
+    Wanted(&'static str),
+    /// Its probe failed.
+    Probe,
+    /// By itself.
+    Own(&'static str),
+}
+
+/// The machine.
+#[derive(Debug)]
+pub(crate) struct Component {
+    key: ComponentKey,
+    assignment: Option<Assignment>,
+    unassigned: bool,
+    phase: Phase,
+    state: ComponentState,
+    since: WallTime,
+    health: Health,
+    reason: String,
+    memory: Memory,
+    run: u64,
+    file: Option<ShimFile>,
+    up_since: Option<Instant>,
+    end: Option<End>,
+    lost: String,
+    cause: &'static str,
+    failures: VecDeque<Instant>,
+    in_a_row: u32,
+    restart_requested: bool,
+    is_restart: bool,
+    timer: u64,
+    bad_probes: u32,
+    effects: Vec<Effect>,
+}
+
+struct Now {
+    now: Instant,
+    wall: WallTime,
+    random: Jitter,
+}
+
+impl Component {
+    pub(crate) fn new(key: ComponentKey, memory: Memory, wall: WallTime) -> Self {
+        let state = match memory.state {
+            None => ComponentState::Pending,
+            // What had no process then has none now, unless the look finds one.
+            Some(
+                still @ (ComponentState::Stopped | ComponentState::Exited | ComponentState::Failed),
+            ) => still,
+            Some(_) => ComponentState::Unknown,
+        };
+        Self {
+            key,
+            assignment: None,
+            unassigned: false,
+            phase: Phase::Looking,
+            state,
+            since: wall,
+            health: Health::Unknown,
+            reason: String::new(),
+            memory,
+            run: 0,
+            file: None,
+            up_since: None,
+            end: None,
+            lost: String::new(),
+            cause: "deploy",
+            failures: VecDeque::new(),
+            in_a_row: 0,
+            restart_requested: false,
+            is_restart: false,
+            timer: 0,
+            bad_probes: 0,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Takes one input. `random` is in 0.0..1.0 and used for at most one delay.
+    pub(crate) fn handle(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        random: Jitter,
+        input: Input,
+    ) -> Vec<Effect> {
+        let before = (self.status(), self.memory.clone());
+        let at = Now { now, wall, random };
+        if self.phase != Phase::Gone {
+            self.take(&at, input);
+        }
+        if before.1 != self.memory {
+            self.effects.push(Effect::Remember);
+        }
+        if before.0 != self.status() && self.phase != Phase::Gone {
+            self.effects.push(Effect::StatusChanged);
+        }
+        // The last effect, whatever else was to be said.
+        if let Some(index) = self.effects.iter().position(|e| *e == Effect::Forget) {
+            let forget = self.effects.remove(index);
+            self.effects.push(forget);
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// What is wanted, as last heard.
+    pub(crate) fn assignment(&self) -> Option<&Assignment> {
+        self.assignment.as_ref()
+    }
+
+    /// The process as its shim reported it.
+    pub(crate) fn file(&self) -> Option<&ShimFile> {
+        self.file.as_ref()
+    }
+
+    /// The number of the newest run.
+    pub(crate) const fn run(&self) -> u64 {
+        self.run
+    }
+
+    /// What outlives the daemon.
+    pub(crate) const fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// The row that lists show; `urls` is the shell's.
+    pub(crate) fn status(&self) -> ComponentStatus {
+        let running = matches!(self.phase, Phase::Up | Phase::Stopping | Phase::Cleaning);
+        let file = self.file.as_ref().filter(|_| running);
+        let assignment = self.assignment.as_ref();
+        let routes = assignment.map_or(&[][..], |a| &a.spec.routes);
+        let version = assignment.map_or_else(String::new, |a| {
+            let own = a.spec.shown_version();
+            if own.is_empty() { a.service_version.clone() } else { own }
+        });
+        ComponentStatus {
+            key: self.key.clone(),
+            desired: self.desired(),
+            state: self.state,
+            health: if running { self.health } else { Health::None },
+            pid: file.and_then(|f| f.child.as_ref()).map_or(0, |child| child.pid),
+            version,
+            revision: file.map_or_else(|| assignment.map_or(0, |a| a.revision), |f| f.revision),
+            spec_hash: file
+                .map_or_else(
+                    || assignment.map(|a| a.spec_hash.clone()),
+                    |f| Some(f.spec_hash.clone()),
+                )
+                .unwrap_or_default(),
+            restarts: self.memory.restarts,
+            started_at: file.map(|f| f.started_at),
+            since: self.since,
+            last_exit: self.memory.last_exit.clone(),
+            reason: self.reason.clone(),
+            ports: file.map_or_else(Vec::new, |f| {
+                routes.iter().map(|r| r.name.clone()).zip(f.ports.iter().copied()).collect()
+            }),
+            urls: Vec::new(),
+        }
+    }
+
+    fn desired(&self) -> Desired {
+        match &self.assignment {
+            _ if self.unassigned => Desired::Stopped,
+            Some(assignment) => assignment.desired,
+            // Taken over, and nobody has said yet what is wanted.
+            None => Desired::Ignore,
+        }
+    }
+
+    fn take(&mut self, at: &Now, input: Input) {
+        match input {
+            Input::Found(finding) if self.phase == Phase::Looking => self.found(at, finding),
+            Input::Assigned(assignment, cause) => self.assigned(*assignment, cause),
+            Input::Unassigned => self.unassigned = true,
+            Input::Restart => {
+                // One that is being started is being started anew.
+                self.restart_requested =
+                    self.desired() == Desired::Running && self.phase != Phase::Starting;
+            }
+            Input::Started(run, file) if run == self.run && self.phase == Phase::Starting => {
+                self.started(at, file);
+            }
+            Input::StartFailed(run, reason, permanence)
+                if run == self.run && self.phase == Phase::Starting =>
+            {
+                self.start_failed(at, reason, permanence);
+            }
+            Input::Exited(run, exit) if run == self.run && self.has_process() => {
+                let end = self.end.take().unwrap_or(End::Own(if exit.requested {
+                    // Nobody here asked: somebody sent the shim a SIGTERM.
+                    "signal"
+                } else {
+                    "self"
+                }));
+                self.ended(at, Some(&exit), end);
+            }
+            Input::ShimLost(run, why) if run == self.run && self.has_process() => {
+                self.lost = why;
+                self.clean();
+            }
+            Input::Cleaned(run) if run == self.run && self.phase == Phase::Cleaning => {
+                let end = self.end.take().unwrap_or(End::Own("shim"));
+                self.ended(at, None, end);
+            }
+            Input::Probed(run, answer) if run == self.run && self.phase == Phase::Up => {
+                self.probed(at, answer);
+            }
+            Input::Timer(timer) if timer == self.timer => match self.phase {
+                Phase::Backoff => self.start(at),
+                Phase::Stopping => {
+                    self.lost = "its shim did not stop it in time".to_owned();
+                    self.clean();
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+        self.decide(at);
+    }
+
+    const fn has_process(&self) -> bool {
+        matches!(self.phase, Phase::Starting | Phase::Up | Phase::Stopping)
+    }
+
+    fn found(&mut self, at: &Now, finding: Finding) {
+        self.phase = Phase::Idle;
+        match finding {
+            Finding::Nothing => {
+                if let Some(settled) = &self.memory.settled {
+                    self.reason.clone_from(&settled.reason);
+                }
+            }
+            Finding::Running(file) => {
+                self.run += 1;
+                self.phase = Phase::Up;
+                let ran = at.wall.since(file.started_at);
+                self.up_since = Some(at.now.checked_sub(ran).unwrap_or(at.now));
+                self.file = Some(file);
+                self.transition(at.wall, ComponentState::Running, "takeover", "");
+                self.begin_probing();
+            }
+            Finding::Exited(file) if self.memory.ended.as_ref() == Some(&file.shim) => {
+                if let Some(settled) = &self.memory.settled {
+                    self.reason.clone_from(&settled.reason);
+                }
+            }
+            Finding::Exited(file) => {
+                let exit = file.exit.clone();
+                let ran = exit.as_ref().map_or(Duration::ZERO, |e| e.at.since(file.started_at));
+                self.up_since = Some(at.now.checked_sub(ran).unwrap_or(at.now));
+                self.file = Some(file);
+                let requested = exit.as_ref().is_some_and(|e| e.requested);
+                let end = if requested { End::Wanted("takeover") } else { End::Own("self") };
+                self.ended(at, exit.as_ref(), end);
+            }
+            Finding::Lost(file) => {
+                self.up_since = Some(at.now);
+                self.lost = format!("its shim, pid {}, was gone", file.shim.pid);
+                self.file = Some(file);
+                self.ended(at, None, End::Own("shim"));
+            }
+        }
+    }
+
+    fn assigned(&mut self, assignment: Assignment, cause: &'static str) {
+        self.unassigned = false;
+        let first = self.assignment.is_none();
+        let same = self.assignment.as_ref().is_some_and(|old| {
+            old.spec_hash == assignment.spec_hash && old.epoch == assignment.epoch
+        });
+        let settled_by_this = self.memory.settled.as_ref().is_some_and(|settled| {
+            settled.spec_hash == assignment.spec_hash && settled.epoch == assignment.epoch
+        });
+        if !same {
+            self.cause = match &self.assignment {
+                Some(old) if old.spec_hash == assignment.spec_hash => "operator",
+                _ => cause,
+            };
+            if !settled_by_this {
+                self.forgive();
+            }
+        } else if let Some(old) = &self.assignment
+            && old.desired != assignment.desired
+        {
+            self.cause = "operator";
+            if assignment.desired == Desired::Running {
+                self.forgive();
+            }
+        }
+        self.assignment = Some(assignment);
+        if first && self.phase == Phase::Up {
+            self.begin_probing();
+        }
+    }
+
+    /// A fresh start: what failed before no longer counts.
+    fn forgive(&mut self) {
+        self.failures.clear();
+        self.in_a_row = 0;
+        self.is_restart = false;
+        if self.memory.settled.take().is_some() {
+            self.reason.clear();
+        }
+        if self.phase == Phase::Backoff {
+            self.phase = Phase::Idle;
+            self.timer += 1;
+        }
+    }
+
+    /// Brings what is nearer to what is wanted, as far as it can be now.
+    fn decide(&mut self, at: &Now) {
+        let differs = match (&self.assignment, &self.file) {
+            (Some(want), Some(have)) => {
+                want.spec_hash != have.spec_hash || want.epoch != have.epoch
+            }
+            _ => false,
+        };
+        match self.phase {
+            Phase::Up => {
+                let why = match self.desired() {
+                    _ if self.unassigned => Some("undeploy"),
+                    Desired::Stopped => Some("operator"),
+                    Desired::Running if self.restart_requested => Some("operator"),
+                    Desired::Running if differs => Some(self.cause),
+                    Desired::Running | Desired::Ignore => None,
+                };
+                if let Some(cause) = why {
+                    self.stop(at, End::Wanted(cause));
+                }
+            }
+            Phase::Idle | Phase::Backoff => {
+                if self.unassigned {
+                    self.phase = Phase::Gone;
+                    self.transition(at.wall, ComponentState::Removed, "undeploy", "");
+                    self.effects.push(Effect::Forget);
+                    return;
+                }
+                match self.desired() {
+                    Desired::Running if self.restart_requested => {
+                        self.restart_requested = false;
+                        self.cause = "operator";
+                        self.forgive();
+                        self.start(at);
+                    }
+                    Desired::Running => {
+                        if self.phase == Phase::Idle && self.memory.settled.is_none() {
+                            self.start(at);
+                        }
+                    }
+                    Desired::Stopped => {
+                        self.phase = Phase::Idle;
+                        self.timer += 1;
+                        self.reason.clear();
+                        self.transition(at.wall, ComponentState::Stopped, "operator", "");
+                    }
+                    Desired::Ignore => {
+                        self.phase = Phase::Idle;
+                        self.timer += 1;
+                    }
+                }
+            }
+            Phase::Looking | Phase::Starting | Phase::Stopping | Phase::Cleaning | Phase::Gone => {}
+        }
+    }
+
+    fn start(&mut self, at: &Now) {
+        self.phase = Phase::Starting;
+        self.restart_requested = false;
+        self.run += 1;
+        self.timer += 1;
+        self.file = None;
+        self.end = None;
+        if std::mem::take(&mut self.is_restart) {
+            self.memory.restarts += 1;
+        }
+        let cause = self.cause;
+        self.transition(at.wall, ComponentState::Starting, cause, "");
+        self.effects.push(Effect::Start(self.run));
+    }
+
+    fn started(&mut self, at: &Now, file: ShimFile) {
+        self.phase = Phase::Up;
+        let ran = at.wall.since(file.started_at).min(FAIL_WITHIN);
+        self.up_since = Some(at.now.checked_sub(ran).unwrap_or(at.now));
+        let started_at = file.started_at;
+        self.file = Some(file);
+        self.reason.clear();
+        self.bad_probes = 0;
+        if self.begin_probing() {
+            self.reason = "waits for its first good probe".to_owned();
+        } else {
+            let cause = self.cause;
+            self.transition(started_at, ComponentState::Running, cause, "");
+        }
+    }
+
+    /// Whether there is a probe.
+    fn begin_probing(&mut self) -> bool {
+        self.bad_probes = 0;
+        let declared = self.assignment.as_ref().is_some_and(|a| a.spec.health.is_some());
+        self.health = if declared { Health::Unknown } else { Health::None };
+        if declared {
+            self.effects.push(Effect::Probe(self.run));
+        }
+        declared
+    }
+
+    fn probed(&mut self, at: &Now, answer: Result<(), String>) {
+        let Some(check) = self.assignment.as_ref().and_then(|a| a.spec.health.clone()) else {
+            return;
+        };
+        match answer {
+            Ok(()) => {
+                self.bad_probes = 0;
+                self.health = Health::Healthy;
+                self.reason.clear();
+                if self.state == ComponentState::Starting {
+                    let cause = self.cause;
+                    self.transition(at.wall, ComponentState::Running, cause, "");
+                }
+            }
+            Err(text) => {
+                let up = self.up_since.map_or(Duration::ZERO, |since| at.now.duration_since(since));
+                // Before the first good probe, a start takes as long as it was given.
+                if self.health == Health::Unknown && up < check.start_period {
+                    return;
+                }
+                self.bad_probes = self.bad_probes.saturating_add(1);
+                if self.bad_probes < check.retries.max(1) {
+                    return;
+                }
+                self.health = Health::Unhealthy;
+                self.reason = format!("unhealthy: {text}");
+                let policy = self.assignment.as_ref().map(|a| a.spec.restart);
+                if self.desired() == Desired::Running && policy != Some(RestartPolicy::No) {
+                    self.stop(at, End::Probe);
+                }
+            }
+        }
+    }
+
+    fn stop(&mut self, at: &Now, end: End) {
+        let grace = self.assignment.as_ref().map_or(Duration::from_secs(10), |a| a.spec.stop_grace);
+        self.phase = Phase::Stopping;
+        self.end = Some(end);
+        self.effects.push(Effect::StopProbe);
+        let cause = match end {
+            End::Wanted(cause) | End::Own(cause) => cause,
+            End::Probe => "probe",
+        };
+        self.transition(at.wall, ComponentState::Stopping, cause, "");
+        self.effects.push(Effect::Stop(self.run, grace));
+        self.set_timer(grace + STOP_SLACK);
+    }
+
+    fn clean(&mut self) {
+        self.phase = Phase::Cleaning;
+        self.timer += 1;
+        self.effects.push(Effect::StopProbe);
+        self.effects.push(Effect::Clean(self.run));
+    }
+
+    fn set_timer(&mut self, after: Duration) {
+        self.timer += 1;
+        self.effects.push(Effect::SetTimer(self.timer, after));
+    }
+
+    fn start_failed(&mut self, at: &Now, reason: String, permanence: Permanence) {
+        self.phase = Phase::Idle;
+        self.reason = reason;
+        if self.desired() != Desired::Running {
+            self.transition(at.wall, ComponentState::Exited, "self", "");
+            return;
+        }
+        match permanence {
+            Permanence::Permanent => self.settle(at, true, self.reason.clone(), "self", ""),
+            Permanence::Passing => {
+                self.transition(at.wall, ComponentState::Exited, "self", "");
+                self.again(at);
+            }
+        }
+    }
+
+    /// The process is gone, all of it.
+    fn ended(&mut self, at: &Now, exit: Option<&ShimExit>, end: End) {
+        self.phase = Phase::Idle;
+        self.timer += 1;
+        self.effects.push(Effect::StopProbe);
+        let ran = self.up_since.take().map_or(Duration::ZERO, |since| at.now.duration_since(since));
+        let when = exit.map_or(at.wall, |exit| exit.at);
+        let text = exit.map_or_else(|| "killed with its shim".to_owned(), |e| e.status.clone());
+        self.memory.last_exit.clone_from(&text);
+        self.memory.ended = self.file.take().map(|file| file.shim);
+        self.health = Health::None;
+        let cause = match end {
+            End::Wanted(cause) => {
+                // It may be wanted again at once; then this is what it goes through.
+                self.reason.clear();
+                self.transition(when, ComponentState::Stopped, cause, &text);
+                return;
+            }
+            End::Probe => "probe",
+            End::Own(cause) => cause,
+        };
+        self.reason = match (end, exit) {
+            (End::Probe, _) => format!("stopped because its probe failed: {text}"),
+            (_, None) => std::mem::take(&mut self.lost),
+            (_, Some(exit)) if exit.failed_to_start => exit.status.clone(),
+            (_, Some(_)) => format!("ended by itself: {text}"),
+        };
+        let leave = self.restart_requested || self.desired() != Desired::Running;
+        let good = end != End::Probe && exit.and_then(|exit| exit.code) == Some(0);
+        let policy = self.assignment.as_ref().map(|a| a.spec.restart);
+        if ran >= GOOD_RUN {
+            self.in_a_row = 0;
+        } else {
+            self.failures.push_back(at.now);
+        }
+        while self.failures.front().is_some_and(|f| at.now.duration_since(*f) > FAIL_WITHIN) {
+            self.failures.pop_front();
+        }
+        if leave || policy.is_none() {
+            self.transition(when, ComponentState::Exited, cause, &text);
+            return;
+        }
+        match policy {
+            Some(RestartPolicy::No) => {
+                let reason = format!("{}; its restart policy is `no`", self.reason);
+                self.settle_at(when, false, reason, cause, &text);
+            }
+            Some(RestartPolicy::OnFailure(_)) if good => {
+                self.settle_at(when, false, "ended well".to_owned(), cause, &text);
+            }
+            Some(RestartPolicy::OnFailure(Some(most))) if self.in_a_row >= most => {
+                let reason = format!(
+                    "{}; restarted {most} times, as its policy allows. Look at `weft logs`, then `weft restart`",
+                    self.reason
+                );
+                self.settle_at(when, true, reason, cause, &text);
+            }
+            _ if self.failures.len() >= FAIL_COUNT => {
+                let reason = format!(
+                    "{}; {FAIL_COUNT} times within {} minutes after less than {} s each. Look at `weft logs`, then `weft restart`",
+                    self.reason,
+                    FAIL_WITHIN.as_secs() / 60,
+                    GOOD_RUN.as_secs()
+                );
+                self.settle_at(when, true, reason, cause, &text);
+            }
+            _ => {
+                self.transition(when, ComponentState::Exited, cause, &text);
+                self.again(at);
+            }
+        }
+    }
+
+    /// Starts it again: at once the first time, then later and later.
+    fn again(&mut self, at: &Now) {
+        self.is_restart = true;
+        self.cause = "reconcile";
+        let attempt = self.in_a_row;
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        // The first restart is at once: `decide` starts what is idle.
+        if let Some(waits) = attempt.checked_sub(1) {
+            self.phase = Phase::Backoff;
+            self.set_timer(BACKOFF.delay(waits, at.random));
+        }
+    }
+
+    fn settle(&mut self, at: &Now, failed: bool, reason: String, cause: &str, exit: &str) {
+        self.settle_at(at.wall, failed, reason, cause, exit);
+    }
+
+    fn settle_at(&mut self, when: WallTime, failed: bool, reason: String, cause: &str, exit: &str) {
+        self.reason.clone_from(&reason);
+        if let Some(assignment) = &self.assignment {
+            self.memory.settled = Some(Settled {
+                spec_hash: assignment.spec_hash.clone(),
+                epoch: assignment.epoch,
+                failed,
+                reason,
+            });
+        }
+        if failed {
+            // The exit itself is an event too.
+            if !exit.is_empty() {
+                self.transition(when, ComponentState::Exited, cause, exit);
+            }
+            self.transition(when, ComponentState::Failed, cause, exit);
+        } else {
+            self.transition(when, ComponentState::Exited, cause, exit);
+        }
+    }
+
+    fn transition(&mut self, at: WallTime, new: ComponentState, cause: &str, exit: &str) {
+        if self.state == new {
+            return;
+        }
+        self.effects.push(Effect::Transition(Change {
+            at,
+            desired: self.desired(),
+            prev: self.state,
+            new,
+            cause: cause.to_owned(),
+            exit: exit.to_owned(),
+        }));
+        self.state = new;
+        self.since = at;
+        self.memory.state = Some(new);
+    }
+}
+
+#[cfg(test)]
+mod tests;

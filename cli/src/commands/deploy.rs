@@ -1,0 +1,119 @@
+//! `deploy` and `plan` (orchestration §7, §8).
+
+use std::time::Duration;
+
+use weft_protocol::{
+    DeployOptions, DeployService, PlanItem, PlanService, ReadState, ServiceSpec, format_time,
+};
+use weft_wire::{ActorKind, Address};
+
+use super::change::follow;
+use super::definition::{Wanted, check_component, read_arguments, resolve};
+use super::{App, millis, request};
+use crate::args::{Deploy, Plan};
+use crate::attach::Attached;
+use crate::error::{CliError, Exit, Result};
+use crate::output::Output;
+use crate::output::views::{ChangeView, PlanView, plan_table};
+
+pub(crate) async fn run(app: &App, args: &Deploy) -> Result<Exit> {
+    let (reference, source) = read_arguments(args.target.as_deref(), args.file.as_deref())?;
+    let context = app.context()?;
+    let wanted = resolve(reference.as_ref(), &source, &context.services_dir, &app.output)?;
+    let attached = app.attach().await?;
+    let options =
+        DeployOptions { component: wanted.component.clone(), if_changed: args.if_changed };
+    let stored =
+        if wanted.spec.is_none() { Some(last(app, &attached, &wanted).await?) } else { None };
+    if args.change.dry_run {
+        let spec = wanted.spec.or(stored.map(Box::new)).ok_or_else(|| none(&wanted.service))?;
+        let items = plan_of(app, &attached, spec, options).await?;
+        return show_plan(&app.output, &items);
+    }
+    if wanted.spec.as_ref().or(stored.map(Box::new).as_ref()).is_some_and(|spec| !spec.active) {
+        app.output.notice(format!(
+            "{} has `active = false`: the definition is stored, nothing is started",
+            wanted.service
+        ));
+    }
+    deploy(&attached, &app.output, wanted, options, app.deploy(), args.change.no_wait).await?;
+    Ok(Exit::Ok)
+}
+
+/// Deploys and follows until it is healthy or has failed.
+///
+/// # Errors
+/// As [`follow`].
+pub(crate) async fn deploy(
+    attached: &Attached,
+    output: &Output,
+    wanted: Wanted,
+    options: DeployOptions,
+    within: Duration,
+    no_wait: bool,
+) -> Result<ChangeView> {
+    let message = DeployService {
+        request: request(),
+        spec: wanted.spec,
+        service: wanted.service,
+        options,
+        timeout_ms: millis(within),
+        no_wait,
+    };
+    let items = attached.subscribe(Address::here(ActorKind::Gateway), message, within).await?;
+    follow(attached, items, output, "deploy", within).await
+}
+
+pub(crate) async fn plan(app: &App, args: &Plan) -> Result<Exit> {
+    let (reference, source) = read_arguments(args.target.as_deref(), args.file.as_deref())?;
+    let context = app.context()?;
+    let wanted = resolve(reference.as_ref(), &source, &context.services_dir, &app.output)?;
+    let attached = app.attach().await?;
+    let options =
+        DeployOptions { component: wanted.component.clone(), if_changed: args.if_changed };
+    let spec = match wanted.spec {
+        Some(spec) => spec,
+        None => Box::new(last(app, &attached, &wanted).await?),
+    };
+    let items = plan_of(app, &attached, spec, options).await?;
+    show_plan(&app.output, &items)
+}
+
+async fn plan_of(
+    app: &App,
+    attached: &Attached,
+    spec: Box<ServiceSpec>,
+    options: DeployOptions,
+) -> Result<Vec<PlanItem>> {
+    let message = PlanService { spec, options };
+    attached.ask(Address::here(ActorKind::Gateway), message, app.question()).await
+}
+
+fn show_plan(output: &Output, items: &[PlanItem]) -> Result<Exit> {
+    let views: Vec<PlanView> = items.iter().map(PlanView::from).collect();
+    output.result(&views, plan_table(items))?;
+    Ok(Exit::Ok)
+}
+
+/// The definition last deployed, announced on stderr (§8.1, rule 3).
+async fn last(app: &App, attached: &Attached, wanted: &Wanted) -> Result<ServiceSpec> {
+    let state =
+        attached.ask(Address::here(ActorKind::Registry), ReadState {}, app.question()).await?;
+    let record = state.service(&wanted.service).ok_or_else(|| none(&wanted.service))?;
+    check_component(&record.spec, &wanted.component)?;
+    app.output.notice(format!(
+        "no local definition of {}: using revision {} from the registry, deployed {}",
+        record.name,
+        record.revision,
+        format_time(record.updated_at)
+    ));
+    Ok(record.spec.clone())
+}
+
+fn none(service: &str) -> CliError {
+    CliError::usage(format!("there is no definition of service `{service}`"))
+        .help(format!(
+            "write {service}.toml in the services directory, or name a definition with -f"
+        ))
+        .service(service)
+}

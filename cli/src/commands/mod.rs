@@ -1,0 +1,147 @@
+//! One file per verb or family of verbs.
+
+mod actors;
+mod change;
+pub(crate) mod definition;
+pub(crate) mod deploy;
+mod events;
+pub(crate) mod init;
+pub(crate) mod join;
+mod lifecycle;
+mod login;
+mod logs;
+mod node;
+mod show;
+mod validate;
+
+pub(crate) use node::find as find_node;
+
+use std::time::Duration;
+
+use clap::CommandFactory;
+use serde::Serialize;
+use weft_wire::RequestId;
+
+use crate::args::{Cli, Global, Verb};
+use crate::attach::{Attached, Attacher};
+use crate::context::Context;
+use crate::error::{CliError, Exit, Result};
+use crate::output::Output;
+use crate::paths::Env;
+
+/// What every verb works with.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) global: Global,
+    pub(crate) output: Output,
+    pub(crate) env: Env,
+}
+
+impl App {
+    /// The context the flags and the environment select.
+    ///
+    /// # Errors
+    /// When there is none, or its file has mistakes.
+    pub(crate) fn context(&self) -> Result<Context> {
+        Context::load(&self.global, &self.env)
+    }
+
+    /// Attaches as the flags say.
+    ///
+    /// # Errors
+    /// Exit 5 when nobody answers; exit 3 when nobody accepts the certificate.
+    pub(crate) async fn attach(&self) -> Result<Attached> {
+        let context = self.context()?;
+        Attacher::new(&context).attach(self.global.node.as_deref()).await
+    }
+
+    /// How long a question may take.
+    pub(crate) fn question(&self) -> Duration {
+        self.global.timeout.unwrap_or(Duration::from_secs(10))
+    }
+
+    /// How long a change may take.
+    pub(crate) fn change(&self) -> Duration {
+        self.global.timeout.unwrap_or(Duration::from_secs(120))
+    }
+
+    /// How long a deploy may take (orchestration §8.2).
+    pub(crate) fn deploy(&self) -> Duration {
+        self.global.timeout.unwrap_or(Duration::from_secs(300))
+    }
+}
+
+/// A new request's id.
+pub(crate) fn request() -> RequestId {
+    RequestId::new(uuid::Uuid::now_v7())
+}
+
+/// Whole milliseconds, for messages.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Runs a parsed command line.
+///
+/// # Errors
+/// Whatever kept it from being done.
+pub(crate) async fn run(cli: Cli) -> Result<Exit> {
+    let output = Output::new(&cli.global);
+    let app = App { output, global: cli.global, env: Env::read() };
+    if app.global.on.is_some() {
+        return Err(CliError::usage("--on is not in this version")
+            .help("--node chooses the node to attach to; replicas are placed by name"));
+    }
+    match cli.verb {
+        Verb::Init(args) => init::run(&app, &args),
+        Verb::Join(args) => join::run(&app, &args).await,
+        Verb::Login(args) => login::login(&app, &args).await,
+        Verb::Whoami => login::whoami(&app).await,
+        Verb::Up(args) => crate::up::run(&app, &args).await,
+        Verb::Down(args) => crate::up::down::run(&app, &args).await,
+        Verb::Deploy(args) => deploy::run(&app, &args).await,
+        Verb::Plan(args) => deploy::plan(&app, &args).await,
+        Verb::Validate(args) => validate::run(&app, &args),
+        Verb::Stop(args) => lifecycle::run(&app, lifecycle::Kind::Stop, &args).await,
+        Verb::Start(args) => lifecycle::run(&app, lifecycle::Kind::Start, &args).await,
+        Verb::Restart(args) => lifecycle::run(&app, lifecycle::Kind::Restart, &args).await,
+        Verb::Undeploy(args) => lifecycle::undeploy(&app, &args).await,
+        Verb::List => show::list(&app).await,
+        Verb::Ps(args) => show::ps(&app, &args).await,
+        Verb::Status(args) => show::status(&app, &args).await,
+        Verb::Logs(args) => logs::run(&app, &args).await,
+        Verb::Events(args) => events::run(&app, &args).await,
+        Verb::Actors(args) => actors::run(&app, &args).await,
+        Verb::Chaos(args) => actors::chaos(&app, &args).await,
+        Verb::Node(args) => node::run(&app, &args).await,
+        Verb::Version => version(&app),
+        Verb::Completions { shell } => completions(shell),
+    }
+}
+
+fn version(app: &App) -> Result<Exit> {
+    #[derive(Serialize)]
+    struct View {
+        version: &'static str,
+        protocol_min: u16,
+        protocol_max: u16,
+        format_level: u16,
+    }
+    let view = View {
+        version: weft_protocol::VERSION,
+        protocol_min: weft_wire::PROTOCOL_MIN,
+        protocol_max: weft_wire::PROTOCOL_MAX,
+        format_level: weft_wire::FORMAT_LEVEL,
+    };
+    app.output.result(&view, format!("weft {}", weft_protocol::VERSION))?;
+    Ok(Exit::Ok)
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<Exit> {
+    use std::io::Write;
+    // Into memory first: the generator panics when its writer fails.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "weft", &mut script);
+    let _ = std::io::stdout().lock().write_all(&script);
+    Ok(Exit::Ok)
+}

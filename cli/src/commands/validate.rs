@@ -1,0 +1,111 @@
+//! `validate`: definitions checked offline.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use weft_config::Diagnostics;
+use weft_config::service::{ParseOptions, Stem, parse, parse_file};
+
+use super::App;
+use crate::args::Validate;
+use crate::context::services_dir;
+use crate::error::{CliError, Exit, Result};
+
+#[derive(Serialize)]
+struct View {
+    file: String,
+    ok: bool,
+    service: Option<String>,
+    errors: Vec<MistakeView>,
+    warnings: Vec<MistakeView>,
+}
+
+#[derive(Serialize)]
+struct MistakeView {
+    line: usize,
+    column: usize,
+    message: String,
+    help: Option<String>,
+}
+
+pub(crate) fn run(app: &App, args: &Validate) -> Result<Exit> {
+    let (files, stem) = if args.files.is_empty() {
+        (definitions(&services_dir(&app.global, &app.env)?)?, Stem::MustMatch)
+    } else {
+        (args.files.clone(), Stem::Any)
+    };
+    let mut views = Vec::new();
+    let mut bad = 0usize;
+    for file in &files {
+        let name = file.display().to_string();
+        let outcome = if file == Path::new("-") {
+            let mut text = String::new();
+            std::io::stdin()
+                .lock()
+                .read_to_string(&mut text)
+                .map_err(|e| CliError::io("read", file, &e))?;
+            parse(&text, "<stdin>")
+        } else {
+            parse_file(file, stem, ParseOptions::default())
+        };
+        let (service, errors, warnings) = match outcome {
+            Ok(parsed) => (Some(parsed.spec.name), Diagnostics::default(), parsed.warnings),
+            Err(errors) => (None, errors, Diagnostics::default()),
+        };
+        bad += usize::from(!errors.is_empty());
+        if !app.output.json {
+            for mistake in errors.iter().chain(&warnings) {
+                app.output.line(mistake.short())?;
+                app.output.progress(format!("{mistake}\n"));
+            }
+            if errors.is_empty() {
+                app.output.line(format!("{name}: ok"))?;
+            }
+        }
+        views.push(View {
+            file: name,
+            ok: errors.is_empty(),
+            service,
+            errors: mistakes(&errors),
+            warnings: mistakes(&warnings),
+        });
+    }
+    if app.output.json {
+        app.output.document(&views)?;
+    }
+    if bad == 0 {
+        return Ok(Exit::Ok);
+    }
+    Err(CliError::new(
+        Exit::Usage,
+        "invalid",
+        format!("{bad} of {} definitions cannot be deployed", files.len()),
+    ))
+}
+
+fn mistakes(all: &Diagnostics) -> Vec<MistakeView> {
+    all.iter()
+        .map(|d| MistakeView {
+            line: d.line,
+            column: d.column,
+            message: d.message.clone(),
+            help: (!d.help.is_empty()).then(|| d.help.clone()),
+        })
+        .collect()
+}
+
+/// The definitions of a services directory, by name.
+fn definitions(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(dir).map_err(|e| CliError::io("read", dir, &e))?;
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|e| e.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "toml"))
+        .collect();
+    files.sort();
+    if files.is_empty() {
+        return Err(CliError::usage(format!("there are no definitions in {}", dir.display()))
+            .help("name the files to check"));
+    }
+    Ok(files)
+}

@@ -1,0 +1,597 @@
+//! The shapes that `--json` prints, and the rows that tables print. Field names are promises
+//! (issue "JSON that scripts may rely on"); more may be added, none is renamed.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use weft_protocol::{
+    ActorInfo, AttachInfo, ComponentRow, Drift, Event, LogLine, LogStream, NodeReply, NodeRow,
+    NodeState, PlanAction, PlanItem, ServiceRow, format_time, uptime,
+};
+use weft_wire::WallTime;
+
+use super::Table;
+use super::table::cut;
+
+fn some(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// A component, as `ps --json` has it. `pid`, `started_at` are null where no process runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ComponentView {
+    pub(crate) service: String,
+    pub(crate) component: String,
+    pub(crate) replica: u32,
+    pub(crate) node: String,
+    pub(crate) state: &'static str,
+    pub(crate) pid: Option<u32>,
+    pub(crate) health: &'static str,
+    pub(crate) version: String,
+    pub(crate) revision: u64,
+    pub(crate) restarts: u64,
+    pub(crate) started_at: Option<String>,
+    pub(crate) urls: Vec<String>,
+    pub(crate) desired: &'static str,
+    pub(crate) since: String,
+    pub(crate) last_exit: Option<String>,
+    pub(crate) reason: Option<String>,
+}
+
+impl From<&ComponentRow> for ComponentView {
+    fn from(row: &ComponentRow) -> Self {
+        let status = &row.status;
+        Self {
+            service: status.key.service.clone(),
+            component: status.key.component.clone(),
+            replica: status.key.replica,
+            node: row.node.clone(),
+            state: status.state.as_str(),
+            pid: (status.pid != 0).then_some(status.pid),
+            health: status.health.as_str(),
+            version: status.version.clone(),
+            revision: status.revision,
+            restarts: status.restarts,
+            started_at: status.started_at.map(format_time),
+            urls: status.urls.clone(),
+            desired: status.desired.as_str(),
+            since: format_time(status.since),
+            last_exit: some(&status.last_exit),
+            reason: some(&status.reason),
+        }
+    }
+}
+
+/// `ps` (orchestration §7: SERVICE COMPONENT NODE STATE VERSION UPTIME, sorted by service, then
+/// component), and what else helps.
+pub(crate) fn components_table(rows: &[ComponentRow], now: WallTime) -> Table {
+    let mut rows: Vec<&ComponentRow> = rows.iter().collect();
+    rows.sort_by(|a, b| {
+        let key = |r: &ComponentRow| {
+            let k = &r.status.key;
+            (k.service.clone(), k.component.clone(), k.replica, r.node.clone())
+        };
+        key(a).cmp(&key(b))
+    });
+    let mut table = Table::new([
+        "SERVICE",
+        "COMPONENT",
+        "NODE",
+        "STATE",
+        "VERSION",
+        "UPTIME",
+        "REPLICA",
+        "HEALTH",
+        "RESTARTS",
+        "PID",
+        "URL",
+    ]);
+    for row in rows {
+        let s = &row.status;
+        table.row([
+            s.key.service.clone(),
+            s.key.component.clone(),
+            row.node.clone(),
+            s.state.to_string(),
+            s.version.clone(),
+            s.started_at.map(|at| uptime(now.since(at))).unwrap_or_default(),
+            s.key.replica.to_string(),
+            s.health.to_string(),
+            s.restarts.to_string(),
+            if s.pid == 0 { String::new() } else { s.pid.to_string() },
+            s.urls.join(" "),
+        ]);
+    }
+    table
+}
+
+/// A component of desired state, as `list --json` has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ServiceView {
+    pub(crate) service: String,
+    pub(crate) component: String,
+    pub(crate) replica: u32,
+    pub(crate) node: Option<String>,
+    pub(crate) desired: &'static str,
+    pub(crate) observed: &'static str,
+    pub(crate) version: String,
+    pub(crate) revision: u64,
+}
+
+impl From<&ServiceRow> for ServiceView {
+    fn from(row: &ServiceRow) -> Self {
+        Self {
+            service: row.service.clone(),
+            component: row.component.clone(),
+            replica: row.replica,
+            node: some(&row.node),
+            desired: row.desired.as_str(),
+            observed: row.observed.as_str(),
+            version: row.version.clone(),
+            revision: row.revision,
+        }
+    }
+}
+
+/// `list` (orchestration §7).
+pub(crate) fn services_table(rows: &[ServiceRow]) -> Table {
+    let mut table = Table::new([
+        "SERVICE",
+        "COMPONENT",
+        "NODE",
+        "DESIRED",
+        "OBSERVED",
+        "VERSION",
+        "REPLICA",
+        "REVISION",
+    ]);
+    for r in rows {
+        table.row([
+            r.service.clone(),
+            r.component.clone(),
+            r.node.clone(),
+            r.desired.to_string(),
+            r.observed.to_string(),
+            r.version.clone(),
+            r.replica.to_string(),
+            r.revision.to_string(),
+        ]);
+    }
+    table
+}
+
+/// A node, as `node list --json` has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct NodeView {
+    pub(crate) name: String,
+    pub(crate) id: String,
+    pub(crate) state: &'static str,
+    pub(crate) role: &'static str,
+    pub(crate) address: String,
+    pub(crate) version: String,
+    pub(crate) last_seen_ms: Option<u64>,
+    pub(crate) rtt_us: Option<u64>,
+    pub(crate) zone: Option<String>,
+    pub(crate) components: u64,
+    pub(crate) reason: Option<String>,
+}
+
+impl From<&NodeRow> for NodeView {
+    fn from(row: &NodeRow) -> Self {
+        Self {
+            name: row.name.clone(),
+            id: row.id.to_string(),
+            state: row.state.as_str(),
+            role: row.role.as_str(),
+            address: row.address.clone(),
+            version: row.version.clone(),
+            last_seen_ms: row.last_seen_ms,
+            rtt_us: row.rtt_us,
+            zone: some(&row.zone),
+            components: row.components,
+            reason: some(&row.reason),
+        }
+    }
+}
+
+/// `node list` (orchestration §7).
+pub(crate) fn nodes_table(rows: &[NodeRow]) -> Table {
+    let mut table = Table::new([
+        "NAME",
+        "ADDRESS",
+        "VERSION",
+        "ROLE",
+        "STATUS",
+        "COMPONENTS",
+        "LAST-SEEN",
+        "RTT",
+    ]);
+    for r in rows {
+        let status = if r.state == NodeState::Ready || r.reason.is_empty() {
+            r.state.to_string()
+        } else {
+            format!("{} ({})", r.state, cut(&r.reason, 60))
+        };
+        table.row([
+            r.name.clone(),
+            r.address.clone(),
+            r.version.clone(),
+            r.role.to_string(),
+            status,
+            r.components.to_string(),
+            r.last_seen_ms.map(ago).unwrap_or_default(),
+            r.rtt_us.map(rtt).unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
+/// Milliseconds as an age.
+fn ago(ms: u64) -> String {
+    if ms < 1000 { format!("{ms}ms") } else { uptime(Duration::from_millis(ms)) }
+}
+
+/// Microseconds as a round trip.
+fn rtt(us: u64) -> String {
+    if us < 1000 { format!("{us}us") } else { format!("{}.{}ms", us / 1000, us % 1000 / 100) }
+}
+
+/// An actor, as `actors --json` has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ActorView {
+    pub(crate) node: String,
+    pub(crate) path: String,
+    pub(crate) state: &'static str,
+    pub(crate) since: String,
+    pub(crate) restarts: u64,
+    pub(crate) mailbox_depth: u64,
+    pub(crate) mailbox_capacity: u64,
+    pub(crate) messages: u64,
+    pub(crate) last_failure: Option<String>,
+    pub(crate) dead_letters: u64,
+}
+
+impl From<&ActorInfo> for ActorView {
+    fn from(row: &ActorInfo) -> Self {
+        Self {
+            node: row.node.clone(),
+            path: row.path.clone(),
+            state: row.state.as_str(),
+            since: format_time(row.since),
+            restarts: row.restarts,
+            mailbox_depth: row.mailbox_depth,
+            mailbox_capacity: row.mailbox_capacity,
+            messages: row.messages,
+            last_failure: some(&row.last_failure),
+            dead_letters: row.dead_letters,
+        }
+    }
+}
+
+/// `actors` (orchestration §7). Rates come from `earlier`, a look `apart` before.
+pub(crate) fn actors_table(
+    rows: &[ActorInfo],
+    earlier: &[ActorInfo],
+    apart: Duration,
+    now: WallTime,
+) -> Table {
+    let mut table = Table::new([
+        "NODE",
+        "PATH",
+        "STATE",
+        "SINCE",
+        "RESTARTS",
+        "MAILBOX",
+        "MSG/S",
+        "LAST-FAILURE",
+    ]);
+    for r in rows {
+        let before = earlier.iter().find(|e| e.node == r.node && e.path == r.path);
+        let rate = before.filter(|_| !apart.is_zero()).map(|before| {
+            let handled = r.messages.saturating_sub(before.messages);
+            // Counts this small are exact in a float.
+            format!("{:.0}", handled as f64 / apart.as_secs_f64())
+        });
+        table.row([
+            r.node.clone(),
+            r.path.clone(),
+            r.state.to_string(),
+            uptime(now.since(r.since)),
+            r.restarts.to_string(),
+            format!("{}/{}", r.mailbox_depth, r.mailbox_capacity),
+            rate.unwrap_or_default(),
+            cut(&r.last_failure, 60),
+        ]);
+    }
+    table
+}
+
+/// An event, as `events --json` prints one a line. What does not apply is null.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct EventView {
+    pub(crate) time: String,
+    pub(crate) node: String,
+    pub(crate) service: Option<String>,
+    pub(crate) component: Option<String>,
+    pub(crate) replica: Option<u32>,
+    pub(crate) prev_state: &'static str,
+    pub(crate) new_state: &'static str,
+    pub(crate) cause: String,
+    pub(crate) exit: Option<String>,
+    pub(crate) id: String,
+}
+
+impl From<&Event> for EventView {
+    fn from(event: &Event) -> Self {
+        Self {
+            time: format_time(event.time),
+            node: event.node.clone(),
+            service: some(&event.service),
+            component: some(&event.component),
+            replica: (event.replica != 0).then_some(event.replica),
+            prev_state: event.prev_state.as_str(),
+            new_state: event.new_state.as_str(),
+            cause: event.cause.clone(),
+            exit: some(&event.exit),
+            id: event.id.to_string(),
+        }
+    }
+}
+
+/// One event as a line for people; fixed widths, because more may come.
+pub(crate) fn event_line(event: &Event) -> String {
+    let what = match (event.service.is_empty(), event.component.is_empty()) {
+        (true, _) => "-".to_owned(),
+        (false, true) => event.service.clone(),
+        (false, false) => format!("{}/{}", event.service, event.component),
+    };
+    let what = if event.replica == 0 { what } else { format!("{what}#{}", event.replica) };
+    let exit = if event.exit.is_empty() { String::new() } else { format!(", {}", event.exit) };
+    let line = format!(
+        "{}  {:<8}  {what:<28}  {} -> {}  ({}{exit})",
+        format_time(event.time),
+        event.node,
+        event.prev_state,
+        event.new_state,
+        event.cause,
+    );
+    crate::error::clean(&line).replace('\n', " ")
+}
+
+/// A difference between what is wanted and what is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct DriftView {
+    pub(crate) service: String,
+    pub(crate) component: String,
+    pub(crate) replica: u32,
+    pub(crate) node: String,
+    pub(crate) desired: &'static str,
+    pub(crate) observed: &'static str,
+    pub(crate) reason: String,
+    pub(crate) since: String,
+}
+
+impl From<&Drift> for DriftView {
+    fn from(drift: &Drift) -> Self {
+        Self {
+            service: drift.service.clone(),
+            component: drift.component.clone(),
+            replica: drift.replica,
+            node: drift.node.clone(),
+            desired: drift.desired.as_str(),
+            observed: drift.observed.as_str(),
+            reason: drift.reason.clone(),
+            since: format_time(drift.since),
+        }
+    }
+}
+
+/// The DRIFT part of `status` (orchestration §7).
+pub(crate) fn drift_table(rows: &[Drift]) -> Table {
+    let mut table =
+        Table::new(["SERVICE", "COMPONENT", "NODE", "DESIRED", "OBSERVED", "REPLICA", "REASON"]);
+    for d in rows {
+        table.row([
+            d.service.clone(),
+            d.component.clone(),
+            d.node.clone(),
+            d.desired.to_string(),
+            d.observed.to_string(),
+            d.replica.to_string(),
+            d.reason.clone(),
+        ]);
+    }
+    table
+}
+
+/// How a node answered a question to all; `error` is null when it answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct AnswerView {
+    pub(crate) node: String,
+    pub(crate) error: Option<String>,
+}
+
+impl From<&NodeReply> for AnswerView {
+    fn from(reply: &NodeReply) -> Self {
+        Self { node: reply.node.clone(), error: some(&reply.error) }
+    }
+}
+
+/// A line a component wrote, as `logs --json` prints one a line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct LogView {
+    pub(crate) time: String,
+    pub(crate) node: String,
+    pub(crate) service: String,
+    pub(crate) component: String,
+    pub(crate) replica: u32,
+    pub(crate) stream: &'static str,
+    pub(crate) text: String,
+}
+
+impl LogView {
+    pub(crate) fn new(node: &str, line: &LogLine) -> Self {
+        Self {
+            time: format_time(line.time),
+            node: node.to_owned(),
+            service: line.key.service.clone(),
+            component: line.key.component.clone(),
+            replica: line.key.replica,
+            stream: match line.stream {
+                LogStream::Stdout => "stdout",
+                LogStream::Stderr => "stderr",
+                LogStream::Weft => "weft",
+            },
+            text: line.text.clone(),
+        }
+    }
+}
+
+/// One line of a plan, as `plan --json` has it; `problem` is null when none is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct PlanView {
+    pub(crate) service: String,
+    pub(crate) component: String,
+    pub(crate) replica: u32,
+    pub(crate) node: Option<String>,
+    pub(crate) action: &'static str,
+    pub(crate) changed: Vec<String>,
+    pub(crate) problem: Option<String>,
+}
+
+/// The word for a plan's action (orchestration §7).
+pub(crate) const fn plan_action(action: PlanAction) -> &'static str {
+    match action {
+        PlanAction::Create => "create",
+        PlanAction::Recreate => "recreate",
+        PlanAction::Keep => "keep",
+        PlanAction::Stop => "stop",
+        PlanAction::Remove => "remove",
+    }
+}
+
+impl From<&PlanItem> for PlanView {
+    fn from(item: &PlanItem) -> Self {
+        Self {
+            service: item.service.clone(),
+            component: item.component.clone(),
+            replica: item.replica,
+            node: some(&item.node),
+            action: plan_action(item.action),
+            changed: item.changed.clone(),
+            problem: some(&item.problem),
+        }
+    }
+}
+
+/// `plan`: an action for each component, with the changed fields and what would make it fail.
+pub(crate) fn plan_table(items: &[PlanItem]) -> Table {
+    let mut table =
+        Table::new(["SERVICE", "COMPONENT", "NODE", "ACTION", "REPLICA", "CHANGED", "PROBLEM"]);
+    for item in items {
+        table.row([
+            item.service.clone(),
+            item.component.clone(),
+            item.node.clone(),
+            plan_action(item.action).to_owned(),
+            item.replica.to_string(),
+            item.changed.join(","),
+            item.problem.clone(),
+        ]);
+    }
+    table
+}
+
+/// What became of one component of a deploy or a change of what is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct StepView {
+    pub(crate) component: String,
+    pub(crate) replica: u32,
+    pub(crate) node: String,
+    pub(crate) state: &'static str,
+    pub(crate) ok: bool,
+    pub(crate) error: Option<String>,
+    pub(crate) urls: Vec<String>,
+}
+
+/// A deploy or a change of what is wanted, as `--json` prints it at its end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct ChangeView {
+    pub(crate) service: String,
+    pub(crate) revision: u64,
+    pub(crate) changed: bool,
+    pub(crate) good: u32,
+    pub(crate) bad: u32,
+    pub(crate) timed_out: bool,
+    pub(crate) components: Vec<StepView>,
+}
+
+/// `status --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct StatusView {
+    pub(crate) components: Vec<ComponentView>,
+    pub(crate) drift: Vec<DriftView>,
+    pub(crate) events: Vec<EventView>,
+    pub(crate) nodes: Vec<AnswerView>,
+}
+
+/// `whoami --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct WhoamiView {
+    pub(crate) cluster: String,
+    pub(crate) caller: String,
+    pub(crate) name: Option<String>,
+    pub(crate) role: String,
+    /// Null over the local socket, where no certificate is shown.
+    pub(crate) expires_at: Option<String>,
+    pub(crate) via: String,
+    pub(crate) node: String,
+    pub(crate) node_version: String,
+}
+
+impl WhoamiView {
+    pub(crate) fn new(info: &AttachInfo, via: String, expires_at: Option<WallTime>) -> Self {
+        Self {
+            cluster: info.cluster.clone(),
+            caller: info.caller.clone(),
+            name: some(&info.caller_name),
+            role: info.role.clone(),
+            expires_at: expires_at.map(format_time),
+            via,
+            node: info.node.clone(),
+            node_version: info.version.clone(),
+        }
+    }
+}
+
+/// A node of `up --detach --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct UpNodeView {
+    pub(crate) name: String,
+    pub(crate) fabric: String,
+    pub(crate) gateway: String,
+    pub(crate) pid: u32,
+    pub(crate) data_dir: String,
+}
+
+/// A service of `up --detach --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct UpServiceView {
+    pub(crate) name: String,
+    pub(crate) revision: u64,
+    pub(crate) urls: Vec<String>,
+}
+
+/// `up --detach --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct UpView {
+    pub(crate) cluster: String,
+    pub(crate) context: String,
+    pub(crate) nodes: Vec<UpNodeView>,
+    pub(crate) services: Vec<UpServiceView>,
+    pub(crate) dir: String,
+}
+
+#[cfg(test)]
+#[path = "views_tests.rs"]
+mod tests;

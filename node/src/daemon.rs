@@ -1,0 +1,453 @@
+//! `weftd run`: one node put together, from its file to its orderly stop.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weft_config::node::{Loaded, NodeConfig};
+use weft_gateway::HttpFace;
+use weft_identity::{Credentials, DenyList, IdentityFiles, Trust};
+use weft_link::{
+    AuditSink, Directory, Fabric, FabricConfig, GoodBye, LinkConfig, ListenConfig, LocalConfig,
+    PeerEntry,
+};
+use weft_protocol::ReportNode;
+use weft_protocol::files::{FILES_VERSION, PortsFile};
+use weft_supervision::{ChildSpec, EXIT_GAVE_UP, Tree, TreeConfig, block_on_system};
+use weft_wire::{ActorKind, Backoff, Clock, ClusterId, Identity, SystemClock};
+
+use crate::args::Run;
+use crate::data_dir::DataDir;
+use crate::renewal::Renewal;
+use crate::{audit, logging};
+
+/// Exit code for a configuration that cannot be used (orchestration §7).
+const EXIT_USAGE: u8 = 2;
+/// Actors may take so long to stop.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// Audit records that may wait to be stored.
+const AUDIT_WAITING: usize = 10_000;
+/// Between attempts to bind an address that does not exist yet, or to report to the leader.
+const RETRY: Backoff =
+    Backoff { base: Duration::from_millis(200), max: Duration::from_secs(10), jitter: 0.0 };
+
+/// Any error that ends the daemon, rendered once, in `run`.
+type Fatal = Box<dyn std::error::Error>;
+
+/// Runs the node until it is told to stop or gives up.
+pub(crate) fn run(args: &Run) -> ExitCode {
+    let Some(config) = load(args) else { return ExitCode::from(EXIT_USAGE) };
+    logging::init(&config);
+    match start(config) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            let mut source = error.source();
+            while let Some(cause) = source {
+                eprintln!("  cause: {cause}");
+                source = cause.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints every value of the configuration and where it came from.
+pub(crate) fn explain(args: &Run) -> ExitCode {
+    let Some(config) = load(args) else { return ExitCode::from(EXIT_USAGE) };
+    for line in config.explain() {
+        println!("{} = {}  # {}; {}", line.key, line.value, line.origin, line.about);
+    }
+    ExitCode::SUCCESS
+}
+
+fn load(args: &Run) -> Option<NodeConfig> {
+    match weft_config::node::load_file(&args.config, std::env::vars(), &args.flags()) {
+        Ok(Loaded { config, warnings }) => {
+            eprint!("{warnings}");
+            Some(config)
+        }
+        Err(errors) => {
+            eprint!("{errors}");
+            None
+        }
+    }
+}
+
+fn start(config: NodeConfig) -> Result<ExitCode, Fatal> {
+    let data = DataDir::open(&config.node.data_dir, &config.node.name)?;
+    let cluster: ClusterId = data.seed.cluster.parse()?;
+    let files = IdentityFiles::node(data.path());
+    let stored = files.load()?;
+    let own = &stored.own;
+    if own.identity != Identity::Node(data.seed.node) || own.cluster != cluster {
+        return Err(format!(
+            "{} is the certificate of {} in cluster {}, but {} is node/{} in cluster {cluster}\n  help: restore the certificate that belongs to this data directory",
+            files.certificate_path().display(),
+            own.identity,
+            own.cluster,
+            data.path().display(),
+            data.seed.node,
+        )
+        .into());
+    }
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let trust = Trust::new(cluster, stored.bundle.clone(), DenyList::new(), clock.clone())?;
+    let credentials = stored.credentials()?;
+    let issuer = if files.has_ca() { Some(files.load_ca()?) } else { None };
+
+    let node = Node { config, data, cluster, files, trust, credentials, clock };
+    block_on_system(async |runtime| node.live(runtime, issuer).await)?
+}
+
+struct Node {
+    config: NodeConfig,
+    data: DataDir,
+    cluster: ClusterId,
+    files: IdentityFiles,
+    trust: Trust,
+    credentials: Credentials,
+    clock: Arc<dyn Clock>,
+}
+
+impl Node {
+    async fn live(
+        self,
+        runtime: Arc<tokio::runtime::Runtime>,
+        issuer: Option<weft_identity::IssuingCa>,
+    ) -> Result<ExitCode, Fatal> {
+        let mut stop = StopSignal::new()?;
+        let seed = &self.data.seed;
+        let name = self.config.node.name.clone();
+
+        let renewal = Renewal {
+            files: self.files.clone(),
+            credentials: self.credentials.clone(),
+            trust: self.trust.clone(),
+            node: seed.node,
+            clock: self.clock.clone(),
+        };
+        let (audit_sink, audit_entries) = AuditSink::channel(AUDIT_WAITING);
+        let fabric = Fabric::new(
+            FabricConfig { node: seed.node, name: name.clone(), audit: audit_sink },
+            LinkConfig::new(self.cluster, weft_protocol::VERSION),
+        );
+        fabric.set_directory(self.first_directory());
+
+        if renewal.is_expired() {
+            tokio::select! {
+                () = self.renew_expired(&renewal) => {}
+                () = stop.wait() => return Ok(ExitCode::SUCCESS),
+            }
+        }
+
+        // Addresses first: nothing is started on a node that cannot be reached.
+        let bound = tokio::select! {
+            bound = self.bind(&fabric) => bound?,
+            () = stop.wait() => return Ok(ExitCode::SUCCESS),
+        };
+
+        let tree = Tree::build(TreeConfig {
+            chaos: self.config.chaos,
+            clock: self.clock.clone(),
+            ..TreeConfig::new(fabric.clone(), runtime)
+        })?;
+        self.add_actors(&tree, &bound, issuer)?;
+        tree.start().await?;
+        self.data.write("ports.json", &bound.ports)?;
+
+        let mut helpers = tokio::task::JoinSet::new();
+        helpers.spawn(audit::write_batches(fabric.clone(), audit_entries));
+        helpers.spawn(renewal.keep(fabric.clone()));
+
+        tracing::info!(
+            node = %name,
+            id = %self.data.seed.node,
+            fabric = %bound.ports.fabric,
+            gateway = %bound.ports.gateway,
+            version = weft_protocol::VERSION,
+            "ready"
+        );
+
+        let code = tokio::select! {
+            () = stop.wait() => {
+                tracing::info!("stopping; components go on");
+                ExitCode::SUCCESS
+            }
+            reason = tree.finished() => {
+                tracing::error!(%reason, "giving up; the service manager should start weftd again");
+                ExitCode::from(EXIT_GAVE_UP)
+            }
+        };
+        helpers.shutdown().await;
+        tree.stop(STOP_WITHIN).await;
+        fabric.close(GoodBye { reason: "the daemon stops".to_owned() }).await;
+        Ok(code)
+    }
+
+    /// Who is who before agreed state has been read or replicated.
+    fn first_directory(&self) -> Directory {
+        let seed = &self.data.seed;
+        let mut directory = Directory::default();
+        let own = PeerEntry { id: seed.node, name: seed.name.clone(), address: None };
+        directory.nodes.insert(seed.node, own);
+        for peer in &seed.peers {
+            let entry = PeerEntry {
+                id: peer.id,
+                name: peer.name.clone(),
+                address: peer.address.parse().ok(),
+            };
+            directory.nodes.insert(peer.id, entry);
+        }
+        directory.leader = if seed.bootstrap.is_some() {
+            Some(seed.node)
+        } else {
+            seed.peers.first().map(|peer| peer.id)
+        };
+        directory
+    }
+
+    /// Renews an expired certificate by proof of key, trying until it works: without one the node
+    /// is of no use, and whoever can issue may come back any time.
+    async fn renew_expired(&self, renewal: &Renewal) {
+        let peers: Vec<SocketAddr> =
+            self.data.seed.peers.iter().filter_map(|peer| peer.address.parse().ok()).collect();
+        tracing::warn!("the node's certificate has expired; renewing it by proof of key");
+        for attempt in 0u32.. {
+            match renewal.by_key(&peers).await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(%error, "certificate not renewed; trying again"),
+            }
+            tokio::time::sleep(RETRY.delay(attempt, 0.5)).await;
+        }
+    }
+
+    async fn bind(&self, fabric: &Fabric) -> Result<Bound, Fatal> {
+        let last = self.data.last_ports();
+        // With port 0, the ports of the last run are tried first: peers know them.
+        let wanted = self.config.fabric.bind;
+        let remembered = last
+            .as_ref()
+            .and_then(|ports| ports.fabric.parse::<SocketAddr>().ok())
+            .filter(|known| wanted.port() == 0 && known.ip() == wanted.ip());
+        let listen = |bind| {
+            fabric.listen(ListenConfig {
+                bind,
+                credentials: self.credentials.clone(),
+                trust: self.trust.clone(),
+            })
+        };
+        let fabric_address = match remembered {
+            Some(address) => match listen(address) {
+                Ok(address) => address,
+                Err(_) => listen(wanted)?,
+            },
+            None => self.bind_when_there(wanted, listen).await?,
+        };
+
+        let wanted = self.config.gateway_bind;
+        let remembered = last
+            .as_ref()
+            .and_then(|ports| ports.gateway.strip_prefix("http://")?.parse::<SocketAddr>().ok())
+            .filter(|known| wanted.port() == 0 && known.ip() == wanted.ip());
+        let http = remembered
+            .and_then(|address| HttpFace::bind(address).ok())
+            .map_or_else(|| HttpFace::bind(wanted), Ok)
+            .map_err(|error| {
+                format!("cannot listen on {wanted} (tcp): {error}; change `[gateway] bind`, or stop what uses the port")
+            })?;
+
+        let socket = self.data.path().join("weft.sock");
+        fabric.listen_local(&socket, self.local_config()?)?;
+
+        let advertised = advertised(&self.config.fabric.advertise, fabric_address)?;
+        Ok(Bound {
+            ports: PortsFile {
+                version: FILES_VERSION,
+                fabric: advertised,
+                gateway: http.url(),
+                socket: socket.to_string_lossy().into_owned(),
+            },
+            http,
+        })
+    }
+
+    /// Binds, waiting while the address does not exist yet: an overlay may come up after us.
+    async fn bind_when_there(
+        &self,
+        wanted: SocketAddr,
+        listen: impl Fn(SocketAddr) -> Result<SocketAddr, weft_link::LinkError>,
+    ) -> Result<SocketAddr, Fatal> {
+        for attempt in 0u32.. {
+            match listen(wanted) {
+                Ok(address) => return Ok(address),
+                Err(error) if address_is_missing(wanted) => {
+                    tracing::warn!(%error, "the address does not exist yet; waiting for it");
+                }
+                Err(error) => return Err(error.into()),
+            }
+            tokio::time::sleep(RETRY.delay(attempt, 0.5)).await;
+        }
+        Err("gave up waiting for the address".into())
+    }
+
+    fn local_config(&self) -> Result<LocalConfig, Fatal> {
+        let group = &self.config.socket_group;
+        if group.is_empty() {
+            return Ok(LocalConfig { group: None });
+        }
+        let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+        match group_id(group, &groups) {
+            Some(id) => Ok(LocalConfig { group: Some(id) }),
+            None => Err(format!(
+                "`[local] socket_group` is `{group}`: there is no such group on this machine"
+            )
+            .into()),
+        }
+    }
+
+    fn report_of(&self, bound: &Bound) -> ReportNode {
+        ReportNode {
+            address: bound.ports.fabric.clone(),
+            version: weft_protocol::VERSION.to_owned(),
+            zone: self.config.node.zone.clone(),
+            labels: self.config.node.labels.clone(),
+            key_fingerprint: self.credentials.own().public_key_fingerprint.to_string(),
+        }
+    }
+
+    fn add_actors(
+        &self,
+        tree: &Tree,
+        bound: &Bound,
+        issuer: Option<weft_identity::IssuingCa>,
+    ) -> Result<(), Fatal> {
+        let data_dir: PathBuf = self.data.path().to_owned();
+        let name = self.config.node.name.clone();
+        let seed = self.data.seed.clone();
+
+        let registry = weft_registry::RegistryConfig {
+            data_dir: data_dir.clone(),
+            seed: seed.clone(),
+            issuer: issuer.map(Arc::new),
+            trust: self.trust.clone(),
+            report: {
+                let report = self.report_of(bound);
+                Arc::new(move || Some(report.clone()))
+            },
+            event_retention: self.config.monitor.retention,
+            audit_retention: weft_registry::RETENTION,
+        };
+        tree.add(ActorKind::Registry, ChildSpec::default(), move |incarnation| {
+            weft_registry::factory(registry.clone(), incarnation)
+        });
+
+        let runtime = weft_runtime::RuntimeConfig::new(
+            data_dir.clone(),
+            name.clone(),
+            std::env::current_exe()?,
+        );
+        tree.add(ActorKind::Runtime, ChildSpec::default(), weft_runtime::factory(runtime));
+
+        let monitor = weft_monitor::MonitorConfig {
+            interval: self.config.monitor.interval,
+            flap_threshold: self.config.monitor.flap_threshold,
+            flap_window: self.config.monitor.flap_window,
+            ..weft_monitor::MonitorConfig::new(name.clone(), data_dir, self.clock.now())
+        };
+        tree.add(ActorKind::Monitor, ChildSpec::default(), weft_monitor::factory(monitor));
+
+        let gateway = weft_gateway::GatewayConfig {
+            cluster: self.cluster.to_string(),
+            node_name: name,
+            node: seed.node,
+            fabric: bound.ports.fabric.parse().ok(),
+            http: bound.http.clone(),
+        };
+        tree.add(ActorKind::Gateway, ChildSpec::default(), weft_gateway::factory(gateway));
+        Ok(())
+    }
+}
+
+/// What this node listens on.
+struct Bound {
+    ports: PortsFile,
+    http: HttpFace,
+}
+
+/// What peers dial: the configured address, its port the bound one if it names none.
+fn advertised(configured: &str, bound: SocketAddr) -> Result<String, String> {
+    if configured.is_empty() {
+        return Ok(bound.to_string());
+    }
+    if let Ok(address) = configured.parse::<SocketAddr>() {
+        let port = if address.port() == 0 { bound.port() } else { address.port() };
+        return Ok(SocketAddr::new(address.ip(), port).to_string());
+    }
+    configured.parse().map(|ip| SocketAddr::new(ip, bound.port()).to_string()).map_err(|_| {
+        format!(
+            "`[fabric] advertise` is `{configured}`: expected an IP address, with or without :port"
+        )
+    })
+}
+
+/// Whether an address cannot be bound because no interface has it.
+fn address_is_missing(address: SocketAddr) -> bool {
+    std::net::UdpSocket::bind((address.ip(), 0))
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::AddrNotAvailable)
+}
+
+/// The id of a group, from the text of `/etc/group`.
+fn group_id(name: &str, groups: &str) -> Option<u32> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
+    })
+}
+
+/// SIGTERM and SIGINT.
+struct StopSignal {
+    term: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl StopSignal {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_found_by_its_whole_name() {
+        let groups = "root:x:0:\nweft:x:990:ann,bob\nweftish:x:991:\n";
+        assert_eq!(group_id("weft", groups), Some(990));
+        assert_eq!(group_id("wef", groups), None);
+    }
+
+    #[test]
+    fn the_advertised_address_takes_the_bound_port_when_it_names_none() {
+        let bound = "127.0.0.1:4000".parse().expect("an address");
+        assert_eq!(advertised("", bound), Ok("127.0.0.1:4000".into()));
+        assert_eq!(advertised("10.0.0.1", bound), Ok("10.0.0.1:4000".into()));
+        assert_eq!(advertised("10.0.0.1:0", bound), Ok("10.0.0.1:4000".into()));
+        assert_eq!(advertised("10.0.0.1:5", bound), Ok("10.0.0.1:5".into()));
+        assert!(advertised("n1.example", bound).is_err_and(|e| e.contains("IP address")));
+    }
+}

@@ -1,0 +1,131 @@
+//! This node's certificate: renewed at two thirds of its life, used from the next handshake on;
+//! an expired one is renewed by proof of key before the node listens (design §3).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weft_identity::{
+    CertificateChain, Credentials, Expect, IdentityError, IdentityFiles, PrivateKey, Trust,
+    TrustBundle, client_config,
+};
+use weft_link::{Call, Fabric, JOIN_PROTOCOLS, join_ask};
+use weft_protocol::{RenewLeaf, RenewedLeaf};
+use weft_wire::{ActorKind, Address, AskError, Backoff, Clock, NodeId, Target};
+
+/// Between attempts that fail.
+const RETRY: Backoff =
+    Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300), jitter: 0.2 };
+/// One attempt may take this long.
+const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// Why a certificate could not be renewed. The present one stays.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum RenewalError {
+    /// Nobody could be asked, or the answer was no.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    /// The answer is not a certificate for this node.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Nobody to ask.
+    #[error("no address of another node is known")]
+    NoPeers,
+}
+
+/// What is needed to renew.
+#[derive(Clone)]
+pub(crate) struct Renewal {
+    pub(crate) files: IdentityFiles,
+    pub(crate) credentials: Credentials,
+    pub(crate) trust: Trust,
+    pub(crate) node: NodeId,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Renewal {
+    fn key(&self) -> Result<PrivateKey, IdentityError> {
+        self.files.key_or_create()
+    }
+
+    /// Stores and uses a renewed certificate.
+    fn take(&self, key: &PrivateKey, renewed: &RenewedLeaf) -> Result<(), IdentityError> {
+        let chain = CertificateChain::from_pem(&renewed.certificate, "the renewed certificate")?;
+        let bundle = TrustBundle::from_pem(&renewed.bundle, "the bundle in the answer")?;
+        self.files.save_certificate(&chain)?;
+        self.files.save_bundle(&bundle)?;
+        self.trust.set_bundle(bundle)?;
+        self.credentials.replace(&chain, key)
+    }
+
+    /// Whether the present certificate is no longer good.
+    pub(crate) fn is_expired(&self) -> bool {
+        self.clock.wall() >= self.credentials.own().not_after
+    }
+
+    /// Renews an expired certificate over the join door, by proof of key, at any of `peers`.
+    ///
+    /// # Errors
+    /// [`RenewalError`] of the last peer tried.
+    pub(crate) async fn by_key(&self, peers: &[SocketAddr]) -> Result<(), RenewalError> {
+        let key = self.key()?;
+        let mut last = RenewalError::NoPeers;
+        for peer in peers {
+            let config = client_config(None, &self.trust, Expect::AnyNode, JOIN_PROTOCOLS)?;
+            let message = RenewLeaf {
+                csr: key.csr()?,
+                holder: format!("node/{}", self.node),
+                operator: String::new(),
+            };
+            match join_ask(*peer, config, Target::Here, message, ATTEMPT).await {
+                Ok(renewed) => {
+                    self.take(&key, &renewed)?;
+                    return Ok(());
+                }
+                Err(error) => last = error.into(),
+            }
+        }
+        Err(last)
+    }
+
+    async fn over_the_fabric(&self, fabric: &Fabric) -> Result<(), RenewalError> {
+        let key = self.key()?;
+        let message = RenewLeaf { csr: key.csr()?, holder: String::new(), operator: String::new() };
+        let renewed =
+            fabric.ask(Address::here(ActorKind::Registry), message, Call::within(ATTEMPT)).await?;
+        self.take(&key, &renewed)?;
+        Ok(())
+    }
+
+    /// Renews for ever, whenever it is due.
+    pub(crate) async fn keep(self, fabric: Fabric) {
+        let mut failures = 0u32;
+        loop {
+            let due = self.credentials.renew_at().since(self.clock.wall());
+            // Wall time may jump: look again at least once a minute.
+            let wait = if failures == 0 { due } else { RETRY.delay(failures - 1, random()) };
+            tokio::time::sleep(wait.min(Duration::from_secs(60))).await;
+            if self.clock.wall() < self.credentials.renew_at() {
+                continue;
+            }
+            match self.over_the_fabric(&fabric).await {
+                Ok(()) => {
+                    failures = 0;
+                    let until = weft_protocol::format_time(self.credentials.own().not_after);
+                    tracing::info!(until, "certificate renewed");
+                }
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    let until = weft_protocol::format_time(self.credentials.own().not_after);
+                    tracing::warn!(%error, until, "certificate not renewed; trying again");
+                }
+            }
+        }
+    }
+}
+
+/// A number in 0.0..1.0 for jitter.
+fn random() -> f64 {
+    f64::from(uuid::Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX)
+}
