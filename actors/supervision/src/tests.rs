@@ -701,6 +701,25 @@ fn a_hung_actor_is_replaced_and_its_ghost_has_no_effect() {
 }
 
 #[test]
+fn asks_that_wait_behind_a_hung_handler_end_when_it_is_replaced() {
+    testing::run_with(
+        |config| config.watchdog = quick_watchdog(),
+        async |tree| {
+            let world = with_sum(&tree).await;
+            tree.tell(Block {}).expect("told");
+            tree.row_where("monitor", |row| row.messages == 1).await;
+            let start = SystemClock.now();
+            let answer = tree.ask(Add { n: 1 }).await;
+            assert!(matches!(answer, Err(AskError::Unreachable(_))), "{answer:?}");
+            assert!(SystemClock.now() - start < testing::PATIENCE / 2, "not at its deadline");
+            let row = tree.row_where("monitor", |row| row.restarts == 1).await;
+            assert_eq!(row.dead_letters, 1);
+            world.open();
+        },
+    );
+}
+
+#[test]
 fn a_child_that_hangs_is_named_and_its_top_actor_replaced() {
     testing::run_with(
         |config| config.watchdog = quick_watchdog(),
