@@ -314,6 +314,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if !self.dir().exists() && self.pids().is_empty() {
+            return;
+        }
         let done = run(Command::new(bin_dir().join("weft"))
             .env("WEFT_CONFIG", self.context())
             .args(["down", "--yes", "--dir"])

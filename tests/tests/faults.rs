@@ -3,7 +3,8 @@
 use std::process::Command;
 
 use serde_json::Value;
-use weft_tests::{Cluster, Done, bin_dir, eventually, http_get, is_alive, kill_9, run};
+use weft_tests::{Cluster, Done, bin_dir, eventually, http_get, is_alive, kill_9, micros, run};
+use weft_wire::{Clock, SystemClock};
 
 fn token(cluster: &Cluster, args: &[&str]) -> String {
     let mut all = vec!["node", "token", "--json"];
@@ -48,13 +49,11 @@ fn a_truncated_a_reused_an_expired_and_a_wrong_clusters_token_are_refused() {
     // The name is taken now, whatever the token.
     refused_name(&cluster, &token(&cluster, &[]));
 
-    let short = token(&cluster, &["--ttl", "1s"]);
-    eventually("the token has expired", || {
-        let (data, done) = join(&cluster, "t3", "weft1.nonsense");
-        assert!(!data.exists() && done.code != 0);
-        let (_, done) = join_at(&cluster, "t4", &short);
-        done.stderr.contains("expired").then_some(())
-    });
+    let made = cluster.json(&["node", "token", "--ttl", "1s", "--json"]);
+    let end = micros(made["expires_at"].as_str().expect("when it expires"));
+    eventually("the token has expired", || (SystemClock.wall().as_micros() > end).then_some(()));
+    refused(&cluster, "t4", made["token"].as_str().expect("a token"), "expired");
+    refused(&cluster, "t3", "weft1.nonsense", "token");
 
     let other = Cluster::with(&["--no-hello", "--nodes", "1"]);
     let foreign = token(&other, &[]);
@@ -78,13 +77,6 @@ fn refused_name(cluster: &Cluster, token: &str) {
     assert_ne!(done.code, 0);
     assert!(done.stderr.contains("n9"), "{done:?}");
     assert!(!data.exists());
-}
-
-/// A join whose success would be a test failure of its own, so its directory goes at once.
-fn join_at(cluster: &Cluster, name: &str, token: &str) -> (std::path::PathBuf, Done) {
-    let (data, done) = join(cluster, name, token);
-    assert_ne!(done.code, 0, "an expired token was taken: {done:?}");
-    (data, done)
 }
 
 #[test]
@@ -178,7 +170,7 @@ fn a_killed_shim_takes_its_component_with_it_and_both_come_back_once() {
     });
     assert_eq!(http_get(after["urls"][0].as_str().expect("a url")).expect("answers").0, 200);
     let rows = cluster.ps("n1");
-    assert_eq!(rows.len(), 3, "no second copy: {rows:?}");
+    assert_eq!(rows.len(), 1, "no second copy: {rows:?}");
 }
 
 #[test]

@@ -36,7 +36,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("weft-supervision", &["weft-wire", "weft-link", "weft-protocol"]),
     (
         "weft-registry",
-        &["weft-wire", "weft-identity", "weft-link", "weft-protocol", "weft-store", "weft-supervision"],
+        &[
+            "weft-wire",
+            "weft-identity",
+            "weft-link",
+            "weft-protocol",
+            "weft-store",
+            "weft-supervision",
+        ],
     ),
     ("weft-runtime", &["weft-wire", "weft-link", "weft-protocol", "weft-supervision"]),
     ("weft-monitor", &["weft-wire", "weft-link", "weft-protocol", "weft-supervision"]),
@@ -57,7 +64,9 @@ fn dependencies(metadata: &serde_json::Value) -> Vec<String> {
             let used = dependency["name"].as_str().unwrap_or_default();
             let is_dev = dependency["kind"].as_str() == Some("dev");
             if used.starts_with("weft-") && !is_dev && !allowed.contains(&used) {
-                wrong.push(format!("{name} depends on {used}: it may use {allowed:?} (invariant 1)"));
+                wrong.push(format!(
+                    "{name} depends on {used}: it may use {allowed:?} (invariant 1)"
+                ));
             }
         }
     }
@@ -113,11 +122,7 @@ const ONLY: &[Only] = &[
         within: &["fabric/wire/src/codec.rs", "xtask/src/check.rs"],
         why: "one module names bincode (invariant 3)",
     },
-    Only {
-        word: "unsafe ",
-        within: &["xtask/src/check.rs"],
-        why: "no unsafe code",
-    },
+    Only { word: "unsafe ", within: &["xtask/src/check.rs"], why: "no unsafe code" },
 ];
 
 /// Words a pure state module must not hold (invariant 4).
@@ -138,9 +143,10 @@ const NOT_IN_STATE: &[&str] = &[
 fn sources(root: &Path) -> Result<Vec<String>, String> {
     let mut wrong = Vec::new();
     let mut files = Vec::new();
-    for dir in ["config", "fabric", "actors", "node", "cli", "examples", "benches", "tests", "xtask"] {
-        walk(&root.join(dir), &mut files)
-            .map_err(|error| format!("{dir}: {error}"))?;
+    for dir in
+        ["config", "fabric", "actors", "node", "cli", "examples", "benches", "tests", "xtask"]
+    {
+        walk(&root.join(dir), &mut files).map_err(|error| format!("{dir}: {error}"))?;
     }
     for file in files {
         let name = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().into_owned();
@@ -157,7 +163,10 @@ fn sources(root: &Path) -> Result<Vec<String>, String> {
                 }
             }
             if is_state && let Some(word) = NOT_IN_STATE.iter().find(|word| code.contains(**word)) {
-                wrong.push(format!("{name}:{}: `{word}` in a pure state machine (invariant 4)", number + 1));
+                wrong.push(format!(
+                    "{name}:{}: `{word}` in a pure state machine (invariant 4)",
+                    number + 1
+                ));
             }
         }
     }

@@ -129,7 +129,15 @@ fn test(args: &[String]) -> Result<u8, String> {
         eprintln!("\ncargo-nextest is not installed: running the tests with cargo's own runner");
         step(
             "tests",
-            cargo().args(["test", "--workspace", "--lib", "--bins", "--tests", "--", "--test-threads=2"]),
+            cargo().args([
+                "test",
+                "--workspace",
+                "--lib",
+                "--bins",
+                "--tests",
+                "--",
+                "--test-threads=2",
+            ]),
         )?;
     }
     step("doc tests", cargo().args(["test", "--workspace", "--doc", "--quiet"]))?;
@@ -143,7 +151,10 @@ fn test(args: &[String]) -> Result<u8, String> {
     }
     if have("cargo", &["deny", "--version"]) {
         // The advisory database comes from outside; without it the other checks still count.
-        step("licences, bans, sources", cargo().args(["deny", "--offline", "check", "licenses", "bans", "sources"]))?;
+        step(
+            "licences, bans, sources",
+            cargo().args(["deny", "--offline", "check", "licenses", "bans", "sources"]),
+        )?;
     } else {
         eprintln!("\nskipped: licences, bans, sources (cargo-deny is not installed)");
     }

@@ -60,7 +60,7 @@ pub(crate) fn refuse(
     nodes.dedup();
     let text = format!("`{}/{component}` cannot run on {}", spec.name, nodes.join(", "));
     Err(AskError::Failed(
-        Failure::new(FailureKind::Invalid, text)
+        Failure::new(FailureKind::Failed, text)
             .node(node_of(replica))
             .service(&spec.name)
             .component(component)

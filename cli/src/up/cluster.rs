@@ -208,10 +208,13 @@ impl Cluster {
             }
             self.start(at)?;
         }
+        let mut attached = vec![first];
         for at in 1..self.nodes.len() {
-            self.ready(at).await?;
+            attached.push(self.ready(at).await?);
         }
-        self.all_linked(&first).await?;
+        for node in &attached {
+            self.all_linked(node).await?;
+        }
         self.write_context(&operator)?;
         if self.file.service == HELLO && self.programs.hello.is_some() {
             self.deploy_hello(app).await?;
@@ -294,11 +297,11 @@ impl Cluster {
         }
     }
 
-    /// Waits until the first node sees all others.
-    async fn all_linked(&self, first: &Attached) -> Result<()> {
+    /// Waits until a node sees all others.
+    async fn all_linked(&self, from: &Attached) -> Result<()> {
         let until = SystemClock.now() + READY;
         loop {
-            let rows = first.ask(Address::here(ActorKind::Gateway), ClusterNodes {}, READY).await?;
+            let rows = from.ask(Address::here(ActorKind::Gateway), ClusterNodes {}, READY).await?;
             let waiting: Vec<&str> = self
                 .nodes
                 .iter()
@@ -313,7 +316,7 @@ impl Cluster {
             if SystemClock.now() >= until {
                 return Err(CliError::failed(format!(
                     "{} sees no answer from {}",
-                    first.node(),
+                    from.node(),
                     waiting.join(", ")
                 ))
                 .step("link the nodes"));

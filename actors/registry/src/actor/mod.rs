@@ -177,9 +177,7 @@ impl Registry {
         if self.assigned < self.committed.index() || tick.is_multiple_of(5) {
             self.assign(scope);
         }
-        if tick.is_multiple_of(2) {
-            self.report(scope);
-        }
+        self.report(scope);
     }
 
     fn name(&self) -> &str {

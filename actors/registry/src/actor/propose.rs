@@ -199,6 +199,7 @@ impl Registry {
                             tracing::error!(%error, "the trust bundle cannot be used");
                         }
                         registry.assign(scope);
+                        registry.report(scope);
                         registry.head.send_replace(index);
                         let applied = weft_protocol::Applied { index, revision: 0, changed: true };
                         then(registry, Ok(applied), scope);

@@ -31,6 +31,9 @@ impl Registry {
             tracing::error!(%error, "the trust bundle cannot be used");
         }
         self.assign(scope);
+        if membership {
+            self.report(scope);
+        }
     }
 
     /// Directory and trust, whole. A node that has nothing yet goes by its seed.
