@@ -274,6 +274,7 @@ fn lines() -> Vec<String> {
                 desired: Desired::Running,
             }],
         }),
+        line(&CheckSpec { service: "web".into(), replica: 1, components: vec![component()] }),
         line(&ListComponents {}),
         line(&RestartComponents { target: target() }),
         line(&ReadLogs { target: target(), replica: 0, tail: Some(5), since: None, follow: true }),
