@@ -15,6 +15,7 @@ mod life;
 pub mod machine;
 mod node;
 mod office;
+mod padded;
 mod panics;
 mod place;
 mod post;

@@ -10,17 +10,18 @@ use weft_protocol::{ActorInfo, ActorState};
 use weft_wire::WallTime;
 
 use crate::office::Crew;
+use crate::padded::Padded;
 use crate::place::Seat;
 
 /// A token of one incarnation: current until it ends or is replaced. Whoever acts for an actor
 /// checks it before each effect, so that a ghost that wakes up on an abandoned thread changes
 /// nothing (design §5).
 #[derive(Debug, Clone)]
-pub struct Epoch(Arc<AtomicBool>);
+pub struct Epoch(Arc<Padded<AtomicBool>>);
 
 impl Epoch {
     fn new() -> Self {
-        Self(Arc::new(AtomicBool::new(false)))
+        Self(Arc::new(Padded(AtomicBool::new(false))))
     }
 
     /// Whether the incarnation may still act.
@@ -47,9 +48,9 @@ pub(crate) struct Life {
     pub(crate) number: u64,
     pub(crate) epoch: Epoch,
     /// Messages waiting that the actor has not looked at yet, self-messages included.
-    pub(crate) waiting: AtomicUsize,
+    pub(crate) waiting: Padded<AtomicUsize>,
     /// Messages waiting that it has taken to work through.
-    pub(crate) taken: AtomicUsize,
+    pub(crate) taken: Padded<AtomicUsize>,
     /// Ends what it spawned.
     pub(crate) cancel: CancellationToken,
     /// Nobody waits for its thread any more.
@@ -65,8 +66,8 @@ impl Life {
         Arc::new(Self {
             number,
             epoch: Epoch::new(),
-            waiting: AtomicUsize::new(0),
-            taken: AtomicUsize::new(0),
+            waiting: Padded(AtomicUsize::new(0)),
+            taken: Padded(AtomicUsize::new(0)),
             cancel: CancellationToken::new(),
             abandoned: CancellationToken::new(),
             seat: OnceLock::new(),
@@ -125,7 +126,7 @@ struct Status {
 pub(crate) struct Row {
     pub(crate) path: Arc<str>,
     pub(crate) capacity: usize,
-    pub(crate) handled: AtomicU64,
+    pub(crate) handled: Padded<AtomicU64>,
     pub(crate) dead_letters: AtomicU64,
     restarts: AtomicU64,
     status: Mutex<Status>,
@@ -136,7 +137,7 @@ impl Row {
         Self {
             path,
             capacity,
-            handled: AtomicU64::new(0),
+            handled: Padded(AtomicU64::new(0)),
             dead_letters: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
             status: Mutex::new(Status {

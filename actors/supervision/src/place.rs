@@ -8,17 +8,19 @@ use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
+use crate::padded::Padded;
+
 /// Signs of life of one thread; a fresh one with each thread.
 pub(crate) struct Beat {
     /// Moves with every message handled and every ping answered. Only its own thread writes.
-    progress: AtomicU64,
+    progress: Padded<AtomicU64>,
     /// Whose code ran last.
     current: Mutex<Option<Arc<str>>>,
 }
 
 impl Beat {
     fn new() -> Arc<Self> {
-        Arc::new(Self { progress: AtomicU64::new(0), current: Mutex::new(None) })
+        Arc::new(Self { progress: Padded(AtomicU64::new(0)), current: Mutex::new(None) })
     }
 
     /// Only from the beat's own thread, hence no read-modify-write.

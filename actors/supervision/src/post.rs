@@ -49,7 +49,9 @@ impl<A: Actor> actix::Message for Mail<A> {
     type Result = ();
 }
 
-/// See the module's docs.
+/// See the module's docs. Aligned, so that its own reference count, which every sender changes, is
+/// not on the line that the actor reads.
+#[repr(align(128))]
 pub(crate) struct Post<A: Actor> {
     pub(crate) core: Arc<Core>,
     pub(crate) row: Arc<Row>,

@@ -15,6 +15,7 @@ use weft_link::Refusal;
 
 use crate::actor::Actor;
 use crate::life::Life;
+use crate::padded::Padded;
 use crate::post::{Inside, Mail};
 
 /// Something is in the queue.
@@ -35,6 +36,8 @@ pub(crate) enum Bound {
 
 struct Inbox<A: Actor> {
     mail: VecDeque<Mail<A>>,
+    /// What the actor took last time; it has no more than that.
+    taken_last: usize,
     /// The actor has been told that there is something.
     awake: bool,
     closed: bool,
@@ -44,8 +47,8 @@ pub(crate) struct Queue<A: Actor> {
     life: Arc<Life>,
     address: actix::Addr<Inside<A>>,
     /// What the actor has taken to work through; locked before `inbox`.
-    taken: Mutex<VecDeque<Mail<A>>>,
-    inbox: Mutex<Inbox<A>>,
+    taken: Padded<Mutex<VecDeque<Mail<A>>>>,
+    inbox: Padded<Mutex<Inbox<A>>>,
 }
 
 impl<A: Actor> Queue<A> {
@@ -53,8 +56,13 @@ impl<A: Actor> Queue<A> {
         Arc::new(Self {
             life,
             address,
-            taken: Mutex::new(VecDeque::new()),
-            inbox: Mutex::new(Inbox { mail: VecDeque::new(), awake: false, closed: false }),
+            taken: Padded(Mutex::new(VecDeque::new())),
+            inbox: Padded(Mutex::new(Inbox {
+                mail: VecDeque::new(),
+                taken_last: 0,
+                awake: false,
+                closed: false,
+            })),
         })
     }
 
@@ -73,6 +81,8 @@ impl<A: Actor> Queue<A> {
             return Err((Refusal::Gone, mail));
         }
         if let Bound::Outside(capacity) = bound
+            // Looks at what the actor writes only when it may matter.
+            && inbox.mail.len() + inbox.taken_last >= capacity
             && inbox.mail.len() + self.life.taken.load(Ordering::Relaxed) >= capacity
         {
             return Err((Refusal::Full, mail));
@@ -103,6 +113,7 @@ impl<A: Actor> Queue<A> {
                 return None;
             }
             std::mem::swap(&mut *taken, &mut inbox.mail);
+            inbox.taken_last = taken.len();
             self.life.waiting.store(0, Ordering::Relaxed);
             self.life.taken.store(taken.len() - 1, Ordering::Relaxed);
             return taken.pop_front();

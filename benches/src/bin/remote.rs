@@ -3,9 +3,10 @@
 //! `cargo run --release -p weft-bench --bin remote [seconds]` starts a second process of itself
 //! and measures, in turns, 100-byte echoes at 1, 64 and 1024 in flight, then one-way messages.
 //! Each number is the median of three measurements of `seconds` (default 2) each; CPU is that of
-//! both processes together. `remote [seconds] [bare|link|actor] [in flight, 0: one-way]` runs one
-//! of them alone, for a profiler. The bare side has the same certificates, the same transport
-//! settings as the link, and one bidirectional stream with length-prefixed bodies.
+//! both processes together. `remote [seconds] [bare|tuned|link|actor] [in flight, 0: one-way]` runs one
+//! of them alone, for a profiler. The bare side has the same certificates and one bidirectional
+//! stream with length-prefixed bodies; `bare` with quinn's own transport settings, `tuned` with
+//! those of the link (larger datagrams). The ratios are to `bare`.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,10 +16,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
-use tokio::task::JoinSet;
 use weft_identity::{
     CertificateChain, Credentials, DenyList, Expect, FABRIC_NAME, IssuingCa, PrivateKey, Subject,
     Trust, TrustBundle, Validity, client_config, server_config,
@@ -42,7 +44,7 @@ const ROUNDS: usize = 3;
 const IN_FLIGHT: [usize; 3] = [1, 64, 1024];
 const ALPN: &[u8] = b"weft-bench/1";
 const WITHIN: Duration = Duration::from_secs(10);
-const USAGE: &str = "usage: remote [seconds per measurement] [bare|link|actor] [in flight]";
+const USAGE: &str = "usage: remote [seconds per measurement] [bare|tuned|link|actor] [in flight]";
 
 /// 100 bytes, encoded as bytes.
 #[derive(Debug, Clone)]
@@ -192,7 +194,11 @@ impl Papers {
     }
 }
 
-fn transport() -> Arc<quinn::TransportConfig> {
+/// quinn's own settings, or those of the link.
+fn transport(tuned: bool) -> Arc<quinn::TransportConfig> {
+    if !tuned {
+        return Arc::default();
+    }
     let mut discovery = quinn::MtuDiscoveryConfig::default();
     discovery.upper_bound(6500);
     let mut transport = quinn::TransportConfig::default();
@@ -204,9 +210,11 @@ fn transport() -> Arc<quinn::TransportConfig> {
     Arc::new(transport)
 }
 
-fn endpoint(server: Option<quinn::ServerConfig>) -> Result<quinn::Endpoint, Error> {
+fn endpoint(tuned: bool, server: Option<quinn::ServerConfig>) -> Result<quinn::Endpoint, Error> {
     let mut config = quinn::EndpointConfig::default();
-    config.max_udp_payload_size(6500)?;
+    if tuned {
+        config.max_udp_payload_size(6500)?;
+    }
     let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
     Ok(quinn::Endpoint::new(config, server, socket, Arc::new(quinn::TokioRuntime))?)
 }
@@ -289,12 +297,16 @@ async fn serve(runtime: Arc<Runtime>) -> Result<(), Error> {
     let papers = Papers::from_text(&String::from_utf8(text)?)?;
     let _enter = runtime.enter();
     let (credentials, trust) = papers.of(2)?;
-    let tls = server_config(&credentials, &trust, &[ALPN])?;
-    let mut server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
-    server.transport_config(transport());
-    let bare = endpoint(Some(server))?;
-    let bare_address = bare.local_addr()?;
-    runtime.spawn(serve_bare(bare));
+    let mut addresses = Vec::new();
+    for tuned in [false, true] {
+        let tls = server_config(&credentials, &trust, &[ALPN])?;
+        let crypto = QuicServerConfig::try_from(tls)?;
+        let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        server.transport_config(transport(tuned));
+        let bare = endpoint(tuned, Some(server))?;
+        addresses.push(bare.local_addr()?.to_string());
+        runtime.spawn(serve_bare(bare));
+    }
     let (link, link_address) = fabric(&papers, 2)?;
     link.attach(ActorKind::Monitor, Arc::new(AtOnce));
     let (actor, actor_address) = fabric(&papers, 3)?;
@@ -302,7 +314,7 @@ async fn serve(runtime: Arc<Runtime>) -> Result<(), Error> {
     let spec = ChildSpec { mailbox: 4096, ..ChildSpec::default() };
     tree.add(ActorKind::Monitor, spec, |_: Incarnation| async { Ok(Echoing) });
     tree.start().await.map_err(|e| e.to_string())?;
-    println!("{bare_address} {link_address} {actor_address}");
+    println!("{} {link_address} {actor_address}", addresses.join(" "));
     std::io::stdout().flush()?;
     let ended = tokio::task::spawn_blocking(move || stdin.read_to_end(&mut Vec::new()));
     let _ = ended.await;
@@ -322,7 +334,7 @@ fn cpu(pid: u32) -> Duration {
 struct Peer {
     process: Child,
     bare: quinn::Connection,
-    _endpoint: quinn::Endpoint,
+    tuned: quinn::Connection,
     fabric: Fabric,
 }
 
@@ -350,15 +362,26 @@ impl Peer {
         BufReader::new(process.stdout.as_mut().ok_or("no stdout")?).read_line(&mut line)?;
         let addresses: Vec<SocketAddr> =
             line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
-        let &[bare, link, actor] = addresses.as_slice() else {
+        let &[bare, tuned, link, actor] = addresses.as_slice() else {
             return Err("the other process did not start".into());
         };
         let (credentials, trust) = papers.of(1)?;
-        let tls = client_config(Some(&credentials), &trust, Expect::AnyNode, &[ALPN])?;
-        let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-        client.transport_config(transport());
-        let endpoint = endpoint(None)?;
-        let bare = endpoint.connect_with(client, bare, FABRIC_NAME)?.await?;
+        let mut connections = Vec::new();
+        for (is_tuned, address) in [(false, bare), (true, tuned)] {
+            let tls = client_config(Some(&credentials), &trust, Expect::AnyNode, &[ALPN])?;
+            let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+            let mut settings = transport(is_tuned);
+            // The bare connection must outlive the turns of the others.
+            if let Some(settings) = Arc::get_mut(&mut settings) {
+                settings.keep_alive_interval(Some(Duration::from_secs(1)));
+            }
+            client.transport_config(settings);
+            let endpoint = endpoint(is_tuned, None)?;
+            let connection = endpoint.connect_with(client, address, FABRIC_NAME)?.await?;
+            connections.push(connection);
+        }
+        let (tuned, bare) =
+            (connections.pop().ok_or("no connection")?, connections.pop().ok_or("none")?);
         let (fabric, _) = fabric(&papers, 1)?;
         let mut directory = Directory::default();
         for (n, address) in [(2, link), (3, actor)] {
@@ -366,7 +389,7 @@ impl Peer {
             directory.nodes.insert(entry.id, entry);
         }
         fabric.set_directory(directory);
-        Ok(Self { process, bare, _endpoint: endpoint, fabric })
+        Ok(Self { process, bare, tuned, fabric })
     }
 
     fn cpu(&self) -> Duration {
@@ -457,28 +480,26 @@ async fn fabric_echo(
     let to = Address::on(ActorKind::Monitor, node);
     fabric.ask(to.clone(), Echo(Body(vec![7; BODY])), Call::within(WITHIN)).await?;
     let start = clock.now();
-    let mut askers = JoinSet::new();
-    for _ in 0..in_flight {
+    let ask = || {
         let (fabric, to) = (fabric.clone(), to.clone());
-        askers.spawn(async move {
-            let mut latencies = Vec::with_capacity(4_000_000 / in_flight);
-            loop {
-                let before = clock.now();
-                if before.saturating_duration_since(start) >= length {
-                    return Ok::<_, AskError>(latencies);
-                }
-                let echo = Echo(Body(vec![7; BODY]));
-                let answer = fabric.ask(to.clone(), echo, Call::within(WITHIN)).await?;
-                std::hint::black_box(answer);
-                latencies.push(since(before, clock.now()));
-            }
-        });
+        async move {
+            let before = clock.now();
+            let echo = Echo(Body(vec![7; BODY]));
+            let answer = fabric.ask(to, echo, Call::within(WITHIN)).await;
+            (before, answer)
+        }
+    };
+    let mut asks: FuturesUnordered<_> = (0..in_flight).map(|_| ask()).collect();
+    let mut latencies = Vec::with_capacity(4_000_000);
+    while let Some((before, answer)) = asks.next().await {
+        std::hint::black_box(answer?);
+        let now = clock.now();
+        latencies.push(since(before, now));
+        if now.saturating_duration_since(start) < length {
+            asks.push(ask());
+        }
     }
-    let mut all = Vec::new();
-    while let Some(done) = askers.join_next().await {
-        all.extend(done??);
-    }
-    Ok(all)
+    Ok(latencies)
 }
 
 async fn bare_one_way(connection: quinn::Connection, length: Duration) -> Result<u64, Error> {
@@ -532,10 +553,13 @@ async fn measure(
 ) -> Result<Numbers, Error> {
     let node = uuid(if what == "actor" { 3 } else { 2 })?;
     let (cpu, start) = (peer.cpu(), SystemClock.now());
-    let (fabric, bare) = (peer.fabric.clone(), peer.bare.clone());
+    let fabric = peer.fabric.clone();
+    let bare = if what == "tuned" { peer.tuned.clone() } else { peer.bare.clone() };
     let task = match (what, in_flight) {
-        ("bare", 0) => tokio::spawn(async move { Ok((bare_one_way(bare, length).await?, None)) }),
-        ("bare", _) => {
+        ("bare" | "tuned", 0) => {
+            tokio::spawn(async move { Ok((bare_one_way(bare, length).await?, None)) })
+        }
+        ("bare" | "tuned", _) => {
             tokio::spawn(async move { Ok((0, Some(bare_echo(bare, in_flight, length).await?))) })
         }
         (_, 0) => {
@@ -588,10 +612,10 @@ async fn bench(length: Duration, only: Option<(String, usize)>) -> Result<(), Er
         show(&what, in_flight, &n);
         return Ok(());
     }
-    let whats = ["bare", "link", "actor"];
+    let whats = ["bare", "tuned", "link", "actor"];
     let mut ratios = Vec::new();
     for in_flight in IN_FLIGHT {
-        let mut rounds: [Vec<Numbers>; 3] = Default::default();
+        let mut rounds: [Vec<Numbers>; 4] = Default::default();
         for what in whats {
             measure(&peer, what, in_flight, length / 4).await?;
         }
@@ -600,8 +624,8 @@ async fn bench(length: Duration, only: Option<(String, usize)>) -> Result<(), Er
                 rounds.push(measure(&peer, what, in_flight, length).await?);
             }
         }
-        let [bare, link, actor] = rounds.map(|rounds| median(&rounds));
-        for (what, n) in whats.iter().zip([&bare, &link, &actor]) {
+        let [bare, tuned, link, actor] = rounds.map(|rounds| median(&rounds));
+        for (what, n) in whats.iter().zip([&bare, &tuned, &link, &actor]) {
             show(what, in_flight, n);
         }
         for (what, n) in [("link", link), ("actor", actor)] {
@@ -613,7 +637,7 @@ async fn bench(length: Duration, only: Option<(String, usize)>) -> Result<(), Er
         }
     }
     println!("one way              messages/s   CPU us");
-    for what in ["bare", "link"] {
+    for what in ["bare", "tuned", "link"] {
         let mut rounds = Vec::new();
         for _ in 0..ROUNDS {
             rounds.push(measure(&peer, what, 0, length).await?);
@@ -635,7 +659,7 @@ fn run() -> Result<(), Error> {
     let (seconds, only) = match args.as_slice() {
         [] => ("2", None),
         [seconds] => (*seconds, None),
-        [seconds, what @ ("bare" | "link" | "actor"), in_flight] => {
+        [seconds, what @ ("bare" | "tuned" | "link" | "actor"), in_flight] => {
             (*seconds, Some(((*what).to_owned(), in_flight.parse::<usize>().map_err(|_| USAGE)?)))
         }
         _ => return Err(USAGE.into()),

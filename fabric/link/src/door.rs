@@ -17,7 +17,7 @@ use weft_wire::{
 
 use crate::Directory;
 use crate::audit::AuditStub;
-use crate::fabric::Inner;
+use crate::fabric::{Inner, Mailboxes};
 use crate::link::{Element, Place as Held, element};
 use crate::mailbox::{Letter, Mailbox, Meta, Parcel, Refusal};
 use crate::reply::{WireReply, accepted_frame, error_frame};
@@ -52,6 +52,7 @@ impl Source {
 pub(crate) struct Batch<'a> {
     source: &'a Source,
     directory: Arc<Directory>,
+    mailboxes: Arc<Mailboxes>,
     /// The source's own caller; `None`: refused.
     own: Option<Caller>,
     now: Instant,
@@ -75,10 +76,10 @@ impl Way {
 }
 
 /// A request, judged.
-struct Admitted {
+struct Admitted<'a> {
     caller: Caller,
     place: Place,
-    mailbox: Arc<dyn Mailbox>,
+    mailbox: &'a dyn Mailbox,
     class: Class,
 }
 
@@ -120,7 +121,8 @@ impl Inner {
     pub(crate) fn batch<'a>(&self, source: &'a Source) -> Batch<'a> {
         let directory = self.directory.load_full();
         let own = directory.judge(source.caller.clone());
-        Batch { source, directory, own, now: self.clock.0.now() }
+        let mailboxes = self.mailboxes.load_full();
+        Batch { source, directory, mailboxes, own, now: self.clock.0.now() }
     }
 
     /// Takes one request through the door.
@@ -157,7 +159,7 @@ impl Inner {
             Place::Here => {
                 let meta =
                     Meta { caller, from: batch.source.node, deadline, trace: extension.trace };
-                return self.hand_in(&*mailbox, header, meta, body, way, audit);
+                return self.hand_in(mailbox, header, meta, body, way, audit);
             }
             Place::Node(node) => node,
         };
@@ -177,18 +179,18 @@ impl Inner {
         forward.start(way);
     }
 
-    fn admit(
+    fn admit<'a>(
         &self,
-        batch: &Batch<'_>,
+        batch: &'a Batch<'_>,
         header: &Header,
         extension: &Extension,
         way: &Way,
         audit: &mut Option<AuditStub>,
-    ) -> Result<Admitted, AskError> {
+    ) -> Result<Admitted<'a>, AskError> {
         let source = batch.source;
         let kind = ActorKind::from_wire(header.actor);
-        let mailbox = kind.and_then(|kind| self.mailbox(kind));
-        let rule = mailbox.as_ref().and_then(|mailbox| mailbox.rule(MessageId(header.id)));
+        let mailbox = kind.and_then(|kind| batch.mailboxes.get(kind as usize)?.as_deref());
+        let rule = mailbox.and_then(|mailbox| mailbox.rule(MessageId(header.id)));
         // Nodes have no record of their own; what they forward was recorded where it entered.
         if source.node.is_none() {
             let actor = kind.unwrap_or(ActorKind::Node);

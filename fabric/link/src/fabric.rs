@@ -98,7 +98,7 @@ pub struct GoodBye {
 #[derive(Clone)]
 pub struct Fabric(Arc<Inner>);
 
-type Mailboxes = [Option<Arc<dyn Mailbox>>; ActorKind::ALL.len()];
+pub(crate) type Mailboxes = [Option<Arc<dyn Mailbox>>; ActorKind::ALL.len()];
 
 pub(crate) struct Inner {
     pub(crate) config: FabricConfig,
@@ -109,7 +109,7 @@ pub(crate) struct Inner {
     /// Differs between two runs.
     pub(crate) instance: u64,
     pub(crate) directory: ArcSwap<Directory>,
-    mailboxes: ArcSwap<Mailboxes>,
+    pub(crate) mailboxes: ArcSwap<Mailboxes>,
     pub(crate) stats: Counters,
     pub(crate) peers: Peers,
     sockets: parking_lot::Mutex<Vec<PathBuf>>,
@@ -373,6 +373,8 @@ impl Fabric {
     fn place(&self, to: &Address) -> Result<Place, AskError> {
         match &to.target {
             Target::Here => Ok(Place::Here),
+            Target::Node(id) if *id == self.node() => Ok(Place::Here),
+            Target::Node(id) => Ok(Place::Node(*id)),
             // Its own first, then any that lives.
             Target::Any if self.0.mailbox(to.actor).is_none() => {
                 Ok(self.0.any_peer().map_or(Place::Here, Place::Node))

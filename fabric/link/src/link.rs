@@ -1,7 +1,7 @@
 //! One live connection: what this side asks over it.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -416,6 +416,8 @@ pub(crate) struct Link {
     pub(crate) up_since: Instant,
     /// When the last datagram came, and how many had come then.
     pub(crate) heard: Mutex<(Instant, u64)>,
+    /// Until it is closed by either side: a look at this costs less than asking quinn.
+    pub(crate) open: AtomicBool,
     /// Why this side closed it, if it did.
     pub(crate) closing: Mutex<Option<Arc<str>>>,
     /// Another connection is used instead.
@@ -444,6 +446,7 @@ impl Link {
             clock_offset: hello.wall.as_micros().saturating_sub(wall.as_micros()),
             up_since: now,
             heard: Mutex::new((now, 0)),
+            open: AtomicBool::new(true),
             closing: Mutex::default(),
             retired: Mutex::default(),
             conn,
@@ -456,6 +459,7 @@ impl Link {
 
     /// Closes it, with a reason that both sides show.
     pub(crate) fn close(&self, code: quinn::VarInt, reason: &str) {
+        self.open.store(false, Ordering::Release);
         self.closing.lock().get_or_insert_with(|| reason.into());
         self.conn.close(code, reason.as_bytes());
     }
@@ -469,7 +473,7 @@ impl Link {
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        self.conn.close_reason().is_none()
+        self.open.load(Ordering::Acquire)
     }
 
     /// Where the peer is.

@@ -123,8 +123,9 @@ impl Outbox {
         self.room.notify_waiters();
     }
 
-    /// Waits for bytes, then takes all there are. `None`: closed.
-    async fn batch(&self, mut spare: Vec<u8>) -> Option<Vec<u8>> {
+    /// Waits for bytes, then takes all there are. `None`: closed. `crowded`: whether others are
+    /// likely to add to them presently.
+    async fn batch(&self, mut spare: Vec<u8>, crowded: &impl Fn() -> bool) -> Option<Vec<u8>> {
         let open = poll_fn(|context| {
             let mut state = self.state.lock();
             if state.closed.is_some() {
@@ -142,7 +143,9 @@ impl Outbox {
         }
         // Whoever else is ready to send joins this batch: a frame a packet would cost five times
         // as much.
-        tokio::task::yield_now().await;
+        if crowded() {
+            tokio::task::yield_now().await;
+        }
         let mut state = self.state.lock();
         std::mem::swap(&mut state.buffer, &mut spare);
         state.writing = spare.len();
@@ -164,9 +167,13 @@ impl Outbox {
     ///
     /// # Errors
     /// The stream's; the outbox is still open then.
-    pub(crate) async fn drain<W: AsyncWrite + Unpin>(&self, stream: &mut W) -> io::Result<()> {
+    pub(crate) async fn drain<W: AsyncWrite + Unpin>(
+        &self,
+        stream: &mut W,
+        crowded: impl Fn() -> bool,
+    ) -> io::Result<()> {
         let mut spare = Vec::new();
-        while let Some(mut batch) = self.batch(spare).await {
+        while let Some(mut batch) = self.batch(spare, &crowded).await {
             stream.write_all(&batch).await?;
             stream.flush().await?;
             self.written();
@@ -190,7 +197,7 @@ mod tests {
         assert_eq!(outbox.push_always(&[4; 10]), 170);
         let (mut near, mut far) = tokio::io::duplex(4096);
         let writer = outbox.clone();
-        let task = tokio::spawn(async move { writer.drain(&mut near).await });
+        let task = tokio::spawn(async move { writer.drain(&mut near, || false).await });
         outbox.room().await;
         assert_eq!(outbox.push(&[5; 1]), Ok(()));
         let mut got = [0; 171];
@@ -206,7 +213,7 @@ mod tests {
         let outbox = Arc::new(Outbox::new(1000));
         let (mut near, _far) = tokio::io::duplex(16);
         let writer = outbox.clone();
-        let task = tokio::spawn(async move { writer.drain(&mut near).await });
+        let task = tokio::spawn(async move { writer.drain(&mut near, || false).await });
         let mut refused = 0;
         for _ in 0..1000 {
             if outbox.push(&[0; 100]) == Err(PushError::Full) {

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -169,7 +170,8 @@ struct Table {
 /// The table and what belongs to it.
 pub(crate) struct Peers {
     pub(crate) net: OnceLock<Net>,
-    up: ArcSwap<HashMap<NodeId, Arc<Link>>>,
+    /// Links in use, by node id, sorted: what every ask looks at.
+    up: ArcSwap<Vec<(NodeId, Arc<Link>)>>,
     table: Mutex<Table>,
     events: broadcast::Sender<LinkEvent>,
     pub(crate) look: Arc<Notify>,
@@ -230,7 +232,9 @@ impl Inner {
     }
 
     pub(crate) fn up(&self, node: NodeId) -> Option<Arc<Link>> {
-        self.peers.up.load().get(&node).filter(|link| link.is_open()).cloned()
+        let up = self.peers.up.load();
+        let at = up.binary_search_by_key(&node, |(id, _)| *id).ok()?;
+        up.get(at).map(|(_, link)| link).filter(|link| link.is_open()).cloned()
     }
 
     /// Any peer with a link.
@@ -598,15 +602,14 @@ impl Inner {
     }
 
     fn publish(&self, table: &Table) {
-        let up = table
-            .peers
-            .iter()
-            .filter_map(|(id, peer)| Some((*id, peer.link.clone()?)))
-            .collect::<HashMap<_, _>>();
+        let mut up: Vec<_> =
+            table.peers.iter().filter_map(|(id, peer)| Some((*id, peer.link.clone()?))).collect();
+        up.sort_unstable_by_key(|(id, _)| *id);
         self.peers.up.store(Arc::new(up));
     }
 
     fn lost(&self, link: &Arc<Link>, error: &quinn::ConnectionError) {
+        link.open.store(false, Ordering::Release);
         let reason = link.reason(error);
         link.requester.fail(&reason);
         let planned = closed_with(error) == Some(close::GOOD_BYE);

@@ -114,7 +114,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 
     async fn more(&mut self, missing: usize) -> Result<bool, ReadError> {
-        if self.buffer.capacity() - self.buffer.len() < missing.min(READ) {
+        let room = self.buffer.capacity() - self.buffer.len();
+        // Never into a small rest: a read costs the same whatever it brings.
+        if room < missing.clamp(READ / 4, READ) {
             self.buffer.reserve(READ);
         }
         if self.stream.read_buf(&mut self.buffer).await? > 0 {

@@ -341,10 +341,10 @@ impl Lane {
         W: AsyncWrite + Unpin + Send + 'static,
     {
         let writer = self.clone();
-        let mut writing =
-            AbortOnDropHandle::new(tokio::spawn(
-                async move { writer.outbox.drain(&mut write).await },
-            ));
+        let mut writing = AbortOnDropHandle::new(tokio::spawn(async move {
+            let crowded = || writer.in_flight.now() > 1;
+            writer.outbox.drain(&mut write, crowded).await
+        }));
         let _sweeper = AbortOnDropHandle::new(tokio::spawn(self.clone().sweep_deadlines()));
         let reader = self.read_answers(reader);
         tokio::select! {

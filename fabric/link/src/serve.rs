@@ -200,7 +200,7 @@ where
 {
     let draining = answers.clone();
     let writer = AbortOnDropHandle::new(tokio::spawn(async move {
-        let drained = draining.bytes.drain(&mut write).await;
+        let drained = draining.bytes.drain(&mut write, || draining.serving.now() > 0).await;
         if let Err(error) = drained {
             draining.end(&error.to_string());
         }
