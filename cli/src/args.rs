@@ -214,9 +214,9 @@ pub(crate) struct Login {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Example: weft up\n         weft up --detach --json && weft down")]
 pub(crate) struct Up {
-    /// How many nodes
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=16))]
-    pub(crate) nodes: u8,
+    /// How many nodes, 1 to 16 (default: 3, or those that --dir has already)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub(crate) nodes: Option<u8>,
     /// Where to keep everything (default: a new temporary directory, removed at the end)
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,

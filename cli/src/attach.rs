@@ -134,6 +134,15 @@ impl Tried {
                 .help("run `weft login`, on a node's machine if the certificate has expired");
         }
         let error = CliError::new(Exit::NoNode, "no-node", "no node is reachable");
+        if let (true, Some(socket)) = (self.lines.is_empty(), &context.socket) {
+            let data = socket.parent().unwrap_or(Path::new("/")).display();
+            return error.cause(format!("the daemon of {data} is not running")).help(format!(
+                "start it with `weftd run --config {data}/node.toml`, or add another node's \
+                 address to context {} in {}",
+                context.name,
+                context.file.display()
+            ));
+        }
         if self.lines.is_empty() {
             return error.help(format!(
                 "context {} in {} names no node: add one, or run this on a node's machine",
@@ -256,6 +265,8 @@ impl<'a> Attacher<'a> {
             let mut tried = Tried::default();
             tried.lines.extend(first);
             tried.add(&format!("{name} at {}", row.address), &error);
+            // Mostly it is the same address, and the same answer.
+            tried.lines.dedup();
             CliError::new(Exit::NoNode, "no-node", format!("node {name} is not reachable"))
                 .node(name)
                 .details(tried.lines)
@@ -392,6 +403,14 @@ mod tests {
             identity_dir: "/c/none".into(),
             socket: None,
         }
+    }
+
+    #[tokio::test]
+    async fn a_daemon_of_this_machine_that_is_not_running_is_named_with_the_way_to_start_it() {
+        let context = Context { socket: Some("/data/n1/weft.sock".into()), ..context(&[]) };
+        let error = Attacher::new(&context).attach(None).await.expect_err("nobody");
+        assert_eq!(error.exit, Exit::NoNode);
+        assert!(error.to_string().contains("weftd run --config /data/n1/node.toml"), "{error}");
     }
 
     #[tokio::test]

@@ -178,12 +178,10 @@ impl CliError {
                     .node(node)
                     .step(what)
             }
-            AskError::NotFound(why) => {
-                Self::new(Exit::Failed, "not-found", format!("{what}: not found"))
-                    .cause(why)
-                    .node(node)
-                    .step(what)
-            }
+            AskError::NotFound(why) => Self::new(Exit::Failed, "not-found", why)
+                .help("`weft node list` shows the nodes, `weft actors` what runs on them")
+                .node(node)
+                .step(what),
             AskError::Unsupported { id, version: message } => {
                 let runs = if version.is_empty() {
                     "an older Weft".into()

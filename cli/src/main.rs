@@ -9,6 +9,8 @@ mod context;
 mod error;
 mod output;
 mod paths;
+#[cfg(test)]
+mod reference;
 mod up;
 
 use std::process::ExitCode;

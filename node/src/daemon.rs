@@ -29,6 +29,8 @@ const EXIT_USAGE: u8 = 2;
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// Audit records that may wait to be stored.
 const AUDIT_WAITING: usize = 10_000;
+/// The last audit records may take so long to be stored.
+const AUDIT_WITHIN: Duration = Duration::from_secs(2);
 /// Between attempts to bind an address that does not exist yet, or to report to the leader.
 const RETRY: Backoff =
     Backoff { base: Duration::from_millis(200), max: Duration::from_secs(10), jitter: 0.0 };
@@ -136,7 +138,7 @@ impl Node {
         );
         fabric.set_directory(self.first_directory());
 
-        if renewal.is_expired() {
+        if renewal.is_expired() && !renewed_by_own_ca(&renewal, issuer.as_ref()) {
             tokio::select! {
                 () = self.renew_expired(&renewal) => {}
                 () = stop.wait() => return Ok(ExitCode::SUCCESS),
@@ -159,7 +161,9 @@ impl Node {
         self.data.write("ports.json", &bound.ports)?;
 
         let mut helpers = tokio::task::JoinSet::new();
-        helpers.spawn(audit::write_batches(fabric.clone(), audit_entries));
+        let stop_audit = audit::Stop::default();
+        let auditor =
+            tokio::spawn(audit::write_batches(fabric.clone(), audit_entries, stop_audit.clone()));
         helpers.spawn(renewal.keep(fabric.clone()));
 
         tracing::info!(
@@ -182,6 +186,12 @@ impl Node {
             }
         };
         helpers.shutdown().await;
+        // While there still is a registry to store the last records.
+        stop_audit.now();
+        let auditor_ends = auditor.abort_handle();
+        if tokio::time::timeout(AUDIT_WITHIN, auditor).await.is_err() {
+            auditor_ends.abort();
+        }
         tree.stop(STOP_WITHIN).await;
         fabric.close(GoodBye { reason: "the daemon stops".to_owned() }).await;
         Ok(code)
@@ -239,13 +249,7 @@ impl Node {
                 trust: self.trust.clone(),
             })
         };
-        let fabric_address = match remembered {
-            Some(address) => match listen(address) {
-                Ok(address) => address,
-                Err(_) => listen(wanted)?,
-            },
-            None => self.bind_when_there(wanted, listen).await?,
-        };
+        let fabric_address = bind_again(remembered, wanted, listen).await?;
 
         let wanted = self.config.gateway_bind;
         let remembered = last
@@ -272,25 +276,6 @@ impl Node {
             },
             http,
         })
-    }
-
-    /// Binds, waiting while the address does not exist yet: an overlay may come up after us.
-    async fn bind_when_there(
-        &self,
-        wanted: SocketAddr,
-        listen: impl Fn(SocketAddr) -> Result<SocketAddr, weft_link::LinkError>,
-    ) -> Result<SocketAddr, Fatal> {
-        for attempt in 0u32.. {
-            match listen(wanted) {
-                Ok(address) => return Ok(address),
-                Err(error) if address_is_missing(wanted) => {
-                    tracing::warn!(%error, "the address does not exist yet; waiting for it");
-                }
-                Err(error) => return Err(error.into()),
-            }
-            tokio::time::sleep(RETRY.delay(attempt, 0.5)).await;
-        }
-        Err("gave up waiting for the address".into())
     }
 
     fn local_config(&self) -> Result<LocalConfig, Fatal> {
@@ -335,7 +320,12 @@ impl Node {
             trust: self.trust.clone(),
             report: {
                 let report = self.report_of(bound);
-                Arc::new(move || Some(report.clone()))
+                let credentials = self.credentials.clone();
+                // The key as it is now: what is recorded must not fall back to an earlier one.
+                Arc::new(move || {
+                    let key_fingerprint = credentials.own().public_key_fingerprint.to_string();
+                    Some(ReportNode { key_fingerprint, ..report.clone() })
+                })
             },
             event_retention: self.config.monitor.retention,
             audit_retention: weft_registry::RETENTION,
@@ -368,6 +358,53 @@ impl Node {
         };
         tree.add(ActorKind::Gateway, ChildSpec::default(), weft_gateway::factory(gateway));
         Ok(())
+    }
+}
+
+/// Binds the address of the last run if there was one and it can be had, or else `wanted`.
+async fn bind_again<E: std::error::Error + 'static>(
+    remembered: Option<SocketAddr>,
+    wanted: SocketAddr,
+    listen: impl Fn(SocketAddr) -> Result<SocketAddr, E>,
+) -> Result<SocketAddr, Fatal> {
+    if let Some(remembered) = remembered
+        && let Ok(address) = bind_when_there(remembered, &listen).await
+    {
+        return Ok(address);
+    }
+    bind_when_there(wanted, listen).await
+}
+
+/// Binds, waiting while the address does not exist yet: an overlay may come up after us.
+async fn bind_when_there<E: std::error::Error + 'static>(
+    wanted: SocketAddr,
+    listen: impl Fn(SocketAddr) -> Result<SocketAddr, E>,
+) -> Result<SocketAddr, Fatal> {
+    for attempt in 0u32.. {
+        match listen(wanted) {
+            Ok(address) => return Ok(address),
+            Err(error) if address_is_missing(wanted) => {
+                tracing::warn!(%error, "the address does not exist yet; waiting for it");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(RETRY.delay(attempt, 0.5)).await;
+    }
+    Err("gave up waiting for the address".into())
+}
+
+/// Whether an expired certificate could be renewed without anybody's help.
+fn renewed_by_own_ca(renewal: &Renewal, issuer: Option<&weft_identity::IssuingCa>) -> bool {
+    let Some(ca) = issuer else { return false };
+    match renewal.by_own_ca(ca) {
+        Ok(()) => {
+            tracing::info!("the node's certificate had expired; renewed by its own issuing CA");
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, "this node's issuing CA cannot renew its certificate");
+            false
+        }
     }
 }
 
@@ -439,6 +476,23 @@ mod tests {
         let groups = "root:x:0:\nweft:x:990:ann,bob\nweftish:x:991:\n";
         assert_eq!(group_id("weft", groups), Some(990));
         assert_eq!(group_id("wef", groups), None);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_not_there_yet_is_waited_for_also_with_a_port_of_the_last_run() {
+        // A documentation address: no machine has it.
+        let (last, wanted): (SocketAddr, SocketAddr) =
+            ("192.0.2.1:4000".parse().expect("it"), "192.0.2.1:0".parse().expect("it"));
+        let listen = |address: SocketAddr| std::net::UdpSocket::bind(address)?.local_addr();
+        let waiting = bind_again(Some(last), wanted, listen);
+        let early = tokio::time::timeout(Duration::from_millis(50), waiting).await;
+        assert!(early.is_err(), "{early:?}");
+        // A port that somebody else has by now is not insisted on.
+        let taken = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let last = taken.local_addr().expect("its address");
+        let wanted = "127.0.0.1:0".parse().expect("an address");
+        let got = bind_again(Some(last), wanted, listen).await.expect("another one");
+        assert!(got.port() != last.port() && got.ip() == last.ip());
     }
 
     #[test]

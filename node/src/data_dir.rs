@@ -3,11 +3,18 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use weft_protocol::files::{FILES_VERSION, NodeSeed, PortsFile, ProcessFile};
+use weft_wire::{Clock, SystemClock};
+
+/// How long a lock that a dead daemon left behind is waited for.
+const LEFT_BEHIND: Duration = Duration::from_secs(5);
+/// Between two looks at it.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Why a data directory cannot be used. Nothing in it has been changed.
 #[derive(Debug, thiserror::Error)]
@@ -117,11 +124,7 @@ impl DataDir {
             .write(true)
             .open(path.join("weftd.lock"))
             .map_err(|source| DataDirError::NotWritable { path: path.to_owned(), source })?;
-        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let holder = read_versioned::<ProcessFile>(&path.join("weftd.json")).map_or_else(
-                |_| "another weftd".to_owned(),
-                |process| format!("weftd with pid {}", process.pid),
-            );
+        if let Err(holder) = take(&lock, &path.join("weftd.json")) {
             return Err(DataDirError::InUse { path: path.to_owned(), holder });
         }
         let this = Self { path: path.to_owned(), seed, _lock: lock };
@@ -157,6 +160,27 @@ impl DataDir {
             std::fs::rename(&temporary, &target)
         })();
         written.map_err(|source| DataDirError::NotWritable { path: self.path.clone(), source })
+    }
+}
+
+/// Locks, or says who holds the lock.
+///
+/// A daemon that is killed while it starts a shim leaves a child that has not become the shim yet,
+/// and with it the open lock file, for some milliseconds. So a lock whose recorded holder is gone
+/// is waited for.
+fn take(lock: &File, record: &Path) -> Result<(), String> {
+    let until = SystemClock.now() + LEFT_BEHIND;
+    loop {
+        if rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return Ok(());
+        }
+        match read_versioned::<ProcessFile>(record) {
+            Ok(holder) if holder.is_running() => {
+                return Err(format!("weftd with pid {}", holder.pid));
+            }
+            Ok(_) if SystemClock.now() < until => std::thread::park_timeout(LOOK_AGAIN),
+            _ => return Err("another weftd".to_owned()),
+        }
     }
 }
 
@@ -209,6 +233,29 @@ mod tests {
         assert!(refused.to_string().contains(&format!("pid {}", std::process::id())), "{refused}");
         drop(held);
         DataDir::open(dir.path(), "n1").expect("free again");
+    }
+
+    #[test]
+    fn a_lock_that_a_killed_daemon_left_behind_for_a_moment_is_waited_for() {
+        let dir = seeded("n1", 1);
+        let held = DataDir::open(dir.path(), "n1").expect("the first");
+        // Its record names a process that has ended.
+        let mut gone = std::process::Command::new("true").spawn().expect("starts");
+        let mut record = ProcessFile::of(gone.id()).expect("it is there, if only as a zombie");
+        record.pid = gone.id();
+        gone.wait().expect("ends");
+        held.write("weftd.json", &record).expect("writes");
+        let last = held._lock.try_clone().expect("what a child would have inherited");
+        drop(held);
+        let (waits, waited) = std::sync::mpsc::channel();
+        let path = dir.path().to_owned();
+        let next = std::thread::spawn(move || {
+            waits.send(()).expect("somebody listens");
+            DataDir::open(&path, "n1").map(drop)
+        });
+        waited.recv().expect("it has begun");
+        drop(last);
+        next.join().expect("ends").expect("the lock became free");
     }
 
     #[test]

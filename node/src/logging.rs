@@ -11,9 +11,40 @@ pub(crate) fn init(config: &NodeConfig) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(false);
+        .with_ansi(false)
+        // It would say so on standard error too, by a macro that panics when that cannot be
+        // written: a full disk, or a closed pipe, would take every actor down at its next line.
+        .log_internal_errors(false);
     match config.log_format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    const CHILD: &str = "WEFT_TEST_LOGS_TO_A_FULL_DISK";
+
+    #[test]
+    fn a_log_on_a_full_disk_loses_lines_and_nothing_else() {
+        if std::env::var_os(CHILD).is_some() {
+            init(&NodeConfig::new("n1", std::path::Path::new("/data")));
+            tracing::error!("there is no room for this");
+            return;
+        }
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+        // This test again, with a standard error that cannot be written.
+        let status = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "logging::tests::a_log_on_a_full_disk_loses_lines_and_nothing_else"])
+            .arg("--nocapture")
+            .env(CHILD, "1")
+            .stdout(Stdio::null())
+            .stderr(full)
+            .status()
+            .expect("runs");
+        assert!(status.success(), "{status}");
     }
 }

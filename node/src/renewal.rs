@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_identity::{
-    CertificateChain, Credentials, Expect, IdentityError, IdentityFiles, PrivateKey, Trust,
-    TrustBundle, client_config,
+    CertificateChain, Credentials, Expect, IdentityError, IdentityFiles, IssuingCa, PrivateKey,
+    Subject, Trust, TrustBundle, Validity, client_config,
 };
 use weft_link::{Call, Fabric, JOIN_PROTOCOLS, join_ask};
 use weft_protocol::{RenewLeaf, RenewedLeaf};
@@ -62,6 +62,24 @@ impl Renewal {
     /// Whether the present certificate is no longer good.
     pub(crate) fn is_expired(&self) -> bool {
         self.clock.wall() >= self.credentials.own().not_after
+    }
+
+    /// Renews an expired certificate with this node's own issuing CA, asking nobody: the node that
+    /// everybody else asks has nobody to ask.
+    ///
+    /// # Errors
+    /// [`RenewalError`]: a file that cannot be used, or a CA that the cluster no longer believes.
+    pub(crate) fn by_own_ca(&self, ca: &IssuingCa) -> Result<(), RenewalError> {
+        let key = self.key()?;
+        let own = self.credentials.own();
+        let subject = Subject { cluster: own.cluster, identity: own.identity };
+        let now = self.clock.wall();
+        let chain = ca.sign_csr(&key.csr()?, &subject, Validity::node(now))?;
+        // Before anything is replaced.
+        self.trust.admit(&chain.leaf, now)?;
+        self.files.save_certificate(&chain)?;
+        self.credentials.replace(&chain, &key)?;
+        Ok(())
     }
 
     /// Renews an expired certificate over the join door, by proof of key, at any of `peers`.
@@ -128,4 +146,45 @@ impl Renewal {
 /// A number in 0.0..1.0 for jitter.
 fn random() -> f64 {
     f64::from(uuid::Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_identity::DenyList;
+    use weft_wire::{ClusterId, Identity, ManualClock, WallTime};
+
+    #[test]
+    fn the_node_that_issues_renews_its_own_expired_certificate_without_asking_anybody() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let files = IdentityFiles::node(dir.path());
+        let cluster = ClusterId::new(uuid::Uuid::from_u128(1));
+        let node = NodeId::new(uuid::Uuid::from_u128(2));
+        let then = WallTime::from_micros(1_795_000_000_000_000);
+        let ca = IssuingCa::create(cluster, then).expect("a CA");
+        let key = files.key_or_create().expect("a key");
+        let subject = Subject { cluster, identity: Identity::Node(node) };
+        let csr = key.csr().expect("a request");
+        let chain = ca.sign_csr(&csr, &subject, Validity::node(then)).expect("issued");
+        files.save_certificate(&chain).expect("saved");
+        let bundle = TrustBundle::from_pem(&ca.to_pem(), "ca").expect("a bundle");
+        files.save_bundle(&bundle).expect("saved");
+        let stored = files.load().expect("loads");
+
+        // Two days later.
+        let now = then.plus(Duration::from_secs(48 * 3600));
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(now));
+        let trust = Trust::new(cluster, bundle, DenyList::new(), clock.clone()).expect("trust");
+        let credentials = stored.credentials().expect("credentials");
+        let renewal = Renewal { files: files.clone(), credentials, trust, node, clock };
+        assert!(renewal.is_expired());
+        renewal.by_own_ca(&ca).expect("renewed");
+        assert!(!renewal.is_expired());
+        let own = files.load().expect("loads").own;
+        assert_eq!((own.identity, own.cluster), (Identity::Node(node), cluster));
+        assert!(own.not_after > now, "and it is stored");
+
+        let stranger = IssuingCa::create(cluster, then).expect("another CA");
+        renewal.by_own_ca(&stranger).expect_err("a CA the cluster does not believe");
+    }
 }

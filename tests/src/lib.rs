@@ -123,12 +123,64 @@ pub fn micros(time: &str) -> i64 {
     weft_protocol::parse_time(time).unwrap_or_else(|error| panic!("{error}")).as_micros()
 }
 
-/// Whether a process of that pid exists and is no zombie.
+/// Runs a program that is expected to end by itself: one that goes on is killed and is a failure.
+///
+/// # Panics
+/// If it cannot be started, or still runs at the deadline.
+#[track_caller]
+pub fn ends(command: &mut Command) -> Done {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let open = |name: &str| std::fs::File::create(dir.path().join(name)).expect("a file");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(open("out"))
+        .stderr(open("err"))
+        .spawn()
+        .expect("the program starts");
+    let start = SystemClock.now();
+    let status = loop {
+        match child.try_wait().expect("a child can be waited for") {
+            Some(status) => break Some(status),
+            None if start.elapsed() > DEADLINE => {
+                let _ = child.kill();
+                let _ = child.wait();
+                break None;
+            }
+            None => std::thread::park_timeout(Duration::from_millis(10)),
+        }
+    };
+    let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap_or_default();
+    let (stdout, stderr) = (read("out"), read("err"));
+    let status = status.unwrap_or_else(|| panic!("it went on: {command:?}\n{stdout}\n{stderr}"));
+    Done { code: status.code().unwrap_or(-1), stdout, stderr }
+}
+
+/// Pids of live processes that have `marker`, such as `MARK=web`, in their environment.
+pub fn with_environment(marker: &str) -> Vec<u32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // A zombie's environment is empty.
+        let environ = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+        if environ.split(|byte| *byte == 0).any(|pair| pair == marker.as_bytes()) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+/// Whether a process of that pid exists, with any thread that is no zombie.
+///
+/// Of a process that was killed, the first thread can be a zombie while others still end, and with
+/// them its locks and ports: it is gone when no other thread is left.
 pub fn is_alive(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+    let zombie = std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .ok()
-        .and_then(|stat| Some(stat.rsplit_once(") ")?.1.starts_with('Z')))
-        .is_some_and(|zombie| !zombie)
+        .and_then(|stat| Some(stat.rsplit_once(") ")?.1.starts_with('Z')));
+    let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    zombie.is_some_and(|zombie| !zombie || threads() > 1)
 }
 
 /// Sends SIGKILL to one process that the test started.
@@ -264,6 +316,66 @@ impl Cluster {
         })
     }
 
+    /// Kills a node's daemon with SIGKILL and waits until it is gone.
+    ///
+    /// # Panics
+    /// If it does not run.
+    #[track_caller]
+    pub fn kill_daemon(&self, name: &str) {
+        let pid = self.daemon_pid(name);
+        kill_9(pid);
+        eventually("the daemon is gone", || (!is_alive(pid)).then_some(()));
+    }
+
+    /// `weftd run` with a node's file; nothing is started yet.
+    pub fn weftd(&self, name: &str) -> Command {
+        let mut command = Command::new(bin_dir().join("weftd"));
+        command.arg("run").arg("--config").arg(self.data_dir(name).join("node.toml"));
+        command
+    }
+
+    /// What a node's daemons have logged so far.
+    pub fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.data_dir(name).join("weftd.log")).unwrap_or_default()
+    }
+
+    /// Waits until `node list`, asked through one node, has another as `state`; its row.
+    #[track_caller]
+    pub fn node_is(&self, through: &str, name: &str, state: &str) -> Value {
+        eventually(&format!("{name} is {state}"), || {
+            let done = self.weft(&["--node", through, "node", "list", "--json"]);
+            let rows: Value = serde_json::from_str(&done.stdout).ok()?;
+            rows.as_array()?
+                .iter()
+                .find(|row| row["name"] == name && row["state"] == state)
+                .cloned()
+        })
+    }
+
+    /// Writes a service file into the scratch directory; its path.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn definition(&self, name: &str, text: &str) -> String {
+        let file = self.scratch().join(format!("{name}.toml"));
+        std::fs::write(&file, text).expect("writes");
+        file.to_string_lossy().into_owned()
+    }
+
+    /// A CLI file for this cluster without the local socket: only the certificate is left.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn without_socket(&self) -> String {
+        let text = std::fs::read_to_string(self.context()).expect("the context");
+        let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("socket")).collect();
+        assert_ne!(kept.len(), text.lines().count(), "there was a socket in {text}");
+        // Beside the original: paths in it are relative to it.
+        let file = self.dir().join("certificate-only.toml");
+        std::fs::write(&file, kept.join("\n")).expect("writes");
+        file.to_string_lossy().into_owned()
+    }
+
     /// Starts a node's daemon by hand, as the README says.
     ///
     /// # Panics
@@ -274,10 +386,8 @@ impl Cluster {
             .append(true)
             .open(self.data_dir(name).join("weftd.log"))
             .expect("a log file");
-        let mut child = Command::new(bin_dir().join("weftd"))
-            .arg("run")
-            .arg("--config")
-            .arg(self.data_dir(name).join("node.toml"))
+        let mut child = self
+            .weftd(name)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)

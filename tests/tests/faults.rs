@@ -93,12 +93,6 @@ fn two_daemons_on_one_data_directory_are_refused() {
     cluster.weft(&["node", "list"]).ok();
 }
 
-fn definition(cluster: &Cluster, name: &str, text: &str) -> String {
-    let file = cluster.scratch().join(format!("{name}.toml"));
-    std::fs::write(&file, text).expect("writes");
-    file.to_string_lossy().into_owned()
-}
-
 #[test]
 fn a_command_that_does_not_exist_or_is_not_executable_fails_the_deploy_and_says_so() {
     let cluster = Cluster::with(&["--no-hello", "--nodes", "1"]);
@@ -111,7 +105,7 @@ fn a_command_that_does_not_exist_or_is_not_executable_fails_the_deploy_and_says_
         let text = format!(
             "name = \"{name}\"\n[[components]]\nname = \"{name}\"\ncmd = [\"{program}\"]\n"
         );
-        let file = definition(&cluster, name, &text);
+        let file = cluster.definition(name, &text);
         let done = cluster.weft(&["deploy", name, "-f", &file, "--timeout", "20s"]);
         assert_eq!(done.code, 1, "{done:?}");
         let said = format!("{}{}", done.stdout, done.stderr);
@@ -122,8 +116,7 @@ fn a_command_that_does_not_exist_or_is_not_executable_fails_the_deploy_and_says_
 #[test]
 fn a_definition_with_mistakes_names_file_line_and_column_and_changes_nothing() {
     let cluster = Cluster::with(&["--no-hello", "--nodes", "1"]);
-    let file = definition(
-        &cluster,
+    let file = cluster.definition(
         "web",
         "name = \"web\"\n[[components]]\nname = \"web\"\nimgae = \"x:1\"\ncmd = [\"x\"]\n",
     );

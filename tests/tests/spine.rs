@@ -253,6 +253,89 @@ fn a_removed_node_is_cut_off_and_stays_out() {
 }
 
 #[test]
+fn events_and_logs_can_be_cut_at_a_time() {
+    let cluster = Cluster::with(&["--nodes", "2"]);
+    let row = cluster.running("n1", "hello", "n2");
+    let ask = |path: &str| http_get(&format!("{}{path}", slash(url(&row)))).expect("answers");
+    ask("?early");
+    let logs = |since: Option<&str>| {
+        let mut args = vec!["--node", "n1", "logs", "hello", "--json"];
+        args.extend(since.into_iter().flat_map(|since| ["--since", since]));
+        cluster.weft(&args).ok().stdout
+    };
+    eventually("the early line is logged", || logs(None).contains("early").then_some(()));
+    let all = cluster.weft(&["events", "--json"]).ok().stdout;
+    assert!(all.contains("\"running\""), "{all}");
+
+    let cut = weft_protocol::format_time(weft_wire::Clock::wall(&weft_wire::SystemClock));
+    ask("?late");
+    kill_9(pid(&row));
+    eventually("the late line is logged", || logs(Some(&cut)).contains("late").then_some(()));
+    assert!(!logs(Some(&cut)).contains("early"), "{}", logs(Some(&cut)));
+    assert!(logs(Some("10m")).contains("early"), "an age is a time, too");
+
+    let later = eventually("the exit and the new start are events", || {
+        let text = cluster.weft(&["events", "--since", &cut, "--json"]).ok().stdout;
+        let events: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let new = |state: &str| events.iter().any(|event| event["new_state"] == state);
+        (new("exited") && new("running")).then_some(events)
+    });
+    for event in later {
+        assert!(text(&event["time"]) >= cut.as_str(), "{event} is before {cut}");
+        assert_eq!(event["node"], "n2");
+        for field in
+            ["time", "node", "service", "component", "replica", "prev_state", "new_state", "cause"]
+        {
+            assert!(event.get(field).is_some(), "{field} in {event}");
+        }
+    }
+}
+
+#[test]
+fn metrics_tell_of_actors_components_links_and_the_host() {
+    let cluster = Cluster::with(&["--nodes", "2"]);
+    let row = cluster.running("n1", "hello", "n2");
+    kill_9(pid(&row));
+    let read = || {
+        let url = format!("{}/metrics", text(&cluster.node("n2")["gateway"]));
+        http_get(&url).map(|(_, body)| body).unwrap_or_default()
+    };
+    let wanted = [
+        "weft_build_info{version=",
+        "weft_actor_state{actor=\"registry\",state=\"running\"} 1",
+        "weft_actor_state{actor=\"runtime/hello/2/hello\",state=\"running\"} 1",
+        "weft_actor_mailbox_capacity{actor=\"gateway\"} ",
+        "weft_components{state=\"running\"} 1",
+        "weft_component_up{",
+        "weft_component_restarts_total{",
+        "weft_nodes{state=\"ready\"} 2",
+        "weft_peer_up{peer=\"n1\"} 1",
+        "weft_peer_rtt_seconds{peer=\"n1\"} ",
+        "weft_asks_in_flight{peer=\"n1\"} ",
+        "weft_requests_total{message=",
+        "weft_refused_total ",
+        "weft_dead_letters_total ",
+        "weft_state_index ",
+        "weft_host_memory_bytes ",
+        "weft_daemon_uptime_seconds ",
+    ];
+    let body = eventually("the restart is counted", || {
+        let body = read();
+        let counted = body
+            .lines()
+            .any(|l| l.starts_with("weft_component_restarts_total{") && l.ends_with(" 1"));
+        let complete = wanted.iter().all(|part| body.contains(part));
+        (counted && complete).then_some(body)
+    });
+    // Prometheus text: comments, or a sample that ends in a number.
+    for line in body.lines().filter(|line| !line.starts_with('#')) {
+        let value = line.rsplit(' ').next().unwrap_or_default();
+        assert!(value.parse::<f64>().is_ok(), "{line}");
+    }
+}
+
+#[test]
 fn down_leaves_nothing_behind() {
     let cluster = Cluster::up();
     let pids = cluster.pids();

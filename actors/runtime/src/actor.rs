@@ -146,6 +146,8 @@ pub struct Runtime {
     shared: Arc<Shared>,
     entries: BTreeMap<ComponentKey, Entry>,
     index: u64,
+    /// What is in `assignments.json` for sure; `None`: not known, or about to change.
+    stored: Option<Vec<Assignment>>,
     /// Found when it was made: what was wanted, and what has a directory.
     found: Vec<(ComponentKey, Option<Assignment>)>,
     flushing: bool,
@@ -218,6 +220,7 @@ impl Runtime {
             shared,
             entries: BTreeMap::new(),
             index: stored.index,
+            stored: None,
             found: found.into_iter().collect(),
             flushing: false,
         })
@@ -402,6 +405,11 @@ impl Handle<Assign> for Runtime {
         }
         self.index = message.index;
         self.assign(scope, &message.assignments);
+        // The registry says it again every few seconds: nothing to write, and to sync, then.
+        if self.stored.as_ref() == Some(&message.assignments) {
+            return reply.ok(());
+        }
+        self.stored = None;
         let data = self.shared.config.data_dir.clone();
         let stored = Assignments {
             version: FILES_VERSION,
@@ -410,10 +418,19 @@ impl Handle<Assign> for Runtime {
         };
         let write = tokio::task::spawn_blocking;
         scope.spawn_then(
-            async move { write(move || store_assignments(&data, &stored)).await },
-            |_, written, _| {
+            async move {
+                let written = move || store_assignments(&data, &stored).map(|()| stored);
+                write(written).await
+            },
+            |runtime, written, _| {
                 let problem = match written {
-                    Ok(Ok(())) => return reply.ok(()),
+                    Ok(Ok(stored)) => {
+                        // Unless a newer one is being written.
+                        if stored.index == runtime.index {
+                            runtime.stored = Some(stored.assignments);
+                        }
+                        return reply.ok(());
+                    }
                     Ok(Err(error)) => error.to_string(),
                     Err(error) => error.to_string(),
                 };

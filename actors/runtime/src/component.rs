@@ -144,7 +144,18 @@ impl ComponentActor {
     }
 
     fn input(&mut self, scope: &Scope<Self>, input: Input) {
-        tracing::debug!(component = %self.key, ?input, "component");
+        match &input {
+            // Its environment may hold secrets, which are for no log.
+            Input::Assigned(assignment, cause) => tracing::debug!(
+                component = %self.key,
+                revision = assignment.revision,
+                epoch = assignment.epoch,
+                desired = ?assignment.desired,
+                cause,
+                "assigned"
+            ),
+            input => tracing::debug!(component = %self.key, ?input, "component"),
+        }
         let effects = self.machine.handle(scope.now(), scope.wall(), random_share(), input);
         for effect in effects {
             // A ghost does nothing: its successor has taken over.

@@ -26,6 +26,8 @@ pub(crate) const REPORT_LIMIT: Duration = Duration::from_secs(10);
 /// A shim that holds its lock but does not answer for so long is given up.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(10);
+/// Between attempts to find out whether a shim lives.
+const LOCK_RETRY: Duration = Duration::from_millis(100);
 
 /// A connection to a shim.
 pub(crate) struct Link {
@@ -193,12 +195,25 @@ fn cut(text: &str) -> &str {
 /// Looks at what runs in a component's directory: connects to a live shim, kills what a dead one
 /// left, reads what an ended one wrote.
 pub(crate) async fn look(dir: &Path) -> (Finding, Option<Link>) {
-    let deadline = tokio::time::Instant::now() + CONNECT_LIMIT;
+    let mut deadline = tokio::time::Instant::now() + CONNECT_LIMIT;
+    let mut told = false;
     loop {
         let file = read_state(dir);
-        if !lock_is_held(dir) {
+        match lock_is_held(dir) {
+            Ok(true) => {}
             // Read again: it may have written its end before it let go.
-            return (settle(read_state(dir)).await, None);
+            Ok(false) => return (settle(read_state(dir)).await, None),
+            // Not known, as when this daemon is out of descriptors: what may be alive and well
+            // is not to be killed for that, nor started a second time.
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    let dir = dir.display();
+                    tracing::error!(%dir, %error, "{LOCK_FILE} cannot be opened; trying again");
+                }
+                tokio::time::sleep(LOCK_RETRY).await;
+                deadline = tokio::time::Instant::now() + CONNECT_LIMIT;
+                continue;
+            }
         }
         match connect(dir).await {
             Some((Ok(file), link)) => return (Finding::Running(file), Some(link)),
@@ -252,10 +267,20 @@ async fn settle(file: Option<ShimFile>) -> Finding {
 
 /// Whether a shim lives there. A shim that starts at this very moment may find the lock taken by
 /// this look; it then ends without having started anything.
-pub(crate) fn lock_is_held(dir: &Path) -> bool {
-    let Ok(file) = std::fs::File::open(dir.join(LOCK_FILE)) else { return false };
-    rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared)
-        .is_err_and(|error| error == rustix::io::Errno::WOULDBLOCK)
+///
+/// # Errors
+/// The lock is there and cannot be looked at: nothing is known.
+pub(crate) fn lock_is_held(dir: &Path) -> io::Result<bool> {
+    let file = match std::fs::File::open(dir.join(LOCK_FILE)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(false),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Connects and takes the first report. `Err` inside: the component has just ended.
@@ -290,5 +315,54 @@ pub(crate) async fn clean(shim: &ProcessFile) {
         // Bounded in practice by the kernel; a process in an uninterruptible call is waited for,
         // because a second copy beside it would be worse.
         tokio::time::sleep(Duration::from_millis(if rounds < 100 { 1 } else { 50 })).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::CommandExt;
+
+    #[test]
+    fn a_lock_that_cannot_be_looked_at_kills_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        // Opening it fails, and not because it is not there.
+        std::os::unix::fs::symlink(LOCK_FILE, dir.path().join(LOCK_FILE)).unwrap();
+        let mut shim =
+            std::process::Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
+        let file = ShimFile {
+            version: FILES_VERSION,
+            key: weft_protocol::ComponentKey {
+                service: "web".into(),
+                replica: 1,
+                component: "api".into(),
+            },
+            spec_hash: String::new(),
+            epoch: 0,
+            revision: 1,
+            generation: 1,
+            shim: identify(shim.id()).unwrap(),
+            child: None,
+            started_at: weft_wire::WallTime::default(),
+            ports: Vec::new(),
+            exit: None,
+        };
+        let path = dir.path().join(STATE_FILE);
+        crate::disk::write_json(&path, &file, crate::disk::Durable::No).unwrap();
+
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let found = runtime.block_on(async {
+            let looking = look(dir.path());
+            tokio::pin!(looking);
+            let soon = Duration::from_millis(300);
+            let early = tokio::time::timeout(soon, &mut looking).await;
+            assert!(early.is_err(), "{:?}", early.map(|(finding, _)| finding));
+            assert!(is_alive(&file.shim), "what may be well is left alone");
+            // Now it can be: nobody holds it.
+            std::fs::remove_file(dir.path().join(LOCK_FILE)).unwrap();
+            tokio::time::timeout(Duration::from_secs(10), looking).await.unwrap().0
+        });
+        assert_eq!(found, Finding::Lost(file));
+        shim.wait().unwrap();
     }
 }

@@ -22,21 +22,26 @@ pub(crate) async fn watch(
     tell: impl Fn(Result<(), String>) -> bool,
 ) {
     let interval = check.interval.max(Duration::from_millis(10));
-    let mut wait = FIRST.min(interval);
+    let mut pace = FIRST.min(interval);
+    let mut wait = pace;
     let mut good = false;
     let mut due = Instant::now() + interval;
     loop {
         tokio::time::sleep(wait).await;
+        let began = Instant::now();
         let answer = match tokio::time::timeout(check.timeout, once(&check, host, port)).await {
             Ok(answer) => answer,
             Err(_) => Err(format!("no answer from {host}:{port} within {:?}", check.timeout)),
         };
         good |= answer.is_ok();
-        wait = if good { interval } else { (wait * 2).min(interval) };
+        pace = if good { interval } else { (pace * 2).min(interval) };
+        // From start to start: one that hangs is noticed within interval times threshold, however
+        // long each probe waits for it.
+        wait = pace.saturating_sub(began.elapsed());
         if answer.is_err() && Instant::now() < due {
             continue;
         }
-        due = Instant::now() + interval.mul_f64(0.9);
+        due = began + interval.mul_f64(0.9);
         if !tell(answer) {
             return;
         }
@@ -79,5 +84,49 @@ async fn once(check: &HealthCheck, host: IpAddr, port: u16) -> Result<(), String
     tokio::select! {
         answer = &mut exchange => answer,
         _ = &mut connection => exchange.await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpListener};
+
+    #[test]
+    fn a_component_that_hangs_is_noticed_within_interval_times_threshold() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // Answers once, then takes connections and says nothing.
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 512]);
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+            let _silent: Vec<_> = listener.incoming().collect();
+        });
+        let check = HealthCheck {
+            kind: HealthKind::Http,
+            port: String::new(),
+            path: "/".into(),
+            command: Vec::new(),
+            interval: Duration::from_millis(400),
+            timeout: Duration::from_millis(400),
+            retries: 3,
+            start_period: Duration::ZERO,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let took = runtime.block_on(async move {
+            let host = IpAddr::V4(Ipv4Addr::LOCALHOST);
+            tokio::spawn(watch(check, host, port, move |answer| tell.send(answer).is_ok()));
+            assert_eq!(told.recv().await.unwrap(), Ok(()));
+            let healthy = Instant::now();
+            for _ in 0..3 {
+                assert!(told.recv().await.unwrap().is_err());
+            }
+            healthy.elapsed()
+        });
+        // Three intervals and the last timeout are 1.6 s; with the waits added up, 2.4 s.
+        assert!(took < Duration::from_millis(2100), "{took:?}");
     }
 }

@@ -679,6 +679,31 @@ fn a_new_spec_or_epoch_replaces_the_process_and_an_older_index_is_ignored() {
 }
 
 #[test]
+fn what_the_registry_says_again_is_not_written_again() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = Dir::new();
+    let file = dir.path().join("assignments.json");
+    // It is replaced as a whole, so another one has another number or another time.
+    let stored = || {
+        let meta = std::fs::metadata(&file).unwrap();
+        (meta.ino(), meta.mtime(), meta.mtime_nsec())
+    };
+    daemon(dir.path(), async |node| {
+        let mut api = sleeper("api");
+        node.assign(5, std::slice::from_ref(&api)).await;
+        let first = stored();
+        node.assign(5, std::slice::from_ref(&api)).await;
+        node.assign(6, std::slice::from_ref(&api)).await;
+        assert_eq!(stored(), first);
+        api.desired = Desired::Stopped;
+        node.assign(7, std::slice::from_ref(&api)).await;
+        assert_ne!(stored(), first);
+        assert!(std::fs::read_to_string(&file).unwrap().contains("\"index\":7"));
+        node.end(8, &dir).await;
+    });
+}
+
+#[test]
 fn the_environment_is_what_the_definition_and_weft_say_and_nothing_else() {
     let dir = Dir::new();
     daemon(dir.path(), async |node| {

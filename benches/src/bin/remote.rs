@@ -3,16 +3,20 @@
 //! `cargo run --release -p weft-bench --bin remote [seconds]` starts a second process of itself
 //! and measures, in turns, 100-byte echoes at 1, 64 and 1024 in flight, then one-way messages.
 //! Each number is the median of three measurements of `seconds` (default 2) each; CPU is that of
-//! both processes together. `remote [seconds] [bare|tuned|link|actor] [in flight, 0: one-way]` runs one
-//! of them alone, for a profiler. The bare side has the same certificates and one bidirectional
-//! stream with length-prefixed bodies; `bare` with quinn's own transport settings, `tuned` with
-//! those of the link (larger datagrams). The ratios are to `bare`.
+//! both processes together. `remote [seconds] [pump|bare|tuned|link|actor] [in flight, 0: one-way]` runs one
+//! of them alone, for a profiler.
+//!
+//! All have the same certificates. `bare` is requests on one bidirectional stream of quinn as it
+//! comes: length-prefixed bodies, written and read in batches, each caller waiting for its own
+//! answer; the ratios are to it. `tuned` is the same with the link's transport settings (larger
+//! datagrams). `pump` is one task that keeps a window of frames moving, with nobody waiting for
+//! any of them: the ceiling of one stream.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
@@ -21,6 +25,8 @@ use futures_util::stream::FuturesUnordered;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinSet;
 use weft_identity::{
     CertificateChain, Credentials, DenyList, Expect, FABRIC_NAME, IssuingCa, PrivateKey, Subject,
     Trust, TrustBundle, Validity, client_config, server_config,
@@ -44,7 +50,8 @@ const ROUNDS: usize = 3;
 const IN_FLIGHT: [usize; 3] = [1, 64, 1024];
 const ALPN: &[u8] = b"weft-bench/1";
 const WITHIN: Duration = Duration::from_secs(10);
-const USAGE: &str = "usage: remote [seconds per measurement] [bare|tuned|link|actor] [in flight]";
+const USAGE: &str =
+    "usage: remote [seconds per measurement] [pump|bare|tuned|link|actor] [in flight]";
 
 /// 100 bytes, encoded as bytes.
 #[derive(Debug, Clone)]
@@ -426,7 +433,8 @@ fn since(start: Instant, now: Instant) -> u32 {
     u32::try_from(now.saturating_duration_since(start).as_nanos()).unwrap_or(u32::MAX)
 }
 
-async fn bare_echo(
+/// One task that keeps so many frames under way: what a stream can carry, with nobody to answer.
+async fn pump(
     connection: quinn::Connection,
     in_flight: usize,
     length: Duration,
@@ -470,36 +478,131 @@ async fn bare_echo(
     Ok(latencies)
 }
 
+/// Requests on a bare stream, as one would write them: callers append to a shared buffer and wait
+/// for the answer in turn; one task writes what has gathered, one reads.
+#[derive(Clone)]
+struct Pipeline(Arc<PipelineInner>);
+
+/// Bytes to be written, and who waits for the answers.
+type Gathered = (Vec<u8>, VecDeque<oneshot::Sender<Vec<u8>>>);
+
+struct PipelineInner {
+    state: Mutex<Gathered>,
+    more: Notify,
+}
+
+impl Pipeline {
+    async fn open(connection: &quinn::Connection) -> Result<(Self, JoinSet<()>), Error> {
+        let (mut write, mut read) = connection.open_bi().await?;
+        write.write_all(&[0]).await?;
+        let state = Mutex::new((Vec::new(), VecDeque::new()));
+        let pipeline = Self(Arc::new(PipelineInner { state, more: Notify::new() }));
+        let mut tasks = JoinSet::new();
+        let writing = pipeline.clone();
+        tasks.spawn(async move {
+            let mut batch = Vec::new();
+            loop {
+                writing.0.more.notified().await;
+                tokio::task::yield_now().await;
+                std::mem::swap(&mut batch, &mut writing.lock().0);
+                if write.write_all(&batch).await.is_err() {
+                    return;
+                }
+                batch.clear();
+            }
+        });
+        let reading = pipeline.clone();
+        tasks.spawn(async move {
+            let mut buffer = BytesMut::new();
+            let mut done = Vec::new();
+            loop {
+                buffer.reserve(64 * 1024);
+                match tokio::io::AsyncReadExt::read_buf(&mut read, &mut buffer).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) => {}
+                }
+                let (bytes, count) = whole(&buffer);
+                done.extend(reading.lock().1.drain(..count));
+                let mut at = 0;
+                for answer in done.drain(..) {
+                    let body = buffer.get(at + 4..at + 4 + BODY).unwrap_or_default();
+                    let _ = answer.send(body.to_vec());
+                    at += 4 + BODY;
+                }
+                buffer.advance(bytes);
+            }
+        });
+        Ok((pipeline, tasks))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Gathered> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask(&self, body: Vec<u8>) -> Result<Vec<u8>, Error> {
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut state = self.lock();
+            push_frame(&mut state.0, &body);
+            state.1.push_back(sender);
+        }
+        self.0.more.notify_one();
+        Ok(receiver.await?)
+    }
+}
+
+async fn bare_echo(
+    connection: quinn::Connection,
+    in_flight: usize,
+    length: Duration,
+) -> Result<Vec<u32>, Error> {
+    let (pipeline, _tasks) = Pipeline::open(&connection).await?;
+    pipeline.ask(vec![7; BODY]).await?;
+    many(in_flight, length, |at| {
+        let pipeline = &pipeline;
+        async move { (at, pipeline.ask(vec![7; BODY]).await) }
+    })
+    .await
+}
+
+/// Keeps so many requests in flight from one task; how long each took.
+async fn many<T, E, F>(
+    in_flight: usize,
+    length: Duration,
+    ask: impl Fn(Instant) -> F,
+) -> Result<Vec<u32>, Error>
+where
+    F: Future<Output = (Instant, Result<T, E>)>,
+    E: Into<Error>,
+{
+    let clock = SystemClock;
+    let start = clock.now();
+    let mut asks: FuturesUnordered<_> = (0..in_flight).map(|_| ask(start)).collect();
+    let mut latencies = Vec::with_capacity(4_000_000);
+    while let Some((before, answer)) = asks.next().await {
+        std::hint::black_box(answer.map_err(Into::into)?);
+        let now = clock.now();
+        latencies.push(since(before, now));
+        if now.saturating_duration_since(start) < length {
+            asks.push(ask(now));
+        }
+    }
+    Ok(latencies)
+}
+
 async fn fabric_echo(
     fabric: Fabric,
     node: NodeId,
     in_flight: usize,
     length: Duration,
 ) -> Result<Vec<u32>, Error> {
-    let clock = SystemClock;
     let to = Address::on(ActorKind::Monitor, node);
     fabric.ask(to.clone(), Echo(Body(vec![7; BODY])), Call::within(WITHIN)).await?;
-    let start = clock.now();
-    let ask = || {
-        let (fabric, to) = (fabric.clone(), to.clone());
-        async move {
-            let before = clock.now();
-            let echo = Echo(Body(vec![7; BODY]));
-            let answer = fabric.ask(to, echo, Call::within(WITHIN)).await;
-            (before, answer)
-        }
-    };
-    let mut asks: FuturesUnordered<_> = (0..in_flight).map(|_| ask()).collect();
-    let mut latencies = Vec::with_capacity(4_000_000);
-    while let Some((before, answer)) = asks.next().await {
-        std::hint::black_box(answer?);
-        let now = clock.now();
-        latencies.push(since(before, now));
-        if now.saturating_duration_since(start) < length {
-            asks.push(ask());
-        }
-    }
-    Ok(latencies)
+    many(in_flight, length, |at| {
+        let (fabric, to) = (&fabric, to.clone());
+        async move { (at, fabric.ask(to, Echo(Body(vec![7; BODY])), Call::within(WITHIN)).await) }
+    })
+    .await
 }
 
 async fn bare_one_way(connection: quinn::Connection, length: Duration) -> Result<u64, Error> {
@@ -534,7 +637,7 @@ async fn fabric_one_way(fabric: Fabric, node: NodeId, length: Duration) -> Resul
                 if !matches!(error, AskError::Overloaded(_)) {
                     return Err(error.into());
                 }
-                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
             count += 1;
         }
@@ -561,6 +664,9 @@ async fn measure(
         }
         ("bare" | "tuned", _) => {
             tokio::spawn(async move { Ok((0, Some(bare_echo(bare, in_flight, length).await?))) })
+        }
+        ("pump", _) => {
+            tokio::spawn(async move { Ok((0, Some(pump(bare, in_flight, length).await?))) })
         }
         (_, 0) => {
             tokio::spawn(async move { Ok((fabric_one_way(fabric, node, length).await?, None)) })
@@ -612,10 +718,10 @@ async fn bench(length: Duration, only: Option<(String, usize)>) -> Result<(), Er
         show(&what, in_flight, &n);
         return Ok(());
     }
-    let whats = ["bare", "tuned", "link", "actor"];
+    let whats = ["pump", "bare", "tuned", "link", "actor"];
     let mut ratios = Vec::new();
     for in_flight in IN_FLIGHT {
-        let mut rounds: [Vec<Numbers>; 4] = Default::default();
+        let mut rounds: [Vec<Numbers>; 5] = Default::default();
         for what in whats {
             measure(&peer, what, in_flight, length / 4).await?;
         }
@@ -624,8 +730,8 @@ async fn bench(length: Duration, only: Option<(String, usize)>) -> Result<(), Er
                 rounds.push(measure(&peer, what, in_flight, length).await?);
             }
         }
-        let [bare, tuned, link, actor] = rounds.map(|rounds| median(&rounds));
-        for (what, n) in whats.iter().zip([&bare, &tuned, &link, &actor]) {
+        let [pump, bare, tuned, link, actor] = rounds.map(|rounds| median(&rounds));
+        for (what, n) in whats.iter().zip([&pump, &bare, &tuned, &link, &actor]) {
             show(what, in_flight, n);
         }
         for (what, n) in [("link", link), ("actor", actor)] {
@@ -659,7 +765,7 @@ fn run() -> Result<(), Error> {
     let (seconds, only) = match args.as_slice() {
         [] => ("2", None),
         [seconds] => (*seconds, None),
-        [seconds, what @ ("bare" | "tuned" | "link" | "actor"), in_flight] => {
+        [seconds, what @ ("pump" | "bare" | "tuned" | "link" | "actor"), in_flight] => {
             (*seconds, Some(((*what).to_owned(), in_flight.parse::<usize>().map_err(|_| USAGE)?)))
         }
         _ => return Err(USAGE.into()),

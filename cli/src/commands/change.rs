@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use weft_link::Items;
-use weft_protocol::{ComponentRow, DeployUpdate, LogLine};
+use weft_protocol::{ComponentRow, ComponentState, DeployUpdate, Desired, LogLine};
 use weft_wire::{Failure, FailureKind};
 
 use crate::attach::Attached;
@@ -38,7 +38,7 @@ impl Follow {
                 self.view.service = service;
                 self.view.revision = revision;
                 self.view.changed = changed;
-                let what = if changed { "in force" } else { "unchanged" };
+                let what = if changed { "agreed" } else { "nothing to change" };
                 vec![Line::Progress(format!("{} revision {revision}: {what}", self.view.service))]
             }
             DeployUpdate::Progress { row } => {
@@ -68,7 +68,10 @@ impl Follow {
     ) -> Vec<Line> {
         let name = &row.status.key.component;
         let place = place(row);
-        let urls = &row.status.urls;
+        // Where nothing is meant to answer there is no address to show.
+        let reachable =
+            row.status.desired == Desired::Running && row.status.state != ComponentState::Removed;
+        let urls = if reachable { row.status.urls.clone() } else { Vec::new() };
         self.view.components.push(StepView {
             component: name.clone(),
             replica: row.status.key.replica,
@@ -217,7 +220,7 @@ pub(crate) async fn follow(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_protocol::{ComponentKey, ComponentState, ComponentStatus, Desired, Health};
+    use weft_protocol::{ComponentKey, ComponentStatus, Health};
     use weft_wire::WallTime;
 
     fn row(replica: u32, state: ComponentState) -> ComponentRow {
@@ -287,6 +290,16 @@ mod tests {
             lines.contains(&Line::Result("  api: ok  [node n1, replica 1]".into())),
             "{lines:?}"
         );
+    }
+
+    #[test]
+    fn what_was_stopped_has_no_address_any_more() {
+        let mut row = row(1, ComponentState::Stopped);
+        row.status.desired = Desired::Stopped;
+        row.status.urls = vec!["http://127.0.0.1:1".into()];
+        let stopped = DeployUpdate::Component { row, error: None, log: vec![] };
+        let (lines, _) = run(vec![accepted(), stopped, done(1, 0, false)]);
+        assert!(!format!("{lines:?}").contains("http"), "{lines:?}");
     }
 
     #[test]

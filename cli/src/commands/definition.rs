@@ -153,8 +153,22 @@ fn resolve_programs(spec: &mut ServiceSpec, dir: &Path) {
 pub(crate) fn invalid(errors: &Diagnostics) -> CliError {
     let count = errors.len();
     let first = errors.iter().next().map(weft_config::Diagnostic::short).unwrap_or_default();
-    let message = if count > 1 { format!("{count} mistakes, the first: {first}") } else { first };
-    CliError::new(Exit::Usage, "invalid", message).details(errors.iter().map(ToString::to_string))
+    if count > 1 {
+        return CliError::new(
+            Exit::Usage,
+            "invalid",
+            format!("{count} mistakes, the first: {first}"),
+        )
+        .details(errors.iter().map(ToString::to_string));
+    }
+    // The one message is said already.
+    CliError::new(Exit::Usage, "invalid", first)
+        .details(errors.iter().map(drawn).filter(|text| !text.is_empty()))
+}
+
+/// A mistake drawn, without the line that repeats its message.
+pub(crate) fn drawn(mistake: &weft_config::Diagnostic) -> String {
+    mistake.to_string().split_once('\n').map(|(_, rest)| rest.to_owned()).unwrap_or_default()
 }
 
 fn parent(path: &Path) -> PathBuf {
@@ -222,6 +236,7 @@ mod tests {
         let text = error.to_string();
         assert_eq!(error.exit, Exit::Usage);
         assert!(text.contains("web.toml:9:1") && text.contains("^^^^"), "{text}");
+        assert_eq!(text.matches("unknown key").count(), 1, "said once: {text}");
     }
 
     #[test]

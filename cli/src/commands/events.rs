@@ -19,12 +19,17 @@ pub(crate) async fn run(app: &App, args: &Events) -> Result<Exit> {
     let message = ClusterEvents { filter, follow: args.follow };
     let mut items =
         attached.subscribe(Address::here(ActorKind::Gateway), message, app.question()).await?;
+    let mut none = true;
     while let Some(event) = attached.next(&mut items, !args.follow, app.question()).await? {
+        none = false;
         if app.output.json {
             app.output.document(&EventView::from(&event))?;
         } else {
             app.output.line(event_line(&event))?;
         }
+    }
+    if none {
+        app.output.progress("no events");
     }
     Ok(Exit::Ok)
 }

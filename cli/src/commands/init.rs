@@ -45,6 +45,16 @@ impl NodePlan {
     /// # Errors
     /// Exit 2, drawn, for what the daemon would refuse.
     pub(crate) fn node_file(&self) -> Result<String> {
+        if self.bind.ip().is_unspecified() {
+            return Err(CliError::usage(format!(
+                "--bind {}: that is every interface of this machine",
+                self.bind
+            ))
+            .help(
+                "name the address that the other nodes reach, such as the overlay network's; a \
+                 node file may later say `[fabric] allow_wildcard = true`",
+            ));
+        }
         let mut config = NodeConfig::new(&self.name, &self.data);
         config.fabric.bind = self.bind;
         config.fabric.advertise = self.advertise.clone().unwrap_or_default();
@@ -125,8 +135,8 @@ pub(crate) fn run(app: &App, args: &Init) -> Result<Exit> {
     };
     if args.dry_run {
         check(&node, &operator)?;
-        app.output.line(format!(
-            "would make a cluster: node {} in {}, operator {} as context {} in {}",
+        app.output.would(format!(
+            "make a cluster: node {} in {}, operator {} as context {} in {}",
             node.name,
             node.data.display(),
             operator.name,
@@ -149,9 +159,16 @@ pub(crate) fn run(app: &App, args: &Init) -> Result<Exit> {
         operator_name: operator.name.clone(),
     };
     let text = format!(
-        "cluster {}\nnode    {} ({})\n\nNext:\n  weftd run --config {node_file}\n  weft node list\n  \
+        "cluster   {}\nnode      {} ({})\noperator  {} ({}), context {} in {}\n\nNext:\n  \
+         weftd run --config {node_file}\n  weft node list\n  \
          weft node token            # then, on another machine: weft join <token>",
-        made.cluster, made.node, node.name
+        made.cluster,
+        made.node,
+        node.name,
+        made.operator,
+        operator.name,
+        operator.context,
+        operator.file.display()
     );
     app.output.result(&view, text)?;
     Ok(Exit::Ok)

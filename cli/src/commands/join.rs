@@ -44,6 +44,7 @@ struct View {
 
 pub(crate) async fn run(app: &App, args: &Join) -> Result<Exit> {
     let token = read_token(&args.token)?;
+    check_name(&token, args.name.as_deref())?;
     let name =
         args.name.clone().or_else(|| token.name.clone()).or_else(host_name).ok_or_else(|| {
             CliError::usage("this machine's host name is no node name").help("use --name NAME")
@@ -63,8 +64,8 @@ pub(crate) async fn run(app: &App, args: &Join) -> Result<Exit> {
     if args.dry_run {
         plan.node_file()?;
         check_free(&plan.data)?;
-        app.output.line(format!(
-            "would join cluster {} as {} in {}, by {}",
+        app.output.would(format!(
+            "join cluster {} as {} in {}, by {}",
             token.cluster,
             plan.name,
             plan.data.display(),
@@ -82,11 +83,28 @@ pub(crate) async fn run(app: &App, args: &Join) -> Result<Exit> {
         node_file: node_file.clone(),
     };
     let text = format!(
-        "cluster {}\nnode    {} ({})\n\nNext:\n  weftd run --config {node_file}",
+        "cluster   {}\nnode      {} ({})\n\nNext:\n  weftd run --config {node_file}",
         joined.cluster, joined.node, joined.name
     );
     app.output.result(&view, text)?;
     Ok(Exit::Ok)
+}
+
+/// A token that fixes the name admits no other.
+///
+/// # Errors
+/// Exit 2, naming both.
+fn check_name(token: &JoinToken, wanted: Option<&str>) -> Result<()> {
+    match (token.name.as_deref(), wanted) {
+        (Some(fixed), Some(wanted)) if fixed != wanted => {
+            Err(CliError::usage(format!("the token is for node {fixed}, not for {wanted}"))
+                .help(format!(
+                    "leave --name out, or make a token with `weft node token --name {wanted}`"
+                ))
+                .step("read the join token"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Reads a token's text.
@@ -270,6 +288,18 @@ mod tests {
         assert_eq!(error.exit, Exit::Unauthenticated);
         assert!(error.to_string().contains("cut short"), "{error}");
         assert!(read_token("hello").expect_err("refused").to_string().contains("weft node token"));
+    }
+
+    #[test]
+    fn a_name_other_than_the_tokens_is_refused_before_the_token_is_used_up() {
+        let mut token = token(&["127.0.0.1:1"], Duration::from_secs(60));
+        assert_eq!(check_name(&token, Some("n5")), Ok(()));
+        token.name = Some("n4".into());
+        assert_eq!(check_name(&token, None), Ok(()));
+        assert_eq!(check_name(&token, Some("n4")), Ok(()));
+        let error = check_name(&token, Some("n5")).expect_err("refused");
+        assert_eq!(error.exit, Exit::Usage);
+        assert!(error.to_string().contains("n4, not for n5"), "{error}");
     }
 
     #[test]

@@ -29,8 +29,7 @@ pub(crate) async fn login(app: &App, args: &Login) -> Result<Exit> {
             .help("set identity_dir in the CLI file")
     })?;
     if args.dry_run {
-        app.output
-            .line(format!("would renew the certificate in {}", context.identity_dir.display()))?;
+        app.output.would(format!("renew the certificate in {}", context.identity_dir.display()))?;
         return Ok(Exit::Ok);
     }
     let attacher = Attacher::new(&context);
@@ -94,12 +93,16 @@ fn no_way(context: &Context, first: Option<CliError>, local: CliError, valid: bo
     match first {
         Some(error) => error,
         None if valid => local,
-        None => unauthenticated(format!(
-            "the operator certificate of context {} is missing or has expired",
-            context.name
-        ))
-        .cause(local.failure.message)
-        .help("run `weft login` on a node's machine: its local socket issues a new one"),
+        None => {
+            // Missing, unreadable or open to others: the cause says which.
+            let (what, why) = match context.identity() {
+                Ok(_) => ("has expired", local.failure.message),
+                Err(error) => ("cannot be used", error.failure.cause),
+            };
+            unauthenticated(format!("the operator certificate of context {} {what}", context.name))
+                .cause(why)
+                .help("run `weft login` on a node's machine: its local socket issues a new one")
+        }
     }
 }
 
@@ -118,10 +121,15 @@ pub(crate) async fn whoami(app: &App) -> Result<Exit> {
         || "-  (no certificate is needed on the local socket)".to_owned(),
         |at| format!("{}, in {}", format_time(at), uptime(at.since(SystemClock.wall()))),
     );
-    let name = if info.caller_name.is_empty() { "-" } else { &info.caller_name };
+    // A user of the local socket has no name in the cluster.
+    let who = if info.caller_name.is_empty() {
+        info.caller.clone()
+    } else {
+        format!("{} ({})", info.caller_name, info.caller)
+    };
     let text = format!(
-        "{name} ({})\nrole     {}\nexpires  {expires}\ncluster  {}\nnode     {} {} via {}",
-        info.caller, info.role, info.cluster, info.node, info.version, attached.via
+        "{who}\nrole     {}\nexpires  {expires}\ncluster  {}\nnode     {} {} via {}",
+        info.role, info.cluster, info.node, info.version, attached.via
     );
     app.output.result(&view, text)?;
     Ok(Exit::Ok)

@@ -7,7 +7,7 @@ use weft_wire::{ActorKind, Address};
 
 use super::App;
 use crate::args::Logs;
-use crate::error::{Exit, Result, clean};
+use crate::error::{CliError, Exit, Result, clean};
 use crate::output::views::LogView;
 
 pub(crate) async fn run(app: &App, args: &Logs) -> Result<Exit> {
@@ -19,6 +19,18 @@ pub(crate) async fn run(app: &App, args: &Logs) -> Result<Exit> {
     let wanted = |replica: u32| args.replica.is_none_or(|only| only == replica);
     let keys: BTreeSet<_> =
         known.rows.iter().map(|row| &row.status.key).filter(|key| wanted(key.replica)).collect();
+    if let (true, Some(replica)) = (keys.is_empty(), args.replica) {
+        let there: BTreeSet<String> =
+            known.rows.iter().map(|row| row.status.key.replica.to_string()).collect();
+        let there: Vec<String> = there.into_iter().collect();
+        return Err(CliError::new(
+            Exit::Failed,
+            "not-found",
+            format!("{} has no replica {replica}", args.target),
+        )
+        .help(format!("its replicas are {}", there.join(", ")))
+        .service(&args.target.service));
+    }
     let prefix = Prefix {
         component: keys.iter().map(|k| &k.component).collect::<BTreeSet<_>>().len() > 1,
         replica: keys.iter().map(|k| k.replica).collect::<BTreeSet<_>>().len() > 1,

@@ -35,8 +35,8 @@ async fn token(app: &App, ttl: Duration, name: Option<&str>, dry_run: bool) -> R
         expires_at: String,
     }
     if dry_run {
-        app.output.line(format!(
-            "would make a join token good for {} and one node",
+        app.output.would(format!(
+            "make a join token good for {} and one node",
             weft_config::format_duration(ttl)
         ))?;
         return Ok(Exit::Ok);

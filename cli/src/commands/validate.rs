@@ -8,6 +8,7 @@ use weft_config::Diagnostics;
 use weft_config::service::{ParseOptions, Stem, parse, parse_file};
 
 use super::App;
+use super::definition::drawn;
 use crate::args::Validate;
 use crate::context::services_dir;
 use crate::error::{CliError, Exit, Result};
@@ -57,7 +58,7 @@ pub(crate) fn run(app: &App, args: &Validate) -> Result<Exit> {
         if !app.output.json {
             for mistake in errors.iter().chain(&warnings) {
                 app.output.line(mistake.short())?;
-                app.output.progress(format!("{mistake}\n"));
+                app.output.progress(format!("{}\n", drawn(mistake)));
             }
             if errors.is_empty() {
                 app.output.line(format!("{name}: ok"))?;
@@ -97,15 +98,37 @@ fn mistakes(all: &Diagnostics) -> Vec<MistakeView> {
 
 /// The definitions of a services directory, by name.
 fn definitions(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(dir).map_err(|e| CliError::io("read", dir, &e))?;
+    let none = || {
+        CliError::usage(format!("there are no definitions in {}", dir.display()))
+            .help("name the files to check, or put definitions there as <service>.toml")
+    };
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(none()),
+        Err(error) => return Err(CliError::io("read", dir, &error)),
+    };
     let mut files: Vec<PathBuf> = entries
         .filter_map(|entry| entry.ok().map(|e| e.path()))
         .filter(|path| path.extension().is_some_and(|e| e == "toml"))
         .collect();
     files.sort();
     if files.is_empty() {
-        return Err(CliError::usage(format!("there are no definitions in {}", dir.display()))
-            .help("name the files to check"));
+        return Err(none());
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_services_directory_without_definitions_is_a_usage_error_that_says_what_to_do() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        for dir in [dir.path().to_owned(), dir.path().join("none")] {
+            let error = definitions(&dir).expect_err("nothing there");
+            assert_eq!(error.exit, Exit::Usage);
+            assert!(error.to_string().contains("name the files"), "{error}");
+        }
+    }
 }

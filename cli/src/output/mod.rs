@@ -27,9 +27,10 @@ impl Output {
         Self { json: global.json, quiet: global.quiet, yes: global.yes, mute: false }
     }
 
-    /// The same, with results left out: for a step of something whose own result comes later.
+    /// The same, with results and progress left out: for a step of something whose own result
+    /// comes later.
     pub(crate) const fn without_results(self) -> Self {
-        Self { mute: true, ..self }
+        Self { mute: true, quiet: true, ..self }
     }
 
     /// A result for people, a line or several, on stdout.
@@ -64,6 +65,19 @@ impl Output {
         text: impl std::fmt::Display,
     ) -> Result<()> {
         if self.json { self.document(value) } else { self.line(text) }
+    }
+
+    /// What a dry run would do.
+    ///
+    /// # Errors
+    /// When nobody reads any more.
+    pub(crate) fn would(&self, what: impl std::fmt::Display) -> Result<()> {
+        #[derive(Serialize)]
+        struct View {
+            would: String,
+        }
+        let would = what.to_string();
+        if self.json { self.document(&View { would }) } else { self.line(format!("would {would}")) }
     }
 
     /// Something worth knowing that is not the result; stderr, also with `--quiet`.

@@ -19,6 +19,16 @@ impl Table {
         self.rows.push(cells.into_iter().map(|cell| shown(&cell)).collect());
     }
 
+    /// Leaves the last column out when no row has anything in it.
+    pub(crate) fn drop_last_if_empty(&mut self) {
+        if self.rows.iter().all(|row| row.last().is_none_or(|cell| cell == "-")) {
+            self.header.pop();
+            for row in &mut self.rows {
+                row.pop();
+            }
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }

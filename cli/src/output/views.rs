@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 use weft_protocol::{
-    ActorInfo, AttachInfo, ComponentRow, Drift, Event, LogLine, LogStream, NodeReply, NodeRow,
-    NodeState, PlanAction, PlanItem, ServiceRow, format_time, uptime,
+    ActorInfo, AttachInfo, ComponentRow, ComponentState, Drift, Event, LogLine, LogStream,
+    NodeReply, NodeRow, NodeState, PlanAction, PlanItem, ServiceRow, format_time, uptime,
 };
 use weft_wire::WallTime;
 
@@ -85,6 +85,7 @@ pub(crate) fn components_table(rows: &[ComponentRow], now: WallTime) -> Table {
         "RESTARTS",
         "PID",
         "URL",
+        "REASON",
     ]);
     for row in rows {
         let s = &row.status;
@@ -100,8 +101,12 @@ pub(crate) fn components_table(rows: &[ComponentRow], now: WallTime) -> Table {
             s.restarts.to_string(),
             if s.pid == 0 { String::new() } else { s.pid.to_string() },
             s.urls.join(" "),
+            // Only what needs somebody's eye; `ps --json` has all of it.
+            if s.state == ComponentState::Running { String::new() } else { cut(&s.reason, 60) },
         ]);
     }
+    // Mostly there is nothing to say.
+    table.drop_last_if_empty();
     table
 }
 

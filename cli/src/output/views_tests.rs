@@ -215,6 +215,17 @@ fn ps_begins_with_the_columns_of_the_contract_and_is_sorted() {
 }
 
 #[test]
+fn ps_says_why_where_there_is_a_reason_and_has_no_empty_column_otherwise() {
+    let fine = row("web", "api", 1, "n1");
+    assert!(!components_table(std::slice::from_ref(&fine), NOW).lines()[0].contains("REASON"));
+    let mut failed = row("web", "api", 2, "n2");
+    failed.status.state = ComponentState::Failed;
+    failed.status.reason = "no such program".into();
+    let lines = components_table(&[fine, failed], NOW).lines();
+    assert!(lines[0].ends_with("REASON") && lines[2].ends_with("no such program"), "{lines:?}");
+}
+
+#[test]
 fn list_and_drift_have_the_columns_of_the_contract() {
     let header = |table: &Table| table.lines()[0].split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(

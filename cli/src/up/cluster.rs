@@ -29,6 +29,8 @@ use crate::paths::{make_private_dir, open_log, tail, write_file};
 const READY: Duration = Duration::from_secs(30);
 /// Between two looks at a condition.
 const LOOK: Duration = Duration::from_millis(20);
+/// Nodes of a new cluster, unless told otherwise.
+pub(crate) const NODES: u8 = 3;
 /// The example service.
 pub(crate) const HELLO: &str = "hello";
 /// The context's name in the file that `up` writes.
@@ -121,21 +123,25 @@ impl Cluster {
             }
         };
         let dir = std::fs::canonicalize(&dir).map_err(|e| CliError::io("use", &dir, &e))?;
-        let wanted: Vec<String> = (1..=args.nodes).map(|i| format!("n{i}")).collect();
+        let named = |count: u8| (1..=count).map(|i| format!("n{i}"));
         let file = match UpFile::read(&dir)? {
             Some(file) => {
                 refuse_running(&dir, &file.nodes)?;
                 // A stopped cluster starts again with the nodes it has, and more if asked for.
                 let mut nodes = file.nodes.clone();
-                nodes.extend(wanted.into_iter().filter(|name| !file.nodes.contains(name)));
+                nodes.extend(
+                    named(args.nodes.unwrap_or(0)).filter(|name| !file.nodes.contains(name)),
+                );
                 UpFile { nodes, ..file }
             }
             None => {
                 if !made_dir {
-                    crate::paths::check_free(&dir)?;
+                    crate::paths::check_free(&dir)
+                        .map_err(|e| e.help("choose an empty or new directory with --dir"))?;
                 }
                 let service = if args.no_hello { String::new() } else { HELLO.to_owned() };
-                UpFile { version: FILES_VERSION, made_dir, nodes: wanted, service }
+                let nodes = named(args.nodes.unwrap_or(NODES)).collect();
+                UpFile { version: FILES_VERSION, made_dir, nodes, service }
             }
         };
         file.write(&dir)?;
@@ -471,7 +477,7 @@ mod tests {
     }
 
     fn args(dir: &Path) -> Up {
-        Up { nodes: 3, dir: Some(dir.to_owned()), detach: true, no_hello: true, dry_run: false }
+        Up { nodes: None, dir: Some(dir.to_owned()), detach: true, no_hello: true, dry_run: false }
     }
 
     fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
@@ -529,6 +535,21 @@ mod tests {
         std::fs::write(up.join("n1/weftd.json"), text).expect("writes");
         let error = Cluster::open(&app(dir.path()), &args(&up), programs).expect_err("refused");
         assert!(error.to_string().contains("weft down --dir"), "{error}");
+    }
+
+    #[test]
+    fn a_cluster_that_is_started_again_has_the_nodes_it_had_and_more_only_if_asked() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let programs = Programs { weft: "/w".into(), weftd: "/d".into(), hello: None };
+        let names = |nodes| {
+            let args = Up { nodes, ..args(&dir.path().join("c")) };
+            let cluster = Cluster::open(&app(dir.path()), &args, programs.clone()).expect("opens");
+            cluster.file.nodes.join(" ")
+        };
+        assert_eq!(names(Some(2)), "n1 n2");
+        assert_eq!(names(None), "n1 n2");
+        assert_eq!(names(Some(1)), "n1 n2");
+        assert_eq!(names(Some(4)), "n1 n2 n3 n4");
     }
 
     #[tokio::test]

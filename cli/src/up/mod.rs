@@ -25,7 +25,8 @@ pub(crate) async fn run(app: &App, args: &Up) -> Result<Exit> {
             .as_ref()
             .map_or("a new temporary directory".into(), |d| d.display().to_string());
         let hello = if args.no_hello { "" } else { ", and deploy hello on them" };
-        app.output.line(format!("would make and run {} nodes in {dir}{hello}", args.nodes))?;
+        let nodes = args.nodes.unwrap_or(cluster::NODES);
+        app.output.would(format!("make and run {nodes} nodes in {dir}{hello}"))?;
         return Ok(Exit::Ok);
     }
     let mut cluster = Cluster::open(app, args, programs)?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::process::Child;
 use tokio::sync::watch;
-use weft_protocol::{ClusterNodes, ClusterPs, ComponentRow, NodeRow};
+use weft_protocol::{ClusterNodes, ClusterPs, ComponentRow, ComponentState, NodeRow};
 use weft_wire::{ActorKind, Address, Clock, SystemClock};
 
 use super::Stop;
@@ -277,6 +277,18 @@ fn short_nodes(nodes: &[NodeRow]) -> Table {
     table
 }
 
+/// Where the example answers: as the rows say, or as it was when all was up where some row is not
+/// to be seen, for what runs there goes on.
+fn addresses(cluster: &Cluster, rows: &[ComponentRow]) -> Vec<String> {
+    let mut rows: Vec<&ComponentRow> =
+        rows.iter().filter(|row| row.status.key.service == HELLO).collect();
+    if rows.is_empty() || rows.iter().any(|row| row.status.state == ComponentState::Unknown) {
+        return cluster.services.iter().flat_map(|service| service.urls.clone()).collect();
+    }
+    rows.sort_by_key(|row| row.status.key.replica);
+    rows.iter().flat_map(|row| row.status.urls.clone()).collect()
+}
+
 /// The addresses, and three things to try, as commands that can be copied.
 fn tries(cluster: &Cluster, rows: &[ComponentRow]) -> String {
     let weft = cluster.programs.weft.display();
@@ -290,10 +302,14 @@ fn tries(cluster: &Cluster, rows: &[ComponentRow]) -> String {
         .map(|row| row.status.pid);
     let mut text = String::new();
     // Writing to a string cannot fail.
-    for url in cluster.services.iter().flat_map(|service| &service.urls) {
+    let urls = addresses(cluster, rows);
+    for url in &urls {
         let _ = writeln!(text, "curl {url}");
     }
-    let _ = writeln!(text, "\nTry, in another terminal:");
+    if !urls.is_empty() {
+        text.push('\n');
+    }
+    let _ = writeln!(text, "Try, in another terminal:");
     if let Some(pid) = component {
         let _ =
             writeln!(text, "  kill -9 {pid}    # a component: it is back at once, with a new pid");

@@ -132,14 +132,17 @@ async fn serve(port: u16) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A line per request, and silence once it hangs.
+/// A line per request, and silence once it hangs. A good probe is no news.
 async fn log(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let line = format!("{} {}", request.method(), request.uri());
     if shared.hung.load(Ordering::Relaxed) {
         std::future::pending::<()>().await;
     }
+    let probe = request.uri().path() == "/health";
     let response = next.run(request).await;
-    println!("{line} {}", response.status().as_u16());
+    if !probe || !response.status().is_success() {
+        println!("{line} {}", response.status().as_u16());
+    }
     response
 }
 

@@ -23,7 +23,7 @@ use crate::items::{self, Items};
 use crate::link::{Answer, ItemStream, Limits, Link, Requester, accepted};
 use crate::local;
 use crate::reader::FrameReader;
-use crate::requester::{InFlight, Lane, Request, ask_on_own_stream};
+use crate::requester::{Lane, Request, ask_on_own_stream};
 use crate::serve::serve_link;
 use crate::{Call, LinkError};
 
@@ -110,15 +110,14 @@ impl Client {
         let path = path.as_ref().to_owned();
         let (mut reader, write, hello) = greet_local(&path, within).await?;
         let limits = Limits::default();
-        let in_flight = Arc::new(InFlight::new(limits.in_flight));
-        let lane = Lane::new(limits.outbox, in_flight.clone());
+        let lane = Lane::new(limits.outbox, limits.in_flight);
         let running = lane.clone();
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             reader.set_limit(frame::FRAME_MAX);
             let reason = running.run_reader(reader, write).await;
             running.fail(&format!("the daemon ended the connection: {reason}").into());
         }));
-        let requester = Requester::single(lane, in_flight, &limits, Handle::current());
+        let requester = Requester::single(lane, &limits, Handle::current());
         Ok(Self { way: Way::Local { path, requester, _lane: task }, hello })
     }
 
@@ -158,10 +157,10 @@ impl Client {
                 extension: Self::extension(&to, &call),
                 body: &body,
             };
-            self.requester().ask(M::CLASS, &request, Instant::now() + call.within)?
+            self.requester().ask(M::CLASS, &request, Instant::now() + call.within, None)?
         };
         drop(message);
-        decode_reply::<M>(&answer.wait().await?.body)
+        decode_reply::<M>(&answer.await?.body)
     }
 
     /// Sends `message` and waits for nothing. [`Client::close`] lets it leave.

@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -19,7 +21,7 @@ use crate::door::{Place, extension_for};
 use crate::endpoint::ListenConfig;
 use crate::error::close;
 use crate::items::{self, Items};
-use crate::link::{Limits, Place as Held};
+use crate::link::{Answer, Limits, Place as Held};
 use crate::local::LocalConfig;
 use crate::mailbox::{
     ITEMS_WAITING, Letter, LocalAsk, LocalSubscribe, Mailbox, Meta, Parcel, Refusal, Rule,
@@ -143,6 +145,14 @@ enum NoAnswer {
     Error(AskError),
 }
 
+impl NoAnswer {
+    fn into_error(self) -> AskError {
+        match self {
+            Self::Gone(error) | Self::Error(error) => error,
+        }
+    }
+}
+
 impl Fabric {
     /// A fabric that will [`listen`](Fabric::listen).
     pub fn new(config: FabricConfig, link: LinkConfig) -> Self {
@@ -263,16 +273,13 @@ impl Fabric {
     ///
     /// # Errors
     /// [`AskError`]; after `Timeout` and `Unreachable` the request may have been carried out.
-    pub async fn ask<M: Message>(
+    pub fn ask<M: Message>(
         &self,
         to: Address,
         message: M,
         call: Call,
-    ) -> Result<M::Reply, AskError> {
-        match self.place(&to)? {
-            Place::Here => self.ask_here(&to, message, &call).await,
-            Place::Node(node) => self.ask_there(node, message, &call).await,
-        }
+    ) -> impl Future<Output = Result<M::Reply, AskError>> + Send + use<'_, M> {
+        Ask { fabric: self, state: AskState::Start(to, message, call) }
     }
 
     /// Sends `message` and waits for nothing. While the link to its node is being made, tells wait
@@ -399,24 +406,18 @@ impl Fabric {
         Ok(extension_for(Target::Here, self.caller(call)?, call.trace))
     }
 
+    /// Asks here until the actor that answers is there, within the deadline.
     async fn ask_here<M: Message>(
         &self,
-        to: &Address,
+        to: Address,
         message: M,
-        call: &Call,
+        call: Call,
     ) -> Result<M::Reply, AskError> {
-        let within = call.within.min(WITHIN_MAX);
-        if !M::IDEMPOTENT {
-            return match self.ask_once(to, message, call, within).await {
-                Ok(answer) => Ok(answer),
-                Err(NoAnswer::Gone(error) | NoAnswer::Error(error)) => Err(error),
-            };
-        }
-        let deadline = Instant::now() + within;
+        let deadline = Instant::now() + call.within.min(WITHIN_MAX);
         let mut attempt = 0;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.ask_once(to, message.clone(), call, left).await {
+            match self.ask_once(to.clone(), message.clone(), &call, left).await {
                 Ok(answer) => return Ok(answer),
                 Err(NoAnswer::Error(error)) => return Err(error),
                 Err(NoAnswer::Gone(error)) => {
@@ -429,13 +430,33 @@ impl Fabric {
         }
     }
 
-    async fn ask_once<M: Message>(
+    fn ask_once<M: Message>(
+        &self,
+        to: Address,
+        message: M,
+        call: &Call,
+        within: Duration,
+    ) -> impl Future<Output = Result<M::Reply, NoAnswer>> + Send + use<M> {
+        let within = within.min(WITHIN_MAX);
+        let sent = self.send_here(&to, message, call, within);
+        async move {
+            match tokio::time::timeout(within, sent?).await {
+                Ok(Ok(answer)) => answer.map_err(NoAnswer::Error),
+                Ok(Err(_)) => Err(NoAnswer::Gone(AskError::Unreachable(format!(
+                    "{to} stopped before it answered"
+                )))),
+                Err(_) => Err(NoAnswer::Error(AskError::Timeout)),
+            }
+        }
+    }
+
+    fn send_here<M: Message>(
         &self,
         to: &Address,
         message: M,
         call: &Call,
         within: Duration,
-    ) -> Result<M::Reply, NoAnswer> {
+    ) -> Result<oneshot::Receiver<Result<M::Reply, AskError>>, NoAnswer> {
         let mailbox = self.0.expect_mailbox(to).map_err(NoAnswer::Error)?;
         let (sender, receiver) = oneshot::channel();
         let parcel = Parcel::Local(Box::new(LocalAsk { message, reply: Some(sender) }));
@@ -446,63 +467,53 @@ impl Fabric {
                 _ => NoAnswer::Error(error),
             },
         )?;
-        match tokio::time::timeout(within, receiver).await {
-            Ok(Ok(answer)) => answer.map_err(NoAnswer::Error),
-            Ok(Err(_)) => Err(NoAnswer::Gone(AskError::Unreachable(format!(
-                "{to} stopped before it answered"
-            )))),
-            Err(_) => Err(NoAnswer::Error(AskError::Timeout)),
-        }
+        Ok(receiver)
     }
 
-    async fn ask_there<M: Message>(
+    /// Sends an ask over a link that is up. The message comes back if there is none. The poll
+    /// that calls this polls the answer next.
+    fn send_with<M: Message>(
         &self,
         node: NodeId,
         message: M,
         call: &Call,
-    ) -> Result<M::Reply, AskError> {
+        waker: &Waker,
+    ) -> Result<Result<Answer, M>, AskError> {
         let within = call.within.min(WITHIN_MAX);
         let extension = self.extension(call)?;
-        if !M::IDEMPOTENT
-            && let Some(link) = self.0.up(node)
-        {
-            let sent = {
-                let body = |out: &mut Vec<u8>| codec::encode_into(&message, out).map(drop);
-                let header = header::<M>(Kind::Ask, deadline_ms(within));
-                let request = Request { header, extension: extension.clone(), body: &body };
-                link.requester.ask(M::CLASS, &request, Instant::now() + within)
-            };
-            drop(link);
-            match sent {
-                Ok(answer) => {
-                    drop(message);
-                    let answered = answer.wait().await?;
-                    return decode_reply::<M>(&answered.body);
-                }
-                Err(Fault::NotSent(_)) => {}
-                Err(fault) => return Err(fault.into()),
-            }
+        let sent = self.0.with_up(node, |link| {
+            let body = |out: &mut Vec<u8>| codec::encode_into(&message, out).map(drop);
+            let header = header::<M>(Kind::Ask, deadline_ms(within));
+            let request = Request { header, extension, body: &body };
+            link.requester.ask(M::CLASS, &request, Instant::now() + within, Some(waker))
+        });
+        match sent {
+            Some(Ok(answer)) => Ok(Ok(answer)),
+            None | Some(Err(Fault::NotSent(_))) => Ok(Err(message)),
+            Some(Err(fault)) => Err(fault.into()),
         }
+    }
+
+    async fn ask_slowly<M: Message>(
+        &self,
+        node: NodeId,
+        message: M,
+        call: Call,
+    ) -> Result<M::Reply, AskError> {
+        let within = call.within.min(WITHIN_MAX);
+        let extension = self.extension(&call)?;
         let body = codec::encode(&message).map_err(not_encodable)?;
         drop(message);
         let write = |out: &mut Vec<u8>| {
             out.extend_from_slice(&body);
             Ok(())
         };
-        let answered = self
-            .0
-            .ask_node(
-                node,
-                M::CLASS,
-                within,
-                |left| Request {
-                    header: header::<M>(Kind::Ask, left),
-                    extension: extension.clone(),
-                    body: &write,
-                },
-                M::IDEMPOTENT,
-            )
-            .await?;
+        let request = |left| Request {
+            header: header::<M>(Kind::Ask, left),
+            extension: extension.clone(),
+            body: &write,
+        };
+        let answered = self.0.ask_node(node, M::CLASS, within, request, M::IDEMPOTENT).await?;
         decode_reply::<M>(&answered.body)
     }
 
@@ -541,6 +552,80 @@ impl Fabric {
         mailbox
             .post(Letter { id, meta, parcel, audit: None })
             .map_err(|(refusal, _)| (Some(refusal), self.0.refusal(refusal, to.actor as u8)))
+    }
+}
+
+/// An ask under way. By hand, because askers are many and their futures are moved about: this is
+/// a quarter of what the compiler makes of it. What is rare or large is boxed.
+struct Ask<'a, M: Message> {
+    fabric: &'a Fabric,
+    state: AskState<'a, M>,
+}
+
+enum AskState<'a, M: Message> {
+    Start(Address, M, Call),
+    Sent(Answer),
+    Boxed(Pin<Box<dyn Future<Output = Result<M::Reply, AskError>> + Send + 'a>>),
+    Over,
+}
+
+/// The message in it is only ever moved out, never pinned.
+impl<M: Message> Unpin for Ask<'_, M> {}
+
+impl<'a, M: Message> Ask<'a, M> {
+    fn start(
+        &self,
+        (to, message, call): (Address, M, Call),
+        waker: &Waker,
+    ) -> Result<AskState<'a, M>, AskError> {
+        let fabric = self.fabric;
+        Ok(match fabric.place(&to)? {
+            Place::Here if M::IDEMPOTENT => {
+                AskState::Boxed(Box::pin(fabric.ask_here(to, message, call)))
+            }
+            Place::Here => {
+                let sent = fabric.ask_once(to, message, &call, call.within);
+                AskState::Boxed(Box::pin(async move { sent.await.map_err(NoAnswer::into_error) }))
+            }
+            Place::Node(node) if M::IDEMPOTENT => {
+                AskState::Boxed(Box::pin(fabric.ask_slowly(node, message, call)))
+            }
+            Place::Node(node) => match fabric.send_with(node, message, &call, waker)? {
+                Ok(answer) => AskState::Sent(answer),
+                Err(message) => AskState::Boxed(Box::pin(fabric.ask_slowly(node, message, call))),
+            },
+        })
+    }
+}
+
+impl<M: Message> Future for Ask<'_, M> {
+    type Output = Result<M::Reply, AskError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if matches!(self.state, AskState::Start(..))
+            && let AskState::Start(to, message, call) =
+                std::mem::replace(&mut self.state, AskState::Over)
+        {
+            match self.start((to, message, call), context.waker()) {
+                Ok(state) => self.state = state,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        let result = match &mut self.state {
+            AskState::Sent(answer) => match Pin::new(answer).poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(answered)) => decode_reply::<M>(&answered.body),
+                Poll::Ready(Err(fault)) => Err(fault.into()),
+            },
+            AskState::Boxed(future) => match future.as_mut().poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(result) => result,
+            },
+            // Polled again after its end.
+            AskState::Start(..) | AskState::Over => return Poll::Pending,
+        };
+        self.state = AskState::Over;
+        Poll::Ready(result)
     }
 }
 

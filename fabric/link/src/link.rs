@@ -1,8 +1,10 @@
 //! One live connection: what this side asks over it.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -70,7 +72,8 @@ impl Default for Limits {
 pub(crate) struct Requester {
     conn: Option<quinn::Connection>,
     lanes: [OnceLock<Arc<Lane>>; 3],
-    in_flight: Arc<InFlight>,
+    /// Asks on streams of their own; the lanes count theirs.
+    own: Arc<InFlight>,
     big_bytes: Arc<AtomicUsize>,
     limits: Limits,
     handle: Handle,
@@ -82,13 +85,15 @@ pub(crate) enum Answer {
     Own(oneshot::Receiver<Result<Answered, Fault>>),
 }
 
-impl Answer {
-    pub(crate) async fn wait(self) -> Result<Answered, Fault> {
-        match self {
-            Self::Lane(answer) => answer.await,
-            Self::Own(answer) => {
-                answer.await.unwrap_or_else(|_| Err(Fault::Lost("closed by this side".into())))
-            }
+impl Future for Answer {
+    type Output = Result<Answered, Fault>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Lane(answer) => Pin::new(answer).poll(context),
+            Self::Own(answer) => Pin::new(answer).poll(context).map(|answer| {
+                answer.unwrap_or_else(|_| Err(Fault::Lost("closed by this side".into())))
+            }),
         }
     }
 }
@@ -105,7 +110,7 @@ impl Requester {
         Self {
             conn: Some(conn),
             lanes: Default::default(),
-            in_flight: Arc::new(InFlight::new(limits.in_flight)),
+            own: Arc::new(InFlight::new(limits.in_flight)),
             big_bytes: Arc::default(),
             limits: limits.clone(),
             handle,
@@ -113,16 +118,11 @@ impl Requester {
     }
 
     /// Over one ready lane, which carries everything.
-    pub(crate) fn single(
-        lane: Arc<Lane>,
-        in_flight: Arc<InFlight>,
-        limits: &Limits,
-        handle: Handle,
-    ) -> Self {
+    pub(crate) fn single(lane: Arc<Lane>, limits: &Limits, handle: Handle) -> Self {
         Self {
             conn: None,
             lanes: [lane.into(), OnceLock::new(), OnceLock::new()],
-            in_flight,
+            own: Arc::new(InFlight::new(0)),
             big_bytes: Arc::default(),
             limits: limits.clone(),
             handle,
@@ -130,7 +130,8 @@ impl Requester {
     }
 
     pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.now()
+        let lanes = self.lanes.iter().filter_map(OnceLock::get);
+        self.own.now() + lanes.map(|lane| lane.in_flight()).sum::<usize>()
     }
 
     fn inline(&self) -> usize {
@@ -140,12 +141,12 @@ impl Requester {
     fn lane(&self, class: Class) -> &Arc<Lane> {
         let Some(conn) = &self.conn else {
             let [only, ..] = &self.lanes;
-            return only.get_or_init(|| Lane::new(0, self.in_flight.clone()));
+            return only.get_or_init(|| Lane::new(0, 0));
         };
         let index = class as usize;
         let slot = self.lanes.get(index).unwrap_or(&self.lanes[1]);
         slot.get_or_init(|| {
-            let lane = Lane::new(self.limits.outbox, self.in_flight.clone());
+            let lane = Lane::new(self.limits.outbox, self.limits.in_flight);
             self.handle.spawn(run_lane(conn.clone(), class, lane.clone()));
             lane
         })
@@ -169,28 +170,30 @@ impl Requester {
         let share = BigShare { all: self.big_bytes.clone(), bytes };
         let before = self.big_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before > 0 && before + bytes > self.limits.big_bodies {
-            return Err(Fault::Refused(AskError::Overloaded(
+            return Err(Fault::refused(AskError::Overloaded(
                 "too many large messages are on their way to this peer".into(),
             )));
         }
         Ok(share)
     }
 
-    /// Sends an ask; sent when this returns, in the order of the calls within a class.
+    /// Sends an ask; sent when this returns, in the order of the calls within a class. With a
+    /// `waker`, the answer must be awaited by the very poll that calls this.
     pub(crate) fn ask(
         &self,
         class: Class,
         request: &Request<'_>,
         deadline: Instant,
+        waker: Option<&Waker>,
     ) -> Result<Answer, Fault> {
-        match self.lane(class).ask(request, deadline, self.inline())? {
+        match self.lane(class).ask(request, deadline, self.inline(), waker)? {
             Sent::Inline(answer) => Ok(Answer::Lane(answer)),
             Sent::Big(frame) => {
                 let Some(conn) = self.conn.clone() else {
                     return Err(Fault::NotSent("the message is too large".into()));
                 };
-                let Some(place) = Place::take(&self.in_flight) else {
-                    return Err(Fault::Refused(self.in_flight.overloaded()));
+                let Some(place) = Place::take(&self.own) else {
+                    return Err(Fault::refused(self.own.overloaded()));
                 };
                 let share = self.take_big(frame.len())?;
                 let (mut sender, receiver) = oneshot::channel();

@@ -8,7 +8,7 @@ use std::task::{Poll, Waker};
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex as AsyncMutex, Notify};
 
 /// A batch buffer larger than this is not kept for the next batch, in bytes.
 const KEEP: usize = 512 * 1024;
@@ -50,28 +50,40 @@ struct State {
     writing: usize,
     closed: Option<Arc<str>>,
     writer: Option<Waker>,
+    /// More is coming at once: the writer is not woken yet.
+    corked: bool,
 }
 
 impl Outbox {
     /// At most `limit` bytes wait before [`PushError::Full`].
     pub(crate) fn new(limit: usize) -> Self {
-        let state = State { buffer: Vec::new(), writing: 0, closed: None, writer: None };
+        let state =
+            State { buffer: Vec::new(), writing: 0, closed: None, writer: None, corked: false };
         Self { state: Mutex::new(state), room: Notify::new(), limit }
     }
 
     /// Appends whole frames, if the bytes that wait already are below the limit.
     pub(crate) fn push(&self, frames: &[u8]) -> Result<(), PushError> {
-        self.append(frames, self.limit)
+        self.append(frames, self.limit).map(drop)
     }
 
     /// Appends whole frames that may not be refused (answers). Returns the bytes that wait; the
     /// caller stops causing more of them, see [`Outbox::room`].
     pub(crate) fn push_always(&self, frames: &[u8]) -> usize {
-        let _ = self.append(frames, usize::MAX);
-        self.waiting()
+        self.append(frames, usize::MAX).unwrap_or(0)
     }
 
-    fn append(&self, frames: &[u8], limit: usize) -> Result<(), PushError> {
+    /// Until [`Outbox::uncork`], bytes only gather.
+    pub(crate) fn cork(&self) {
+        self.state.lock().corked = true;
+    }
+
+    /// Ends [`Outbox::cork`]; the caller calls [`Outbox::flush`] next.
+    pub(crate) fn uncork(&self) {
+        self.state.lock().corked = false;
+    }
+
+    fn append(&self, frames: &[u8], limit: usize) -> Result<usize, PushError> {
         let mut state = self.state.lock();
         if let Some(reason) = &state.closed {
             return Err(PushError::Closed(reason.clone()));
@@ -80,12 +92,13 @@ impl Outbox {
             return Err(PushError::Full);
         }
         state.buffer.extend_from_slice(frames);
-        let waker = state.writer.take();
+        let waiting = state.buffer.len() + state.writing;
+        let waker = if state.corked { None } else { state.writer.take() };
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
         }
-        Ok(())
+        Ok(waiting)
     }
 
     /// Bytes that wait or are being written.
@@ -123,9 +136,9 @@ impl Outbox {
         self.room.notify_waiters();
     }
 
-    /// Waits for bytes, then takes all there are. `None`: closed. `crowded`: whether others are
-    /// likely to add to them presently.
-    async fn batch(&self, mut spare: Vec<u8>, crowded: &impl Fn() -> bool) -> Option<Vec<u8>> {
+    /// Waits for bytes; `false`: closed. `crowded`: whether others are likely to add to them
+    /// presently.
+    async fn some(&self, crowded: &impl Fn() -> bool) -> bool {
         let open = poll_fn(|context| {
             let mut state = self.state.lock();
             if state.closed.is_some() {
@@ -138,18 +151,19 @@ impl Outbox {
             Poll::Ready(true)
         })
         .await;
-        if !open {
-            return None;
-        }
-        // Whoever else is ready to send joins this batch: a frame a packet would cost five times
-        // as much.
-        if crowded() {
+        if open && crowded() {
+            // Whoever else is ready to send joins this batch: a frame a packet would cost five
+            // times as much.
             tokio::task::yield_now().await;
         }
+        open
+    }
+
+    /// Takes all there is, into an empty `spare`.
+    fn take(&self, spare: &mut Vec<u8>) {
         let mut state = self.state.lock();
-        std::mem::swap(&mut state.buffer, &mut spare);
+        std::mem::swap(&mut state.buffer, spare);
         state.writing = spare.len();
-        Some(spare)
     }
 
     fn written(&self) {
@@ -169,16 +183,46 @@ impl Outbox {
     /// The stream's; the outbox is still open then.
     pub(crate) async fn drain<W: AsyncWrite + Unpin>(
         &self,
-        stream: &mut W,
+        stream: &AsyncMutex<W>,
         crowded: impl Fn() -> bool,
     ) -> io::Result<()> {
         let mut spare = Vec::new();
-        while let Some(mut batch) = self.batch(spare, &crowded).await {
-            stream.write_all(&batch).await?;
-            stream.flush().await?;
-            self.written();
-            batch.clear();
-            spare = if batch.capacity() > KEEP { Vec::new() } else { batch };
+        while self.some(&crowded).await {
+            self.write(&mut *stream.lock().await, &mut spare).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes what there is now, unless somebody is writing already, who then takes it along.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub(crate) async fn flush<W: AsyncWrite + Unpin>(
+        &self,
+        stream: &AsyncMutex<W>,
+        spare: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        match stream.try_lock() {
+            Ok(mut stream) => self.write(&mut *stream, spare).await,
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn write<W: AsyncWrite + Unpin>(
+        &self,
+        stream: &mut W,
+        spare: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        self.take(spare);
+        if spare.is_empty() {
+            return Ok(());
+        }
+        stream.write_all(spare).await?;
+        stream.flush().await?;
+        self.written();
+        spare.clear();
+        if spare.capacity() > KEEP {
+            *spare = Vec::new();
         }
         Ok(())
     }
@@ -195,9 +239,10 @@ mod tests {
         assert_eq!(outbox.push(&[2; 80]), Ok(()), "the limit is checked before, not after");
         assert_eq!(outbox.push(&[3; 1]), Err(PushError::Full));
         assert_eq!(outbox.push_always(&[4; 10]), 170);
-        let (mut near, mut far) = tokio::io::duplex(4096);
+        let (near, mut far) = tokio::io::duplex(4096);
         let writer = outbox.clone();
-        let task = tokio::spawn(async move { writer.drain(&mut near, || false).await });
+        let task =
+            tokio::spawn(async move { writer.drain(&AsyncMutex::new(near), || false).await });
         outbox.room().await;
         assert_eq!(outbox.push(&[5; 1]), Ok(()));
         let mut got = [0; 171];
@@ -211,9 +256,10 @@ mod tests {
     #[tokio::test]
     async fn a_stream_that_does_not_move_holds_no_more_than_the_limit() {
         let outbox = Arc::new(Outbox::new(1000));
-        let (mut near, _far) = tokio::io::duplex(16);
+        let (near, _far) = tokio::io::duplex(16);
         let writer = outbox.clone();
-        let task = tokio::spawn(async move { writer.drain(&mut near, || false).await });
+        let task =
+            tokio::spawn(async move { writer.drain(&AsyncMutex::new(near), || false).await });
         let mut refused = 0;
         for _ in 0..1000 {
             if outbox.push(&[0; 100]) == Err(PushError::Full) {

@@ -231,10 +231,20 @@ impl Inner {
         self.peers.events.subscribe()
     }
 
-    pub(crate) fn up(&self, node: NodeId) -> Option<Arc<Link>> {
+    /// Calls `use_link` with the link to a node, if it is up.
+    pub(crate) fn with_up<T>(
+        &self,
+        node: NodeId,
+        use_link: impl FnOnce(&Arc<Link>) -> T,
+    ) -> Option<T> {
         let up = self.peers.up.load();
         let at = up.binary_search_by_key(&node, |(id, _)| *id).ok()?;
-        up.get(at).map(|(_, link)| link).filter(|link| link.is_open()).cloned()
+        let (_, link) = up.get(at)?;
+        link.is_open().then(|| use_link(link))
+    }
+
+    fn up(&self, node: NodeId) -> Option<Arc<Link>> {
+        self.with_up(node, Arc::clone)
     }
 
     /// Any peer with a link.
@@ -323,17 +333,14 @@ impl Inner {
         class: Class,
         request: &Request<'_>,
     ) -> Result<(), AskError> {
-        let link = match self.up(node) {
-            Some(link) => link,
-            None => {
-                let mut table = self.peers.table.lock();
-                match self.want(&mut table, node)? {
-                    Wanted::Up(link) => link,
-                    Wanted::Wait(_) => return self.queue_tell(&mut table, node, class, request),
-                }
-            }
-        };
-        link.requester.tell(class, request).map_err(AskError::from)
+        if let Some(told) = self.with_up(node, |link| link.requester.tell(class, request)) {
+            return told.map_err(AskError::from);
+        }
+        let mut table = self.peers.table.lock();
+        match self.want(&mut table, node)? {
+            Wanted::Up(link) => link.requester.tell(class, request).map_err(AskError::from),
+            Wanted::Wait(_) => self.queue_tell(&mut table, node, class, request),
+        }
     }
 
     fn queue_tell(
@@ -380,10 +387,10 @@ impl Inner {
             };
             let left = deadline.saturating_duration_since(Instant::now()).as_millis();
             let left = u32::try_from(left).unwrap_or(u32::MAX).max(1);
-            let sent = link.requester.ask(class, &request(left), deadline);
+            let sent = link.requester.ask(class, &request(left), deadline, None);
             drop(link);
             let fault = match sent {
-                Ok(answer) => match answer.wait().await {
+                Ok(answer) => match answer.await {
                     Ok(answered) => return Ok(answered),
                     Err(fault) => fault,
                 },
@@ -391,7 +398,8 @@ impl Inner {
             };
             let again = match &fault {
                 Fault::NotSent(_) => true,
-                Fault::Lost(_) | Fault::Answered(AskError::Unreachable(_)) => idempotent,
+                Fault::Lost(_) => idempotent,
+                Fault::Answered(error) => idempotent && matches!(**error, AskError::Unreachable(_)),
                 _ => false,
             };
             attempt += 1;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use weft_wire::frame::{self, Header, Kind};
@@ -33,11 +33,11 @@ pub(crate) struct Answered {
     pub(crate) body: Bytes,
 }
 
-/// Why there is no good answer.
+/// Why there is no good answer. Small, because it is moved about with every answer.
 #[derive(Debug, Clone)]
 pub(crate) enum Fault {
     /// The peer's answer.
-    Answered(AskError),
+    Answered(Box<AskError>),
     /// The deadline has passed.
     Timeout,
     /// The connection ended after the request was sent.
@@ -45,13 +45,19 @@ pub(crate) enum Fault {
     /// Nothing was sent: the connection had ended.
     NotSent(Arc<str>),
     /// Nothing was sent: a bound is reached, or the request cannot be encoded.
-    Refused(AskError),
+    Refused(Box<AskError>),
+}
+
+impl Fault {
+    pub(crate) fn refused(error: AskError) -> Self {
+        Self::Refused(Box::new(error))
+    }
 }
 
 impl From<Fault> for AskError {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Answered(error) | Fault::Refused(error) => error,
+            Fault::Answered(error) | Fault::Refused(error) => *error,
             Fault::Timeout => Self::Timeout,
             Fault::Lost(reason) | Fault::NotSent(reason) => Self::Unreachable(reason.to_string()),
         }
@@ -88,8 +94,12 @@ impl InFlight {
     }
 
     pub(crate) fn overloaded(&self) -> AskError {
-        AskError::Overloaded(format!("{} requests to this peer are in flight", self.most))
+        overloaded(self.most)
     }
+}
+
+fn overloaded(most: usize) -> AskError {
+    AskError::Overloaded(format!("{most} requests to this peer are in flight"))
 }
 
 enum Slot {
@@ -113,27 +123,24 @@ const fn correlation(slot: u32, uses: u32) -> u32 {
 }
 
 impl Pending {
-    fn insert(&mut self, deadline: Instant) -> Result<u32, Fault> {
+    fn insert(&mut self, deadline: Instant, waker: Option<Waker>) -> Result<u32, Fault> {
         if let Some(reason) = &self.closed {
             return Err(Fault::NotSent(reason.clone()));
         }
-        let waiting = |uses| Slot::Waiting { uses, deadline, waker: None };
-        let taken = self.free.and_then(|index| {
-            let slot = self.slots.get_mut(index as usize)?;
-            let Slot::Free { next, uses } = *slot else { return None };
-            // 0 is never a correlation, so that 0 can mean "none".
-            let uses = (uses + 1) & (u32::MAX >> SLOT_BITS);
-            let uses = if uses == 0 { 1 } else { uses };
-            *slot = waiting(uses);
-            self.free = next;
-            Some(correlation(index, uses))
-        });
+        let waiting = |uses, waker| Slot::Waiting { uses, deadline, waker };
         self.waiting += 1;
-        if let Some(taken) = taken {
-            return Ok(taken);
+        if let Some(index) = self.free
+            && let Some(slot) = self.slots.get_mut(index as usize)
+            && let Slot::Free { next, uses } = *slot
+        {
+            // 0 is never a correlation, so that 0 can mean "none".
+            let uses = ((uses + 1) & (u32::MAX >> SLOT_BITS)).max(1);
+            *slot = waiting(uses, waker);
+            self.free = next;
+            return Ok(correlation(index, uses));
         }
         let index = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
-        self.slots.push(waiting(1));
+        self.slots.push(waiting(1, waker));
         Ok(correlation(index, 1))
     }
 
@@ -168,7 +175,8 @@ pub(crate) struct Lane {
     outbox: Outbox,
     pending: Mutex<Pending>,
     sweep: Notify,
-    in_flight: Arc<InFlight>,
+    /// Asks that may wait.
+    most: usize,
 }
 
 /// A request, ready to be encoded.
@@ -190,7 +198,7 @@ impl Request<'_> {
                     weft_wire::FailureKind::Invalid,
                     "the message cannot be sent",
                 );
-                Err(Fault::Refused(AskError::Failed(failure.cause(error))))
+                Err(Fault::refused(AskError::Failed(failure.cause(error))))
             }
         }
     }
@@ -205,18 +213,18 @@ pub(crate) enum Sent {
 }
 
 impl Lane {
-    pub(crate) fn new(outbox: usize, in_flight: Arc<InFlight>) -> Arc<Self> {
+    pub(crate) fn new(outbox: usize, in_flight: usize) -> Arc<Self> {
         Arc::new(Self {
             outbox: Outbox::new(outbox),
             pending: Mutex::new(Pending::default()),
             sweep: Notify::new(),
-            in_flight,
+            most: in_flight.min(SLOTS_MAX),
         })
     }
 
     fn refused(error: PushError) -> Fault {
         match error {
-            PushError::Full => Fault::Refused(AskError::Overloaded(
+            PushError::Full => Fault::refused(AskError::Overloaded(
                 "too many bytes wait to be sent to this peer".into(),
             )),
             PushError::Closed(reason) => Fault::NotSent(reason),
@@ -229,26 +237,22 @@ impl Lane {
         request: &Request<'_>,
         deadline: Instant,
         inline: usize,
+        waker: Option<&Waker>,
     ) -> Result<Sent, Fault> {
-        if !self.in_flight.enter() {
-            return Err(Fault::Refused(self.in_flight.overloaded()));
-        }
         let (id, wake) = {
             let mut pending = self.pending.lock();
-            match pending.insert(deadline) {
-                Ok(id) => (id, !std::mem::replace(&mut pending.sweeping, true)),
-                Err(fault) => {
-                    drop(pending);
-                    self.in_flight.leave();
-                    return Err(fault);
-                }
+            if pending.waiting >= self.most {
+                return Err(Fault::refused(overloaded(self.most)));
             }
+            let id = pending.insert(deadline, waker.cloned())?;
+            (id, !std::mem::replace(&mut pending.sweeping, true))
         };
         if wake {
             self.sweep.notify_one();
         }
         // From here on the answer's drop cleans up.
-        let mut answer = LaneAnswer { lane: self.clone(), id, state: Waiting::Unsent };
+        let armed = waker.is_some();
+        let mut answer = LaneAnswer { lane: self.clone(), id, state: Waiting::Unsent, armed };
         let mut big = None;
         with_scratch(|out| {
             request.encode(out, id)?;
@@ -316,6 +320,11 @@ impl Lane {
         wakers.into_iter().for_each(Waker::wake);
     }
 
+    /// Asks without an answer.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.pending.lock().waiting
+    }
+
     /// Bytes that have not left yet.
     pub(crate) fn unsent(&self) -> usize {
         self.outbox.waiting()
@@ -334,7 +343,7 @@ impl Lane {
     pub(crate) async fn run_reader<R, W>(
         self: &Arc<Self>,
         reader: FrameReader<R>,
-        mut write: W,
+        write: W,
     ) -> String
     where
         R: AsyncRead + Unpin + Send + 'static,
@@ -342,8 +351,8 @@ impl Lane {
     {
         let writer = self.clone();
         let mut writing = AbortOnDropHandle::new(tokio::spawn(async move {
-            let crowded = || writer.in_flight.now() > 1;
-            writer.outbox.drain(&mut write, crowded).await
+            let crowded = || writer.in_flight() > 1;
+            writer.outbox.drain(&AsyncMutex::new(write), crowded).await
         }));
         let _sweeper = AbortOnDropHandle::new(tokio::spawn(self.clone().sweep_deadlines()));
         let reader = self.read_answers(reader);
@@ -364,14 +373,17 @@ impl Lane {
         &self,
         mut reader: FrameReader<R>,
     ) -> Result<(), ReadError> {
-        let mut wakers = Vec::new();
+        let (mut wakers, mut answers) = (Vec::new(), Vec::new());
         while let Some(chunk) = reader.chunk().await? {
+            let mut at = 0;
+            while let Some((frame, body)) = next_frame(&chunk, &mut at)? {
+                answers.push((frame.header.correlation, outcome(&frame.header, body)?));
+            }
             {
+                // Held briefly: every asker wants it.
                 let mut pending = self.pending.lock();
-                let mut at = 0;
-                while let Some((frame, body)) = next_frame(&chunk, &mut at)? {
-                    let outcome = outcome(&frame.header, body)?;
-                    wakers.extend(pending.complete(frame.header.correlation, outcome));
+                for (id, outcome) in answers.drain(..) {
+                    wakers.extend(pending.complete(id, outcome));
                 }
             }
             wakers.drain(..).for_each(Waker::wake);
@@ -435,7 +447,7 @@ pub(crate) fn outcome(header: &Header, body: Bytes) -> Result<Result<Answered, F
     match header.kind {
         Kind::Reply => Ok(Ok(Answered { version: header.version, body })),
         Kind::Error => match codec::decode::<AskError>(&body) {
-            Ok(error) => Ok(Err(Fault::Answered(error))),
+            Ok(error) => Ok(Err(Fault::Answered(Box::new(error)))),
             Err(error) => Err(ReadError::Lie(format!("an error answer: {error}"))),
         },
         kind => Err(ReadError::Lie(format!("a {kind:?} frame among answers"))),
@@ -454,12 +466,17 @@ pub(crate) struct LaneAnswer {
     lane: Arc<Lane>,
     id: u32,
     state: Waiting,
+    /// Its waker was left when it was sent, by the very poll that now awaits it.
+    armed: bool,
 }
 
 impl Future for LaneAnswer {
     type Output = Result<Answered, Fault>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if std::mem::take(&mut self.armed) {
+            return Poll::Pending;
+        }
         let mut pending = self.lane.pending.lock();
         match pending.slot(self.id) {
             Some(Slot::Waiting { waker, .. }) => {
@@ -472,7 +489,6 @@ impl Future for LaneAnswer {
             Some(Slot::Done { .. }) => {
                 let done = pending.release(self.id);
                 drop(pending);
-                self.lane.in_flight.leave();
                 self.state = Waiting::Over;
                 match done {
                     Some(Slot::Done { outcome, .. }) => Poll::Ready(outcome),
@@ -491,7 +507,6 @@ impl Drop for LaneAnswer {
             return;
         }
         let was = self.lane.pending.lock().release(self.id);
-        self.lane.in_flight.leave();
         if self.state == Waiting::Sent && matches!(was, Some(Slot::Waiting { .. })) {
             self.lane.cancel(self.id);
         }
@@ -566,7 +581,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Insert => {
-                        let id = pending.insert(deadline).expect("open");
+                        let id = pending.insert(deadline, None).expect("open");
                         prop_assert!(id != 0 && !live.contains(&id) && !gone.contains(&id));
                         live.push(id);
                     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio_util::task::AbortOnDropHandle;
 use weft_wire::AskError;
@@ -18,7 +18,7 @@ use crate::fabric::Inner;
 use crate::hello::lane_class;
 use crate::link::{Link, Place};
 use crate::mailbox::ITEMS_WAITING;
-use crate::outbox::Outbox as Bytes_;
+use crate::outbox::Outbox as Leaving;
 use crate::reader::{FrameReader, ReadError, next_frame};
 use crate::reply::{Outbox, WireReply, end_frame, error_frame};
 use crate::requester::{InFlight, LANE_FRAME_MAX, LANE_INLINE, SLOTS_MAX, outcome};
@@ -54,7 +54,7 @@ impl Forwards {
 
 /// The answers of one lane.
 pub(crate) struct Answers {
-    bytes: Bytes_,
+    bytes: Leaving,
     limit: usize,
     /// Per slot of the asker's, the correlation that was cancelled last.
     cancelled: OnceLock<Box<[AtomicU32]>>,
@@ -76,7 +76,7 @@ impl Answers {
     ) -> Arc<Self> {
         let limit = inner.limits.outbox;
         Arc::new(Self {
-            bytes: Bytes_::new(limit),
+            bytes: Leaving::new(limit),
             limit,
             cancelled: OnceLock::new(),
             ended: AtomicBool::new(false),
@@ -191,39 +191,44 @@ pub(crate) async fn serve_lane<R, W>(
     inner: &Arc<Inner>,
     source: &Source,
     mut reader: FrameReader<R>,
-    mut write: W,
+    write: W,
     answers: Arc<Answers>,
 ) -> Result<(), ReadError>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin + Send + 'static,
 {
-    let draining = answers.clone();
+    let write = Arc::new(AsyncMutex::new(write));
+    let (draining, stream) = (answers.clone(), write.clone());
     let writer = AbortOnDropHandle::new(tokio::spawn(async move {
-        let drained = draining.bytes.drain(&mut write, || draining.serving.now() > 0).await;
+        let drained = draining.bytes.drain(&stream, || draining.serving.now() > 0).await;
         if let Err(error) = drained {
             draining.end(&error.to_string());
         }
-        let _ = write.shutdown().await;
+        let _ = stream.lock().await.shutdown().await;
     }));
-    let result = read_requests(inner, source, &mut reader, &answers).await;
+    let result = read_requests(inner, source, &mut reader, &write, &answers).await;
     answers.end("the stream has ended");
     drop(writer);
     result
 }
 
-async fn read_requests<R: AsyncRead + Unpin>(
+async fn read_requests<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     inner: &Arc<Inner>,
     source: &Source,
     reader: &mut FrameReader<R>,
+    write: &AsyncMutex<W>,
     answers: &Arc<Answers>,
 ) -> Result<(), ReadError> {
+    let mut spare = Vec::new();
     loop {
         answers.room().await;
         if answers.ended.load(Ordering::Acquire) {
             return Ok(());
         }
         let Some(chunk) = reader.chunk().await? else { return Ok(()) };
+        // Answers given at once leave together.
+        let corked = Corked::new(&answers.bytes);
         let batch = inner.batch(source);
         let mut at = 0;
         while let Some((Frame { header, extension, .. }, body)) = next_frame(&chunk, &mut at)? {
@@ -241,7 +246,27 @@ async fn read_requests<R: AsyncRead + Unpin>(
                 kind => return Err(lie(format_args!("a {kind:?} frame among requests"))),
             }
         }
+        drop(corked);
+        drop(batch);
+        // Written from here: a writer that has to be woken first costs more than the write.
+        answers.bytes.flush(write, &mut spare).await?;
         tokio::task::coop::consume_budget().await;
+    }
+}
+
+/// Keeps answers together while it lives.
+struct Corked<'a>(&'a Leaving);
+
+impl<'a> Corked<'a> {
+    fn new(bytes: &'a Leaving) -> Self {
+        bytes.cork();
+        Self(bytes)
+    }
+}
+
+impl Drop for Corked<'_> {
+    fn drop(&mut self) {
+        self.0.uncork();
     }
 }
 

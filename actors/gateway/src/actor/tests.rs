@@ -396,7 +396,7 @@ fn a_program_that_is_not_there_fails_before_anything_is_agreed() {
         shared.world.lock().problem = "`./api` does not exist".into();
         let items = all(open(&tree, deploy(spec("web", 1, &["api"]))).await).await;
         let [Err(AskError::Failed(failure))] = items.as_slice() else { panic!("{items:?}") };
-        assert_eq!((failure.node.as_str(), failure.kind), ("test", FailureKind::Invalid));
+        assert_eq!((failure.node.as_str(), failure.kind), ("test", FailureKind::Failed));
         assert!(failure.cause.contains("does not exist"));
         assert!(shared.world.lock().proposed.is_empty());
 
