@@ -143,7 +143,7 @@ pub(crate) struct Init {
     #[arg(long, default_value = "n1", value_parser = name)]
     pub(crate) name: String,
     /// Data directory of the node; must not exist or be empty
-    /// (default: /var/lib/weft for root, else ~/.local/share/weft/<name>)
+    /// (default: /var/lib/weft for root, else `~/.local/share/weft/<name>`)
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Where the node's fabric listens, `ip:port`; port 0 lets the system choose
@@ -175,7 +175,7 @@ pub(crate) struct Join {
     #[arg(long, value_parser = name)]
     pub(crate) name: Option<String>,
     /// Data directory of the node; must not exist or be empty
-    /// (default: /var/lib/weft for root, else ~/.local/share/weft/<name>)
+    /// (default: /var/lib/weft for root, else `~/.local/share/weft/<name>`)
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Where the node's fabric listens, `ip:port`; port 0 lets the system choose

@@ -228,7 +228,7 @@ pub fn read(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, FrameError> {
 /// Appends an error answer to the ask `correlation`.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_error(
     out: &mut Vec<u8>,
     correlation: u32,
