@@ -79,6 +79,9 @@ pub struct Placement {
     pub at: WallTime,
     /// Why here, for people.
     pub reason: String,
+    /// The lost or drained node it was moved away from, while its replacement is not healthy yet:
+    /// if that node returns first, the replica goes back (design §8).
+    pub previous: Option<NodeId>,
 }
 
 /// A node as agreed.
@@ -98,10 +101,34 @@ pub struct NodeRecord {
     pub version: String,
     /// SHA-256 of its public key, hex: what a renewal by proof of key is checked against.
     pub key_fingerprint: String,
-    /// Applies agreed state (interim rule: the node that ran `init`).
-    pub leader: bool,
+    /// PEM of its own issuing CA, which is trusted once the node votes (design §3).
+    pub ca: String,
+    /// What it has to give; declared needs are placed within it.
+    pub capacity: Capacity,
+    /// The newest format level that its build understands (design §4).
+    pub format: u32,
+    /// Labels that operators gave it, beside those of its node file.
+    pub extra_labels: Vec<String>,
+    /// It gives its work away and gets none.
+    pub draining: bool,
     /// When it joined.
     pub joined_at: WallTime,
+}
+
+impl NodeRecord {
+    /// Its labels: those of its node file, then those that operators gave it.
+    pub fn all_labels(&self) -> impl Iterator<Item = &str> {
+        self.labels.iter().chain(&self.extra_labels).map(String::as_str)
+    }
+}
+
+/// What a machine has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capacity {
+    /// Thousandths of a core; 0: unknown.
+    pub cpu_millis: u64,
+    /// Bytes; 0: unknown.
+    pub memory: u64,
 }
 
 /// A person as agreed.
@@ -176,6 +203,12 @@ pub enum Command {
         labels: Vec<String>,
         /// SHA-256 of its public key, hex.
         key_fingerprint: String,
+        /// PEM of its issuing CA.
+        ca: String,
+        /// What it has to give.
+        capacity: Capacity,
+        /// The newest format level it understands.
+        format: u32,
     },
     /// A node is taken out for ever; its id is denied.
     RemoveNode {
@@ -218,6 +251,82 @@ pub enum Command {
         /// The record.
         operator: OperatorRecord,
     },
+    /// The placer's decision: replicas get, change or lose their place.
+    Place {
+        /// Each holds or is skipped by itself.
+        moves: Vec<PlacementMove>,
+    },
+    /// A node's issuing CA joins the trust bundle, because it is to vote.
+    TrustIssuer {
+        /// Which node's.
+        node: NodeId,
+    },
+    /// A node gives its work away, or takes work again.
+    Drain {
+        /// Which.
+        node: NodeId,
+        /// Off: it takes work again.
+        on: bool,
+    },
+    /// Labels that operators give a node.
+    LabelNode {
+        /// Which.
+        node: NodeId,
+        /// `key=value` or `key`; a key that is there gets the new value.
+        set: Vec<String>,
+        /// Keys to take away.
+        remove: Vec<String>,
+    },
+    /// Raises the format level of agreed state, once every member understands it.
+    RaiseFormat {
+        /// The new level.
+        level: u32,
+    },
+}
+
+/// One replica's change of place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementMove {
+    /// The service.
+    pub service: String,
+    /// From 1.
+    pub replica: u32,
+    /// The generation that the decision was made from; 0: it had no place. If the replica has
+    /// another by now, the move is void.
+    pub generation: u64,
+    /// The new place; `None`: none.
+    pub to: Option<NodeId>,
+    /// As [`Placement::previous`].
+    pub previous: Option<NodeId>,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// The format level of agreed state that this build writes when every member understands it.
+/// Raised with every new command and every changed meaning of an old one.
+pub const FORMAT_LEVEL: u32 = 1;
+
+impl Command {
+    /// The format level agreed state must have before this may be proposed.
+    pub const fn format(&self) -> u32 {
+        match self {
+            Self::Bootstrap { .. }
+            | Self::AddNode { .. }
+            | Self::UpdateNode { .. }
+            | Self::RemoveNode { .. }
+            | Self::AddToken { .. }
+            | Self::Deploy { .. }
+            | Self::SetDesired { .. }
+            | Self::Restart { .. }
+            | Self::Undeploy { .. }
+            | Self::PutOperator { .. }
+            | Self::Place { .. }
+            | Self::TrustIssuer { .. }
+            | Self::Drain { .. }
+            | Self::LabelNode { .. }
+            | Self::RaiseFormat { .. } => 1,
+        }
+    }
 }
 
 /// A command with all that makes applying it deterministic.
@@ -261,6 +370,8 @@ pub struct StateView {
     pub cas: Vec<String>,
     /// Ids of nodes and operators that are refused, as `node/<id>` and `operator/<id>`.
     pub denied: Vec<String>,
+    /// Format level of agreed state.
+    pub format: u32,
 }
 
 impl StateView {

@@ -19,8 +19,8 @@ mod state;
 mod time;
 
 pub use cluster::{
-    Applied, Command, DeployOptions, NodeRecord, OperatorRecord, Placement, Proposal, Revision,
-    ServiceRecord, StateView, TokenRecord,
+    Applied, Capacity, Command, DeployOptions, FORMAT_LEVEL, NodeRecord, OperatorRecord, Placement,
+    PlacementMove, Proposal, Revision, ServiceRecord, StateView, TokenRecord,
 };
 pub use diff::{changed_fields, changed_service_fields, spec_hash};
 pub use event::{AuditRecord, Event, EventFilter, Outcome};
@@ -33,9 +33,10 @@ pub use gateway::{
 pub use monitor::{HostFigures, Observed, ReadDrift, ReadHost, Transition};
 pub use node::{ActorInfo, ActorTree, ChaosActor, ChaosKind, GoodBye, Ping, Pong, RestartActor};
 pub use registry::{
-    FollowEvents, IssueToken, IssuedToken, JoinCluster, JoinedCluster, PeerAddress, Propose,
-    QueryAudit, QueryEvents, ReadState, RecordAudit, RecordEvents, RenewLeaf, RenewedLeaf,
-    ReportNode, StateUpdate, WatchState,
+    AgreementView, FollowEvents, GroupView, IssueToken, IssuedToken, JoinCluster, JoinedCluster,
+    MemberView, PeerAddress, PlacementPlan, PlanPlacement, PlannedMove, Propose, QueryAudit,
+    QueryEvents, ReadAgreement, ReadState, RecordAudit, RecordEvents, RenewLeaf, RenewedLeaf,
+    ReportNode,
 };
 pub use runtime::{
     Assign, Assignment, CheckSpec, ComponentStatus, ListComponents, LogLine, LogStream, ReadLogs,

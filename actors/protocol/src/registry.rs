@@ -5,7 +5,10 @@ use weft_wire::{
     ActorKind, Allow, Caller, Class, Message, MessageId, NodeId, Subscription, WallTime,
 };
 
-use crate::{Applied, AuditRecord, Command, Event, EventFilter, Proposal, StateView};
+use crate::{
+    Applied, AuditRecord, Capacity, Command, Event, EventFilter, NodeRole, NodeState, Proposal,
+    ServiceSpec, StateView,
+};
 
 macro_rules! message {
     ($name:ident, $id:literal, $text:literal, $allow:ident, $idempotent:literal, $reply:ty) => {
@@ -32,41 +35,119 @@ message!(Propose, 100, "registry.propose", ADMINS, true, Applied);
 
 /// Desired state as this node knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReadState {}
+pub struct ReadState {
+    /// Not older than any change acknowledged before this was asked: the leader says up to where.
+    pub consistent: bool,
+}
 message!(ReadState, 101, "registry.read", ADMINS, true, StateView);
 
-/// Follows desired state from the change after `since` on.
+/// What membership and consensus know, as this node sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WatchState {
-    /// Position of the last change the follower has; 0: none; `u64::MAX`: what it has is not
-    /// to be gone by, a snapshot is wanted.
-    pub since: u64,
-}
-message!(WatchState, 102, "registry.watch", NODES, true, ());
+pub struct ReadAgreement {}
+message!(ReadAgreement, 112, "registry.agreement", ADMINS, true, AgreementView);
 
-/// One step of following.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum StateUpdate {
-    /// Everything; what the follower had is void. The body is the state machine's own snapshot.
-    Snapshot {
-        /// Position of the last change included.
-        index: u64,
-        /// Format of `bytes`.
-        version: u16,
-        /// The snapshot.
-        bytes: Vec<u8>,
-    },
-    /// The next change.
-    Entry {
-        /// Its position.
-        index: u64,
-        /// The change.
-        proposal: Box<Proposal>,
-    },
+/// Answer to [`ReadAgreement`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgreementView {
+    /// The node that answers.
+    pub node: Option<NodeId>,
+    /// Each node of agreed state.
+    pub members: Vec<MemberView>,
+    /// Each consensus group that this node has a part in.
+    pub groups: Vec<GroupView>,
+    /// Format level of agreed state.
+    pub format: u32,
+    /// What agreed state wants that cannot be had, one line each: `web/2: waiting for n2`.
+    pub waiting: Vec<String>,
 }
 
-impl Subscription for WatchState {
-    type Item = StateUpdate;
+impl AgreementView {
+    /// What is known of one node.
+    pub fn member(&self, id: NodeId) -> Option<&MemberView> {
+        self.members.iter().find(|member| member.id == id)
+    }
+}
+
+/// A node, as membership sees it from here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberView {
+    /// Which.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Alive, or in what way not.
+    pub state: NodeState,
+    /// Since so many milliseconds.
+    pub for_ms: u64,
+    /// Its part in the `control` group.
+    pub role: NodeRole,
+    /// Entries it lacks of what is committed; known to the leader alone.
+    pub lag: Option<u64>,
+    /// Why it votes or does not, for people.
+    pub why: String,
+}
+
+/// A consensus group, as this node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupView {
+    /// `control`, …
+    pub name: String,
+    /// Who leads it, if that is known.
+    pub leader: Option<NodeId>,
+    /// Raft's term.
+    pub term: u64,
+    /// Newest entry here.
+    pub last_log: u64,
+    /// Newest entry that a majority has, as far as known here.
+    pub committed: u64,
+    /// Newest entry that is in force here.
+    pub applied: u64,
+    /// Newest entry that the stored checkpoint includes.
+    pub checkpoint: u64,
+    /// Who votes.
+    pub voters: Vec<NodeId>,
+    /// Who only follows.
+    pub learners: Vec<NodeId>,
+    /// Milliseconds since this node knew that a majority was there (on the leader) or heard of
+    /// the leader (elsewhere); `None`: never since its start.
+    pub contact_ms: Option<u64>,
+}
+
+/// What would be placed where if these nodes vanished now (`weft plan --lost`), or where the
+/// replicas of a definition would go if it were deployed. Nothing is changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanPlacement {
+    /// Taken as lost for good.
+    pub lost: Vec<NodeId>,
+    /// Taken as deployed.
+    pub spec: Option<Box<ServiceSpec>>,
+}
+message!(PlanPlacement, 113, "registry.plan-placement", ADMINS, true, PlacementPlan);
+
+/// Answer to [`PlanPlacement`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementPlan {
+    /// In the order they would happen.
+    pub moves: Vec<PlannedMove>,
+    /// Replicas that would have no place or wait for a node: service, replica, why.
+    pub waiting: Vec<(String, u32, String)>,
+    /// Where each replica would be at the end: service, replica, node.
+    pub places: Vec<(String, u32, NodeId)>,
+}
+
+/// One move of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedMove {
+    /// The service.
+    pub service: String,
+    /// From 1.
+    pub replica: u32,
+    /// Where it is; `None`: nowhere.
+    pub from: Option<NodeId>,
+    /// Where it would go; `None`: nowhere.
+    pub to: Option<NodeId>,
+    /// Why, for people.
+    pub reason: String,
 }
 
 /// Makes a join token.
@@ -185,6 +266,12 @@ pub struct ReportNode {
     pub labels: Vec<String>,
     /// SHA-256 of its public key, hex.
     pub key_fingerprint: String,
+    /// PEM of its issuing CA.
+    pub ca: String,
+    /// What the machine has.
+    pub capacity: Capacity,
+    /// The newest format level it understands.
+    pub format: u32,
 }
 message!(ReportNode, 106, "registry.report-node", NODES, true, Applied);
 

@@ -104,7 +104,11 @@ fn node_record() -> NodeRecord {
         labels: vec!["ssd".into()],
         version: "0.1.0".into(),
         key_fingerprint: "ab".into(),
-        leader: true,
+        ca: "PEM".into(),
+        capacity: Capacity { cpu_millis: 2000, memory: 1 << 30 },
+        format: 1,
+        extra_labels: vec!["rack=2".into()],
+        draining: false,
         joined_at: time(),
     }
 }
@@ -162,6 +166,35 @@ fn status() -> ComponentStatus {
     }
 }
 
+fn agreement() -> AgreementView {
+    AgreementView {
+        node: Some(node()),
+        members: vec![MemberView {
+            id: node(),
+            name: "n1".into(),
+            state: NodeState::Ready,
+            for_ms: 5,
+            role: NodeRole::Voter,
+            lag: Some(1),
+            why: "one of 3 voters".into(),
+        }],
+        groups: vec![GroupView {
+            name: "control".into(),
+            leader: Some(node()),
+            term: 2,
+            last_log: 9,
+            committed: 8,
+            applied: 7,
+            checkpoint: 5,
+            voters: vec![node()],
+            learners: vec![],
+            contact_ms: Some(3),
+        }],
+        format: 1,
+        waiting: vec!["web/2: waiting for n2".into()],
+    }
+}
+
 fn commands() -> Vec<Command> {
     vec![
         Command::Bootstrap { node: node_record(), operator: operator(), ca: "PEM".into() },
@@ -173,6 +206,9 @@ fn commands() -> Vec<Command> {
             zone: String::new(),
             labels: vec![],
             key_fingerprint: "ab".into(),
+            ca: "PEM".into(),
+            capacity: Capacity::default(),
+            format: 1,
         },
         Command::RemoveNode { id: node(), force: true },
         Command::AddToken {
@@ -192,6 +228,24 @@ fn commands() -> Vec<Command> {
         Command::Restart { target: target() },
         Command::Undeploy { service: "web".into() },
         Command::PutOperator { operator: operator() },
+        Command::Place {
+            moves: vec![PlacementMove {
+                service: "web".into(),
+                replica: 2,
+                generation: 3,
+                to: Some(node()),
+                previous: Some(node()),
+                reason: "n2 is lost".into(),
+            }],
+        },
+        Command::TrustIssuer { node: node() },
+        Command::Drain { node: node(), on: true },
+        Command::LabelNode {
+            node: node(),
+            set: vec!["rack=2".into()],
+            remove: vec!["ssd".into()],
+        },
+        Command::RaiseFormat { level: 2 },
     ]
 }
 
@@ -225,8 +279,9 @@ fn lines() -> Vec<String> {
         line(&RestartActor { path: "registry".into() }),
         line(&ChaosActor { path: "registry".into(), kind: ChaosKind::Hang }),
         line(&GoodBye { back_in_secs: 5 }),
-        line(&ReadState {}),
-        line(&WatchState { since: 3 }),
+        line(&ReadState { consistent: true }),
+        line(&ReadAgreement {}),
+        line(&PlanPlacement { lost: vec![node()], spec: Some(Box::new(spec())) }),
         line(&IssueToken { ttl_secs: 3600, name: "n2".into() }),
         line(&JoinCluster {
             secret: vec![1, 2],
@@ -243,6 +298,9 @@ fn lines() -> Vec<String> {
             zone: "a".into(),
             labels: vec!["ssd".into()],
             key_fingerprint: "ab".into(),
+            ca: "PEM".into(),
+            capacity: Capacity { cpu_millis: 2000, memory: 1 << 30 },
+            format: 1,
         }),
         line(&RecordEvents { events: vec![event()] }),
         line(&QueryEvents { filter: filter.clone() }),
@@ -342,13 +400,23 @@ fn lines() -> Vec<String> {
     }
     lines.push(value("status", &status()));
     lines.push(value(
-        "state-update",
-        &StateUpdate::Entry {
-            index: 5,
-            proposal: Box::new(
-                Propose { request, command: Command::Undeploy { service: "web".into() } }
-                    .stamp(time(), caller),
-            ),
+        "proposal",
+        &Propose { request, command: Command::Undeploy { service: "web".into() } }
+            .stamp(time(), caller),
+    ));
+    lines.push(value("agreement", &agreement()));
+    lines.push(value(
+        "placement-plan",
+        &PlacementPlan {
+            moves: vec![PlannedMove {
+                service: "web".into(),
+                replica: 2,
+                from: Some(node()),
+                to: None,
+                reason: "n2 is lost".into(),
+            }],
+            waiting: vec![("web".into(), 2, "waiting for n2".into())],
+            places: vec![("web".into(), 1, node())],
         },
     ));
     lines
@@ -388,7 +456,7 @@ proptest::proptest! {
     fn arbitrary_bodies_never_panic(bytes: Vec<u8>) {
         let _ = codec::decode::<Propose>(&bytes);
         let _ = codec::decode::<Assign>(&bytes);
-        let _ = codec::decode::<StateUpdate>(&bytes);
+        let _ = codec::decode::<Proposal>(&bytes);
         let _ = codec::decode::<DeployService>(&bytes);
         let _ = codec::decode::<Vec<ActorInfo>>(&bytes);
         let _ = codec::decode::<PsReply>(&bytes);

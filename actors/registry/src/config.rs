@@ -5,12 +5,26 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use weft_agreement::{Group, Membership};
 use weft_identity::{IssuingCa, Trust};
 use weft_protocol::ReportNode;
 use weft_protocol::files::NodeSeed;
 
+use crate::control::Control;
+
 /// Days that events and audit records are kept unless configured (orchestration §12).
 pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// What agrees for this node; made once, before the registry, and outliving its incarnations.
+#[derive(Debug, Clone)]
+pub struct Agreement {
+    /// Desired state as consensus feeds it.
+    pub control: Control,
+    /// The group whose machine it is.
+    pub group: Group,
+    /// Who is there.
+    pub membership: Membership,
+}
 
 /// What this node tells of itself; `None`: not known yet.
 pub type SelfReport = Arc<dyn Fn() -> Option<ReportNode> + Send + Sync>;
@@ -18,12 +32,14 @@ pub type SelfReport = Arc<dyn Fn() -> Option<ReportNode> + Send + Sync>;
 /// What a registry is made of; the same for all its incarnations. Cheap to clone.
 #[derive(Clone)]
 pub struct RegistryConfig {
-    /// Holds `state.db` and `local.db`.
+    /// Holds `local.db`.
     pub data_dir: PathBuf,
-    /// Who this node is. With `bootstrap` it is the one that applies changes.
+    /// Who this node is, and on the first one what makes the cluster.
     pub seed: NodeSeed,
-    /// Signs certificates; on the node that applies changes only.
+    /// Signs certificates while this node leads.
     pub issuer: Option<Arc<IssuingCa>>,
+    /// A voter silent for so long is replaced (design §6: 60 s).
+    pub voter_replace_after: Duration,
     /// Told of every change of bundle and deny list.
     pub trust: Trust,
     /// Read at start and every few seconds; a difference to what is agreed is reported.
@@ -39,14 +55,6 @@ impl fmt::Debug for RegistryConfig {
         f.debug_struct("RegistryConfig")
             .field("data_dir", &self.data_dir)
             .field("node", &self.seed.name)
-            .field("applies", &self.applies())
             .finish_non_exhaustive()
-    }
-}
-
-impl RegistryConfig {
-    /// Whether this node applies changes (interim rule: it ran `weft init`).
-    pub fn applies(&self) -> bool {
-        self.seed.bootstrap.is_some()
     }
 }

@@ -1,16 +1,18 @@
 //! Desired state, revisions, placement; events and audit of this node.
 //!
-//! [`state`] is the deterministic machine, [`store`] its log and the tables of this node,
-//! [`Registry`] the actor that puts them together.
-//!
-//! Interim rule (until agreement takes over): the node that ran `weft init` applies changes, every
-//! other node forwards to it and follows it; replica i of a service goes to the i-th node by name.
+//! [`state`] is the deterministic machine that consensus feeds through [`Control`], [`placement`]
+//! decides where replicas go, [`store`] has the tables of this node, [`Registry`] is the actor
+//! that puts them together; on the node that leads, its steward sees to voters and places.
 #![forbid(unsafe_code)]
 
 mod actor;
 mod config;
+mod control;
+pub mod placement;
 pub mod state;
+mod steward;
 pub mod store;
 
 pub use actor::{Registry, factory};
-pub use config::{RETENTION, RegistryConfig, SelfReport};
+pub use control::{Control, GROUP, PROPOSAL_VERSION};
+pub use config::{Agreement, RETENTION, RegistryConfig, SelfReport};

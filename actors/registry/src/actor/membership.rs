@@ -1,4 +1,4 @@
-//! Tokens, joining, certificates (design §3). Only the node that applies changes signs.
+//! Tokens, joining, certificates (design §3). The node that leads signs.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use weft_identity::{
 };
 use weft_link::Reply;
 use weft_protocol::{
-    Applied, Command, IssueToken, IssuedToken, JoinCluster, JoinedCluster, NodeRecord,
+    Applied, Capacity, Command, IssueToken, IssuedToken, JoinCluster, JoinedCluster, NodeRecord,
     OperatorRecord, PeerAddress, RenewLeaf, RenewedLeaf, ReportNode, TokenRecord,
 };
 use weft_supervision::{Handle, Scope};
@@ -34,7 +34,7 @@ fn forbidden(message: impl Into<String>) -> Failure {
 
 impl Handle<IssueToken> for Registry {
     fn handle(&mut self, message: IssueToken, reply: Reply<IssueToken>, scope: &Scope<Self>) {
-        if !self.config.applies() {
+        if !self.leads() {
             self.forward(message, reply, scope);
             return;
         }
@@ -60,7 +60,7 @@ impl Handle<IssueToken> for Registry {
 
 impl Handle<JoinCluster> for Registry {
     fn handle(&mut self, message: JoinCluster, reply: Reply<JoinCluster>, scope: &Scope<Self>) {
-        if !self.config.applies() {
+        if !self.leads() {
             self.forward(message, reply, scope);
             return;
         }
@@ -79,7 +79,7 @@ impl Handle<JoinCluster> for Registry {
 
 impl Handle<RenewLeaf> for Registry {
     fn handle(&mut self, message: RenewLeaf, reply: Reply<RenewLeaf>, scope: &Scope<Self>) {
-        if !self.config.applies() {
+        if !self.leads() {
             self.forward(message, reply, scope);
             return;
         }
@@ -102,14 +102,13 @@ impl Handle<ReportNode> for Registry {
         let Identity::Node(id) = reply.caller().identity else {
             return reply.fail(forbidden("only a node reports where it is"));
         };
-        if !self.config.applies() {
+        if !self.leads() {
             self.forward(message, reply, scope);
             return;
         }
-        if let Some(known) = self.committed.node(id)
-            && !differs(known, &message)
-        {
-            let index = self.committed.index();
+        let same = self.state().node(id).is_some_and(|known| !differs(known, &message));
+        if same {
+            let index = self.state().index();
             return reply.ok(Applied { index, revision: 0, changed: false });
         }
         let proposal = self.own(update(id, message), reply.caller().clone(), scope);
@@ -189,17 +188,16 @@ impl Registry {
         })?;
         let given = Fingerprint::of(&message.secret);
         // Every record is looked at, whichever fits: time tells nothing about the stored hashes.
-        let found = self.tip.tokens().fold(None, |found, token| {
+        let fixed = self.state().tokens().fold(String::new(), |found, token| {
             let same = token
                 .secret_hash
                 .parse::<Fingerprint>()
                 .is_ok_and(|known| known.equals_constant_time(&given));
-            if same { Some(token) } else { found }
+            if same { token.name.clone() } else { found }
         });
-        let fixed = found.map_or("", |token| token.name.as_str());
-        let name = if fixed.is_empty() { message.name.clone() } else { fixed.to_owned() };
+        let name = if fixed.is_empty() { message.name.clone() } else { fixed };
         let secret_hash = given.to_string();
-        self.tip.check_join(&secret_hash, &name, now)?;
+        self.state().check_join(&secret_hash, &name, now).map(drop)?;
 
         let csr = VerifiedCsr::verify(&message.csr).map_err(|error| bad_request(&error))?;
         let id = NodeId::new(uuid::Uuid::new_v4());
@@ -213,7 +211,12 @@ impl Registry {
             labels: Vec::new(),
             version: message.version.chars().take(64).collect(),
             key_fingerprint: csr.public_key_fingerprint().to_string(),
-            leader: false,
+            ca: String::new(),
+            capacity: Capacity::default(),
+            // Told with its first report.
+            format: 0,
+            extra_labels: Vec::new(),
+            draining: false,
             joined_at: now,
         };
         let joined = JoinedCluster {
@@ -245,7 +248,7 @@ impl Registry {
                     ))
                     .node(&node.name));
                 }
-                self.renew_node(node, &csr, scope)
+                self.renew_node(&node, &csr, scope)
             }
             Identity::Joiner => {
                 let id = message.holder.strip_prefix("node/").and_then(|id| id.parse().ok());
@@ -271,17 +274,18 @@ impl Registry {
                     .cause(error)
                     .help("join the machine again with a new token")
                 })?;
-                self.renew_node(node, &csr, scope)
+                self.renew_node(&node, &csr, scope)
             }
             Identity::Operator(id) => {
-                let operator = self.tip.operator(*id).ok_or_else(|| {
+                let operator = self.state().operator(*id).cloned().ok_or_else(|| {
                     forbidden(format!("operator {id} is not known to the cluster"))
                 })?;
-                self.renew_operator(operator, &csr, scope)
+                self.renew_operator(&operator, &csr, scope)
             }
             Identity::Local { .. } => {
-                let operators = self.tip.operators();
-                let wanted = |o: &&&OperatorRecord| {
+                let operators: Vec<OperatorRecord> =
+                    self.state().operators().into_iter().cloned().collect();
+                let wanted = |o: &&OperatorRecord| {
                     if message.operator.is_empty() {
                         o.role == Role::Admin
                     } else {
@@ -318,6 +322,9 @@ impl Registry {
             zone: node.zone.clone(),
             labels: node.labels.clone(),
             key_fingerprint,
+            ca: node.ca.clone(),
+            capacity: node.capacity,
+            format: node.format,
         });
         Ok((self.renewed(&chain, &node.name, &identity)?, record))
     }
@@ -329,7 +336,7 @@ impl Registry {
         scope: &Scope<Self>,
     ) -> Result<(RenewedLeaf, Option<Command>), Failure> {
         let id: OperatorId = operator.id;
-        if self.tip.denied().contains(&format!("operator/{id}")) {
+        if self.state().denied().contains(&format!("operator/{id}")) {
             return Err(forbidden(format!("operator {} is refused", operator.name)));
         }
         let identity = Identity::Operator(id);
@@ -370,9 +377,9 @@ impl Registry {
     }
 
     /// The node of that id, unless it was removed or never was.
-    fn member(&self, id: NodeId) -> Result<&NodeRecord, Failure> {
-        self.tip.node(id).ok_or_else(|| {
-            let removed = self.tip.denied().contains(&format!("node/{id}"));
+    fn member(&self, id: NodeId) -> Result<NodeRecord, Failure> {
+        self.state().node(id).cloned().ok_or_else(|| {
+            let removed = self.state().denied().contains(&format!("node/{id}"));
             forbidden(if removed {
                 format!("node {id} was removed from the cluster, and its id is refused for ever")
             } else {
@@ -386,10 +393,12 @@ impl Registry {
         Ok(self.bundle().map_err(|error| internal("read the trust bundle", &error))?.to_pem())
     }
 
-    /// All nodes, the one that applies changes first.
+    /// All nodes, the one that leads first.
     fn peers(&self) -> Vec<PeerAddress> {
-        let mut nodes = self.committed.nodes();
-        nodes.sort_by_key(|node| !node.leader);
+        let leader = self.agreement.group.status().leader;
+        let state = self.state();
+        let mut nodes = state.nodes();
+        nodes.sort_by_key(|node| Some(node.id) != leader);
         nodes
             .into_iter()
             .map(|node| PeerAddress {

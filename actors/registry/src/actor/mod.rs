@@ -1,35 +1,38 @@
 //! The registry as an actor.
 //!
-//! On the node that applies changes a proposal is applied to `tip`, written in a batch with
-//! whatever else waits (one sync each), then applied to `committed`, published and answered.
-//! Readers see `committed` only, so memory is never ahead of the disk; a write that fails throws
-//! `tip` away. Every other node gets the same entries in the same order and does the same.
+//! Desired state is agreed by consensus and kept in [`Control`], which outlives this actor: here it
+//! is published to the rest of the node, and changes find their way to whoever leads. On the node
+//! that leads, the [`steward`](crate::steward) sees to voters and places.
 
-mod follow;
+mod duties;
 mod history;
 mod membership;
 mod propose;
 mod publish;
+mod route;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use weft_protocol::{
-    Applied, FollowEvents, IssueToken, JoinCluster, Proposal, Propose, QueryAudit, QueryEvents,
-    ReadState, RecordAudit, RecordEvents, RenewLeaf, ReportNode, WatchState,
+    Applied, FollowEvents, IssueToken, JoinCluster, PlanPlacement, Propose, QueryAudit,
+    QueryEvents, ReadAgreement, ReadState, RecordAudit, RecordEvents, RenewLeaf, ReportNode,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope};
-use weft_wire::{Caller, ClusterId, Failure, RequestId};
+use weft_wire::{ClusterId, Failure};
 
-use crate::config::RegistryConfig;
+use crate::config::{Agreement, RegistryConfig};
 use crate::state::ClusterState;
-use crate::store::{LocalStore, StateStore};
+use crate::store::LocalStore;
+
+/// Between looks at what the node that leads has to see to; changes are seen at once.
+const TICK: Duration = Duration::from_millis(100);
+/// Ticks in a second.
+const EVERY_SECOND: u64 = 10;
 
 /// What is done once a proposal is durable, or refused.
 type Then = Box<dyn FnOnce(&mut Registry, Result<Applied, Failure>, &Scope<Registry>) + Send>;
@@ -37,90 +40,49 @@ type Then = Box<dyn FnOnce(&mut Registry, Result<Applied, Failure>, &Scope<Regis
 /// Desired state of the cluster; events and audit of this node.
 pub struct Registry {
     config: RegistryConfig,
+    agreement: Agreement,
     cluster: ClusterId,
-    log: StateStore,
     local: LocalStore,
-    /// What is durable; what readers see.
-    committed: ClusterState,
-    /// `committed` and everything on its way to the disk.
-    tip: ClusterState,
-    /// Applied to `tip`, not given to the writer yet.
-    queue: Vec<(u64, Arc<Proposal>)>,
-    /// Answers that wait for a position to be durable.
-    waiting: BTreeMap<u64, Vec<(Applied, Then)>>,
-    /// Whether a batch is being written; stopping waits for its end.
-    writing: watch::Sender<bool>,
-    /// Position of the last durable change; what followers of state wait for.
-    head: watch::Sender<u64>,
     /// Newest event; what followers of events wait for.
     newest_event: watch::Sender<i64>,
-    /// Position of the last stored snapshot.
-    checkpoint: u64,
     /// Last position the runtime has acknowledged; a send is on its way.
     assigned: u64,
     assigning: bool,
     /// A report of this node is on its way.
     reporting: bool,
+    /// What the node that leads sees to.
+    duties: duties::Duties,
 }
 
 impl std::fmt::Debug for Registry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Registry")
             .field("config", &self.config)
-            .field("committed", &self.committed.index())
-            .field("tip", &self.tip.index())
+            .field("agreement", &self.agreement)
             .finish_non_exhaustive()
     }
 }
 
-/// Makes a registry from what is durable; on the first start of the first node, from its seed.
+/// Makes a registry.
 ///
 /// # Errors
-/// [`ActorError`]: a database that cannot be opened or used, or a seed that does not fit.
+/// [`ActorError`]: a database that cannot be opened or used.
 pub async fn factory(
     config: RegistryConfig,
-    incarnation: Incarnation,
+    agreement: Agreement,
+    _: Incarnation,
 ) -> Result<Registry, ActorError> {
     let cluster: ClusterId = config.seed.cluster.parse().map_err(ActorError::new)?;
-    if config.applies() && config.issuer.is_none() {
-        return Err(format!(
-            "{} applies the cluster's changes, but its issuing CA was not loaded: see its identity directory",
-            config.seed.name
-        )
-        .into());
-    }
-    let log =
-        StateStore::open(&config.data_dir, &config.seed.cluster).await.map_err(ActorError::new)?;
     let local = LocalStore::open(&config.data_dir).await.map_err(ActorError::new)?;
-    let (mut state, checkpoint) = log.load().await.map_err(ActorError::new)?;
-    if state.is_empty()
-        && let Some(command) = &config.seed.bootstrap
-    {
-        let proposal = Proposal {
-            // The same in every incarnation, should this one die half-way.
-            request: RequestId::new(config.seed.node.uuid()),
-            at: incarnation.clock.wall(),
-            caller: Caller::node(config.seed.node),
-            command: command.clone(),
-        };
-        state.apply(&proposal, 1).map_err(ActorError::new)?;
-        log.append(&[(1, Arc::new(proposal))], None).await.map_err(ActorError::new)?;
-    }
     Ok(Registry {
         cluster,
-        log,
         local,
-        tip: state.clone(),
-        queue: Vec::new(),
-        waiting: BTreeMap::new(),
-        writing: watch::Sender::new(false),
-        head: watch::Sender::new(state.index()),
+        agreement,
         newest_event: watch::Sender::new(0),
-        checkpoint,
         assigned: 0,
         assigning: false,
         reporting: false,
-        committed: state,
+        duties: duties::Duties::default(),
         config,
     })
 }
@@ -130,7 +92,8 @@ impl Actor for Registry {
         routes
             .ask::<Propose>()
             .ask::<ReadState>()
-            .subscription::<WatchState>()
+            .ask::<ReadAgreement>()
+            .ask::<PlanPlacement>()
             .ask::<IssueToken>()
             .ask::<JoinCluster>()
             .ask::<RenewLeaf>()
@@ -147,46 +110,119 @@ impl Actor for Registry {
         self.assign(scope);
         self.report(scope);
         self.prune(scope);
-        if !self.config.applies() {
-            follow::start(scope, self.head.subscribe());
-        }
-        let mut tick = 0u64;
-        scope.every(Duration::from_secs(1), move |registry, scope| {
-            tick = tick.wrapping_add(1);
-            registry.tick(tick, scope);
+        self.follow(scope);
+        scope.every(TICK, {
+            let mut tick = 0u64;
+            move |registry, scope| {
+                tick = tick.wrapping_add(1);
+                registry.tick(tick, scope);
+            }
         });
         scope.every(Duration::from_secs(3600), |registry, scope| registry.prune(scope));
         Ok(())
     }
 
     fn stopping(&mut self, _scope: &Scope<Self>) -> BoxFuture<'static, ()> {
-        let mut writing = self.writing.subscribe();
-        let (log, local) = (self.log.clone(), self.local.clone());
-        async move {
-            let _ = writing.wait_for(|writing| !writing).await;
-            log.database().close().await;
-            local.database().close().await;
-        }
-        .boxed()
+        let local = self.local.clone();
+        async move { local.database().close().await }.boxed()
     }
 }
 
 impl Registry {
+    /// Is told of every change of desired state, of who leads, and of who is there.
+    fn follow(&self, scope: &Scope<Self>) {
+        let actor = scope.clone();
+        let mut head = self.agreement.control.head();
+        let mut group = self.agreement.group.watch();
+        let mut members = self.agreement.membership.watch();
+        scope.spawn(async move {
+            let mut leader = group.borrow_and_update().leader;
+            loop {
+                tokio::select! {
+                    changed = head.changed() => {
+                        if changed.is_err() { return }
+                        // Once for all that came since.
+                        head.borrow_and_update();
+                        actor.post(|registry, scope| registry.changed(scope));
+                    }
+                    changed = group.changed() => {
+                        if changed.is_err() { return }
+                        let now = group.borrow_and_update().leader;
+                        if now != leader {
+                            leader = now;
+                            actor.post(|registry, scope| registry.changed(scope));
+                        }
+                    }
+                    changed = members.changed() => {
+                        if changed.is_err() { return }
+                        members.borrow_and_update();
+                        actor.post(|registry, scope| registry.members_changed(scope));
+                    }
+                }
+            }
+        });
+    }
+
+    fn changed(&mut self, scope: &Scope<Self>) {
+        self.publish(scope);
+        self.see_to_duties(scope);
+    }
+
     /// Safety nets: the runtime may have been made anew, an address may have changed.
     fn tick(&mut self, tick: u64, scope: &Scope<Self>) {
-        if self.assigned < self.committed.index() || tick.is_multiple_of(5) {
-            self.assign(scope);
+        if tick.is_multiple_of(EVERY_SECOND) {
+            let behind = self.assigned < self.state().index();
+            if behind || tick.is_multiple_of(5 * EVERY_SECOND) {
+                self.assign(scope);
+            }
+            self.report(scope);
         }
-        self.report(scope);
+        self.see_to_duties(scope);
     }
 
     fn name(&self) -> &str {
         &self.config.seed.name
     }
+
+    /// Desired state here and now; to be let go of at once.
+    fn state(&self) -> parking_lot::RwLockReadGuard<'_, ClusterState> {
+        self.agreement.control.read()
+    }
+
+    /// Whether this node leads, as far as it knows.
+    fn leads(&self) -> bool {
+        let status = self.agreement.group.status();
+        status.role == weft_agreement::Role::Leader
+            && status.leader == Some(self.config.seed.node)
+    }
 }
 
 impl Handle<ReadState> for Registry {
-    fn handle(&mut self, _: ReadState, reply: weft_link::Reply<ReadState>, _: &Scope<Self>) {
-        reply.ok(self.committed.view());
+    fn handle(
+        &mut self,
+        message: ReadState,
+        reply: weft_link::Reply<ReadState>,
+        scope: &Scope<Self>,
+    ) {
+        if !message.consistent {
+            let view = self.state().view();
+            return reply.ok(view);
+        }
+        if !self.leads() {
+            return self.forward(message, reply, scope);
+        }
+        let route = self.route(scope);
+        let within = reply.meta().deadline.map_or(route::WITHIN, |end| {
+            end.saturating_duration_since(scope.now())
+        });
+        scope.spawn(async move {
+            match route.group.barrier(within).await {
+                Ok(_) => {
+                    let view = route.control.read().view();
+                    reply.ok(view);
+                }
+                Err(error) => reply.fail(route.failure(&error)),
+            }
+        });
     }
 }

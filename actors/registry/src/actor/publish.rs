@@ -9,60 +9,60 @@ use weft_link::{Call, Directory, PeerEntry};
 use weft_protocol::files::NodeSeed;
 use weft_protocol::{Assign, Command, NodeRecord, ReportNode};
 use weft_supervision::Scope;
-use weft_wire::{ActorKind, Address, Caller, Identity};
+use weft_wire::{ActorKind, Address, Identity};
 
 use super::Registry;
-use crate::state::{Change, ClusterState};
+use crate::state::ClusterState;
 
 const ASSIGN_WITHIN: Duration = Duration::from_secs(5);
 const REPORT_WITHIN: Duration = Duration::from_secs(5);
 
 impl Registry {
     /// After a change.
-    pub(super) fn publish(&mut self, changes: &[Change], scope: &Scope<Self>) {
-        let membership = changes.iter().any(|change| {
-            matches!(
-                change,
-                Change::Node(_) | Change::NodeRemoved(_) | Change::Operator(_) | Change::Trust
-            )
-        });
-        if membership && let Err(error) = self.publish_all(scope) {
+    pub(super) fn publish(&mut self, scope: &Scope<Self>) {
+        if let Err(error) = self.publish_all(scope) {
             // What was believed before stays in force.
             tracing::error!(%error, "the trust bundle cannot be used");
         }
         self.assign(scope);
-        if membership {
-            self.report(scope);
-        }
+        self.report(scope);
     }
 
     /// Directory and trust, whole. A node that has nothing yet goes by its seed.
     pub(super) fn publish_all(&self, scope: &Scope<Self>) -> Result<(), IdentityError> {
-        scope.fabric().set_directory(directory(&self.committed, &self.config.seed));
-        if self.committed.is_empty() {
+        let leader = self.agreement.group.status().leader;
+        let state = self.state();
+        let directory = directory(&state, &self.config.seed, leader);
+        self.agreement.membership.set_known(directory.nodes.keys().copied().collect());
+        scope.fabric().set_directory(directory);
+        if state.is_empty() {
             return Ok(());
         }
         // The deny list first: it must hold even if the bundle cannot be used.
-        let denied: DenyList =
-            self.committed.denied().iter().filter_map(|text| identity(text)).collect();
+        let denied: DenyList = state.denied().iter().filter_map(|text| identity(text)).collect();
+        let bundle = TrustBundle::from_pem(&state.cas().concat(), "the agreed trust bundle");
+        drop(state);
         self.config.trust.set_denied(denied);
-        self.config.trust.set_bundle(self.bundle()?)
+        self.config.trust.set_bundle(bundle?)
     }
 
     pub(super) fn bundle(&self) -> Result<TrustBundle, IdentityError> {
-        TrustBundle::from_pem(&self.committed.cas().concat(), "the agreed trust bundle")
+        TrustBundle::from_pem(&self.state().cas().concat(), "the agreed trust bundle")
     }
 
     /// Sends the runtime what it shall see to, once at a time.
     pub(super) fn assign(&mut self, scope: &Scope<Self>) {
         // Nothing replicated yet is not "nothing wanted": that would stop what runs.
-        if self.assigning || self.committed.is_empty() {
-            return;
-        }
+        let message = {
+            let state = self.state();
+            if self.assigning || state.is_empty() {
+                return;
+            }
+            let assignments = state.assignments(self.config.seed.node);
+            Assign { index: state.index(), assignments }
+        };
         self.assigning = true;
-        let index = self.committed.index();
-        let message =
-            Assign { index, assignments: self.committed.assignments(self.config.seed.node) };
+        let index = message.index;
         let fabric = scope.fabric().clone();
         scope.spawn_then(
             async move {
@@ -74,7 +74,7 @@ impl Registry {
                 match answer {
                     Ok(()) => {
                         registry.assigned = index;
-                        if registry.committed.index() > index {
+                        if registry.state().index() > index {
                             registry.assign(scope);
                         }
                     }
@@ -88,36 +88,24 @@ impl Registry {
     /// Has the cluster know where this node is, if it does not.
     pub(super) fn report(&mut self, scope: &Scope<Self>) {
         let node = self.config.seed.node;
-        let Some(known) = self.committed.node(node) else { return };
         let Some(mine) = (self.config.report)() else { return };
-        if self.reporting || !differs(known, &mine) {
+        // A node that has nothing yet is not followed by anybody until it says where it is.
+        let known = self.state().node(node).is_some_and(|known| !differs(known, &mine));
+        if self.reporting || known || (self.state().is_empty() && self.config.seed.bootstrap.is_some()) {
             return;
         }
         self.reporting = true;
-        if self.config.applies() {
-            let proposal = self.own(update(node, mine), Caller::node(node), scope);
-            self.propose(
-                proposal,
-                Box::new(|registry, answer, _| {
-                    registry.reporting = false;
-                    if let Err(failure) = answer {
-                        tracing::warn!(%failure, "this node's address could not be recorded");
-                    }
-                }),
-                scope,
-            );
-            return;
-        }
         let fabric = scope.fabric().clone();
         scope.spawn_then(
             async move {
-                let to = Address::leader(ActorKind::Registry);
+                // Here: it finds its way to whoever leads.
+                let to = Address::here(ActorKind::Registry);
                 fabric.ask(to, mine, Call::within(REPORT_WITHIN)).await
             },
             |registry, answer, _| {
                 registry.reporting = false;
                 if let Err(error) = answer {
-                    tracing::debug!(%error, "this node's address is not reported yet");
+                    tracing::debug!(%error, "where this node is could not be recorded yet");
                 }
             },
         );
@@ -129,16 +117,24 @@ pub(super) fn differs(known: &NodeRecord, mine: &ReportNode) -> bool {
         || known.version != mine.version
         || known.zone != mine.zone
         || known.labels != mine.labels
+        || known.capacity != mine.capacity
+        || known.format != mine.format
+        || !mine.ca.is_empty() && known.ca != mine.ca
         || !mine.key_fingerprint.is_empty() && known.key_fingerprint != mine.key_fingerprint
 }
 
 pub(super) fn update(id: weft_wire::NodeId, report: ReportNode) -> Command {
-    let ReportNode { address, version, zone, labels, key_fingerprint } = report;
-    Command::UpdateNode { id, address, version, zone, labels, key_fingerprint }
+    let ReportNode { address, version, zone, labels, key_fingerprint, ca, capacity, format } =
+        report;
+    Command::UpdateNode { id, address, version, zone, labels, key_fingerprint, ca, capacity, format }
 }
 
 /// Who is who, from what is agreed; before anything is, from the seed.
-pub(super) fn directory(state: &ClusterState, seed: &NodeSeed) -> Directory {
+pub(super) fn directory(
+    state: &ClusterState,
+    seed: &NodeSeed,
+    leader: Option<weft_wire::NodeId>,
+) -> Directory {
     if state.is_empty() {
         let mut nodes: HashMap<_, _> = seed
             .peers
@@ -150,7 +146,6 @@ pub(super) fn directory(state: &ClusterState, seed: &NodeSeed) -> Directory {
             .collect();
         nodes
             .insert(seed.node, PeerEntry { id: seed.node, name: seed.name.clone(), address: None });
-        let leader = seed.peers.first().map(|peer| peer.id);
         return Directory { nodes, leader, ..Directory::default() };
     }
     let nodes = state.nodes().into_iter().map(|node| {
@@ -159,7 +154,7 @@ pub(super) fn directory(state: &ClusterState, seed: &NodeSeed) -> Directory {
     });
     Directory {
         nodes: nodes.collect(),
-        leader: state.leader().map(|node| node.id),
+        leader,
         operators: state.operators().into_iter().map(|o| (o.id, o.role)).collect(),
         denied: state.denied().iter().cloned().collect::<HashSet<_>>(),
     }

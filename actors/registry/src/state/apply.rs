@@ -19,6 +19,8 @@ pub enum Change {
     Trust,
     /// Join tokens differ.
     Tokens,
+    /// The format level was raised.
+    Format(u32),
     /// A service's record differs.
     Service(String),
     /// A replica is on another node.
@@ -61,6 +63,17 @@ impl ClusterState {
                 format!("change {index} does not follow change {}", self.index),
             ));
         }
+        let needed = proposal.command.format();
+        if needed > self.format && !matches!(proposal.command, Command::Bootstrap { .. }) {
+            return Err(Failure::new(
+                FailureKind::Unsupported,
+                format!(
+                    "the cluster agrees at format level {}, this change needs {needed}",
+                    self.format
+                ),
+            )
+            .help("upgrade the daemons of all nodes; the level is raised by itself then"));
+        }
         let at = proposal.at;
         let mut changes = Vec::new();
         let out = &mut changes;
@@ -70,12 +83,30 @@ impl ClusterState {
                 self.bootstrap(node, operator, ca, out)?;
             }
             Command::AddNode { node, secret_hash } => self.add_node(node, secret_hash, at, out)?,
-            Command::UpdateNode { id, address, version, zone, labels, key_fingerprint } => {
-                let report =
-                    super::membership::Report { address, version, zone, labels, key_fingerprint };
+            Command::UpdateNode {
+                id,
+                address,
+                version,
+                zone,
+                labels,
+                key_fingerprint,
+                ca,
+                capacity,
+                format,
+            } => {
+                let report = super::membership::Report {
+                    address,
+                    version,
+                    zone,
+                    labels,
+                    key_fingerprint,
+                    ca,
+                    capacity: *capacity,
+                    format: *format,
+                };
                 self.update_node(*id, &report, out)?;
             }
-            Command::RemoveNode { id, force } => self.remove_node(*id, *force, at, out)?,
+            Command::RemoveNode { id, force } => self.remove_node(*id, *force, out)?,
             Command::AddToken { token } => self.add_token(token, at, out)?,
             Command::PutOperator { operator } => self.put_operator(operator, out)?,
             Command::Deploy { spec, options } => {
@@ -87,6 +118,13 @@ impl ClusterState {
             }
             Command::Restart { target } => self.restart(target, at, out)?,
             Command::Undeploy { service } => self.undeploy(service, at, out)?,
+            Command::Place { moves } => self.place(moves, at, out),
+            Command::TrustIssuer { node } => self.trust_issuer(*node, out)?,
+            Command::Drain { node, on } => self.drain(*node, *on, out)?,
+            Command::LabelNode { node, set, remove } => {
+                self.label_node(*node, set, remove, out)?;
+            }
+            Command::RaiseFormat { level } => self.raise_format(*level, out)?,
         }
         self.index = index;
         let applied = Applied { index, revision, changed: !changes.is_empty() };
@@ -187,7 +225,7 @@ impl ClusterState {
         service.record.desired.clear();
         service.record.updated_at = at;
         out.push(Change::Service(name.to_owned()));
-        self.place(name, at, "", out);
+        self.trim(name, out);
         Ok(())
     }
 }

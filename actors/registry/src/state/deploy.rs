@@ -58,7 +58,6 @@ impl ClusterState {
         });
         let record = &mut service.record;
         let before = record.clone();
-        let repin = before.spec.node != effective.node;
 
         if is_new || !same_definition(&before.spec, &effective) {
             record.revision = record.revision.saturating_add(1);
@@ -97,11 +96,7 @@ impl ClusterState {
             record.updated_at = at;
             out.push(Change::Service(spec.name.clone()));
         }
-        if repin {
-            // What the definition asks for comes before what is.
-            self.unplace(&spec.name, out);
-        }
-        self.place(&spec.name, at, "", out);
+        self.trim(&spec.name, out);
         Ok(revision)
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use weft_protocol::{NodeRecord, OperatorRecord, TokenRecord, format_time, valid_name};
+use weft_protocol::{Capacity, NodeRecord, OperatorRecord, TokenRecord, format_time, valid_name};
 use weft_wire::{Failure, NodeId, WallTime};
 
 use super::apply::Change;
@@ -12,6 +12,9 @@ use super::{ClusterState, NODES_MAX, TOKENS_MAX};
 /// Tokens that are used or expired are remembered this long, so that the answer can say so.
 const TOKEN_MEMORY: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// Labels that operators may give one node.
+const LABELS_MAX: usize = 64;
+
 /// What a node tells of itself.
 pub(super) struct Report<'a> {
     pub(super) address: &'a str,
@@ -19,6 +22,9 @@ pub(super) struct Report<'a> {
     pub(super) zone: &'a str,
     pub(super) labels: &'a [String],
     pub(super) key_fingerprint: &'a str,
+    pub(super) ca: &'a str,
+    pub(super) capacity: Capacity,
+    pub(super) format: u32,
 }
 
 impl ClusterState {
@@ -33,7 +39,8 @@ impl ClusterState {
             return Err(conflict("this is a cluster already: its first records are there"));
         }
         check_name(&node.name)?;
-        self.nodes.insert(node.id, NodeRecord { leader: true, ..node.clone() });
+        self.nodes.insert(node.id, NodeRecord { ca: ca.to_owned(), ..node.clone() });
+        self.format = 1;
         self.operators.insert(operator.id, operator.clone());
         self.cas.push(ca.to_owned());
         out.extend([Change::Node(node.id), Change::Operator(operator.id), Change::Trust]);
@@ -109,9 +116,8 @@ impl ClusterState {
         if let Some(token) = self.tokens.get_mut(secret_hash) {
             token.used_by = Some(node.id);
         }
-        self.nodes.insert(node.id, NodeRecord { leader: false, ..node.clone() });
+        self.nodes.insert(node.id, node.clone());
         out.extend([Change::Node(node.id), Change::Tokens]);
-        self.place_waiting(at, out);
         Ok(())
     }
 
@@ -139,6 +145,9 @@ impl ClusterState {
             } else {
                 report.key_fingerprint.to_owned()
             },
+            ca: if report.ca.is_empty() { node.ca.clone() } else { report.ca.to_owned() },
+            capacity: report.capacity,
+            format: report.format,
             ..node.clone()
         };
         if fresh != *node {
@@ -152,7 +161,6 @@ impl ClusterState {
         &mut self,
         id: NodeId,
         force: bool,
-        at: WallTime,
         out: &mut Vec<Change>,
     ) -> Result<(), Failure> {
         let text = format!("node/{id}");
@@ -164,13 +172,13 @@ impl ClusterState {
                 Err(self.unknown_node(&id.to_string()))
             };
         };
-        if node.leader {
+        if self.nodes.len() == 1 {
             return Err(conflict(format!(
-                "{} ran `weft init` and applies the cluster's changes: it cannot be removed in this version",
+                "{} is the last node of the cluster: without it nothing is left",
                 node.name
             ))
             .node(&node.name)
-            .help("remove the other nodes, or make a new cluster with `weft init` elsewhere"));
+            .help("stop its daemon and delete its data directory instead"));
         }
         let mut services: Vec<&str> = self
             .placements
@@ -187,17 +195,117 @@ impl ClusterState {
             ))
             .node(&node.name)
             .help(format!(
-                "`weft node remove {} --force` places them on the other nodes; data kept on {} stays behind",
+                "`weft node drain {}` moves what can be moved; `weft node remove {} --force` places them anew on the other nodes, and data kept there stays behind",
                 node.name, node.name
             )));
         }
-        let name = node.name.clone();
-        let services: Vec<String> = services.into_iter().map(str::to_owned).collect();
+        // Whatever its key signs from now on, or has signed, is worth nothing; who holds such a
+        // certificate renews it at once.
+        let ca = node.ca.clone();
+        if self.cas.len() > 1 {
+            self.cas.retain(|known| *known != ca);
+        }
+        let gone: Vec<(String, u32)> = self
+            .placements
+            .values()
+            .filter(|placement| placement.node == id)
+            .map(|placement| (placement.service.clone(), placement.replica))
+            .collect();
         self.nodes.remove(&id);
         self.denied.insert(text);
         out.extend([Change::NodeRemoved(id), Change::Trust]);
-        for service in services {
-            self.place(&service, at, &format!("{name} was removed"), out);
+        for (service, replica) in gone {
+            self.placements.remove(&(service.clone(), replica));
+            out.push(Change::Unplaced { service, replica });
+        }
+        Ok(())
+    }
+
+    pub(super) fn trust_issuer(
+        &mut self,
+        id: NodeId,
+        out: &mut Vec<Change>,
+    ) -> Result<(), Failure> {
+        let Some(node) = self.nodes.get(&id) else {
+            return Err(self.unknown_node(&id.to_string()));
+        };
+        if node.ca.is_empty() {
+            return Err(conflict(format!("{} has not told its issuing CA", node.name))
+                .node(&node.name));
+        }
+        if !self.cas.contains(&node.ca) {
+            self.cas.push(node.ca.clone());
+            out.push(Change::Trust);
+        }
+        Ok(())
+    }
+
+    pub(super) fn drain(
+        &mut self,
+        id: NodeId,
+        on: bool,
+        out: &mut Vec<Change>,
+    ) -> Result<(), Failure> {
+        let Some(node) = self.nodes.get_mut(&id) else {
+            return Err(self.unknown_node(&id.to_string()));
+        };
+        if node.draining != on {
+            node.draining = on;
+            out.push(Change::Node(id));
+        }
+        Ok(())
+    }
+
+    pub(super) fn label_node(
+        &mut self,
+        id: NodeId,
+        set: &[String],
+        remove: &[String],
+        out: &mut Vec<Change>,
+    ) -> Result<(), Failure> {
+        for label in set.iter().chain(remove) {
+            check_label(label)?;
+        }
+        let Some(node) = self.nodes.get_mut(&id) else {
+            return Err(self.unknown_node(&id.to_string()));
+        };
+        let key = |label: &str| label.split_once('=').map_or(label, |(key, _)| key).to_owned();
+        let mut labels = node.extra_labels.clone();
+        labels.retain(|have| !remove.iter().chain(set).any(|other| key(other) == key(have)));
+        labels.extend(set.iter().cloned());
+        labels.sort();
+        labels.dedup();
+        if labels.len() > LABELS_MAX {
+            return Err(exhausted(format!(
+                "{} would have {} labels, the most is {LABELS_MAX}",
+                node.name,
+                labels.len()
+            ))
+            .node(&node.name));
+        }
+        if labels != node.extra_labels {
+            node.extra_labels = labels;
+            out.push(Change::Node(id));
+        }
+        Ok(())
+    }
+
+    pub(super) fn raise_format(
+        &mut self,
+        level: u32,
+        out: &mut Vec<Change>,
+    ) -> Result<(), Failure> {
+        if let Some(node) = self.nodes().into_iter().find(|node| node.format < level) {
+            return Err(conflict(format!(
+                "{} understands format level {}, not {level}",
+                node.name, node.format
+            ))
+            .node(&node.name)
+            .help("upgrade it first"));
+        }
+        if level > self.format {
+            self.format = level;
+            out.push(Change::Format(level));
         }
         Ok(())
     }
@@ -250,6 +358,19 @@ impl ClusterState {
         }
         Ok(())
     }
+}
+
+fn check_label(label: &str) -> Result<(), Failure> {
+    let (key, value) = label.split_once('=').unwrap_or((label, ""));
+    let fine = |text: &str| {
+        text.len() <= 63 && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c))
+    };
+    if !key.is_empty() && fine(key) && fine(value) {
+        return Ok(());
+    }
+    let shown: String = label.chars().take(64).collect();
+    Err(invalid(format!("`{}` is not a label", shown.escape_debug()))
+        .help("write `key=value` or `key`, of letters, digits and `-_./`, 63 at most each"))
 }
 
 fn check_name(name: &str) -> Result<(), Failure> {

@@ -2,7 +2,7 @@
 //! bytes on every node.
 //!
 //! No clock, no randomness, no I/O: times and ids come stamped in the proposal. A refused proposal
-//! changes nothing and takes no position. The next issue puts this behind Raft unchanged.
+//! changes nothing and takes no position. It is the `control` group's state machine.
 
 mod apply;
 mod deploy;
@@ -62,6 +62,7 @@ pub struct ClusterState {
     tokens: BTreeMap<String, TokenRecord>,
     cas: Vec<String>,
     denied: BTreeSet<String>,
+    format: u32,
     requests: Requests,
 }
 
@@ -88,9 +89,9 @@ impl ClusterState {
         nodes
     }
 
-    /// The node that applies changes (interim rule: the one that ran `init`).
-    pub fn leader(&self) -> Option<&NodeRecord> {
-        self.nodes.values().find(|node| node.leader)
+    /// Format level of agreed state (design §4); 0: nothing is agreed yet.
+    pub fn format(&self) -> u32 {
+        self.format
     }
 
     /// The operator of that id, if they are there.
@@ -135,6 +136,7 @@ impl ClusterState {
             operators: self.operators().into_iter().cloned().collect(),
             cas: self.cas.clone(),
             denied: self.denied.iter().cloned().collect(),
+            format: self.format,
         }
     }
 

@@ -38,6 +38,7 @@ struct Version1 {
     tokens: Vec<TokenRecord>,
     cas: Vec<String>,
     denied: Vec<String>,
+    format: u32,
     requests: Vec<(RequestId, Applied)>,
 }
 
@@ -56,6 +57,7 @@ impl ClusterState {
             tokens: self.tokens.values().cloned().collect(),
             cas: self.cas.clone(),
             denied: self.denied.iter().cloned().collect(),
+            format: self.format,
             requests: self.requests.iter().cloned().collect(),
         };
         Ok(codec::encode(&body)?)
@@ -83,6 +85,7 @@ impl ClusterState {
             tokens: body.tokens.into_iter().map(|t| (t.secret_hash.clone(), t)).collect(),
             cas: body.cas,
             denied: body.denied.into_iter().collect::<BTreeSet<_>>(),
+            format: body.format,
             requests: body.requests.into_iter().collect(),
         })
     }

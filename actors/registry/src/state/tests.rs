@@ -6,8 +6,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use uuid::Uuid;
 use weft_protocol::{
-    Applied, Command, CommandRef, ComponentSpec, DeployOptions, Desired, Driver, NodeRecord,
-    OperatorRecord, Proposal, Resources, RestartPolicy, ServiceSpec, TokenRecord,
+    Applied, Capacity, Command, CommandRef, ComponentSpec, DeployOptions, Desired, Driver,
+    NodeRecord, OperatorRecord, PlacementMove, Proposal, Resources, RestartPolicy, ServiceSpec, TokenRecord,
 };
 use weft_wire::{
     Caller, Failure, FailureKind, Identity, NodeId, OperatorId, RequestId, Role, WallTime,
@@ -32,7 +32,11 @@ fn node(n: u128, name: &str) -> NodeRecord {
         labels: vec![],
         version: "0.1.0".into(),
         key_fingerprint: "ab".into(),
-        leader: false,
+        ca: format!("CA of {n}"),
+        capacity: Capacity::default(),
+        format: 1,
+        extra_labels: vec![],
+        draining: false,
         joined_at: time(0),
     }
 }
@@ -173,6 +177,20 @@ impl Machine {
         self.ok(Command::Deploy { spec: Box::new(spec), options }).0
     }
 
+    fn place(&mut self, service: &str, replica: u32, to: Option<u128>) -> Vec<Change> {
+        let known = self.state.view().placements;
+        let known = known.iter().find(|p| p.service == service && p.replica == replica);
+        let moved = PlacementMove {
+            service: service.into(),
+            replica,
+            generation: known.map_or(0, |p| p.generation),
+            to: to.map(node_id),
+            previous: None,
+            reason: "test".into(),
+        };
+        self.ok(Command::Place { moves: vec![moved] }).1
+    }
+
     /// Where the replicas of a service are, by number.
     fn places(&self, name: &str) -> Vec<String> {
         let view = self.state.view();
@@ -211,27 +229,18 @@ fn a_second_bootstrap_is_refused() {
     let mut m = Machine::new();
     let again = Command::Bootstrap { node: node(2, "n2"), operator: operator(), ca: "CA".into() };
     assert_eq!(m.refused(again).kind, FailureKind::Conflict);
-    assert!(m.state.leader().is_some_and(|node| node.name == "n1"));
+    assert_eq!((m.state.nodes().len(), m.state.format()), (1, 1));
 }
 
 #[test]
-fn replica_i_goes_to_the_ith_node_by_name_and_round_again() {
-    let mut m = Machine::with_nodes(3);
-    m.deploy(service("web", 5, vec![component("api", "1")]));
-    assert_eq!(m.places("web"), ["n1", "n2", "n3", "n1", "n2"]);
-    assert!(m.state.view().placements.iter().all(|p| p.generation == 1 && !p.reason.is_empty()));
-}
-
-#[test]
-fn placements_stay_when_nodes_come_and_when_the_same_is_deployed_again() {
-    let mut m = Machine::new();
+fn a_deploy_places_nothing_and_takes_away_what_is_too_many() {
+    let mut m = Machine::with_nodes(2);
     m.deploy(service("web", 2, vec![component("api", "1")]));
-    let before = m.state.view().placements;
-    m.join(2, "a2");
+    assert!(m.places("web").is_empty());
+    m.place("web", 1, Some(1));
+    m.place("web", 2, Some(2));
     m.deploy(service("web", 2, vec![component("api", "2")]));
-    assert_eq!(m.state.view().placements, before);
-    m.deploy(service("web", 3, vec![component("api", "2")]));
-    assert_eq!(m.places("web"), ["n1", "n1", "a2"], "the third goes where there is room");
+    assert_eq!(m.places("web"), ["n1", "n2"], "the same places with another definition");
     m.deploy(service("web", 1, vec![component("api", "2")]));
     assert_eq!(m.places("web"), ["n1"]);
 }
@@ -240,28 +249,65 @@ fn placements_stay_when_nodes_come_and_when_the_same_is_deployed_again() {
 fn a_replica_that_goes_and_returns_has_a_higher_generation() {
     let mut m = Machine::with_nodes(2);
     m.deploy(service("web", 2, vec![component("api", "1")]));
+    m.place("web", 1, Some(1));
+    m.place("web", 2, Some(2));
     m.deploy(service("web", 1, vec![component("api", "1")]));
     m.deploy(service("web", 2, vec![component("api", "1")]));
+    m.place("web", 2, Some(2));
     let generations: Vec<_> =
         m.state.view().placements.iter().map(|p| (p.replica, p.generation)).collect();
     assert_eq!(generations, [(1, 1), (2, 2)]);
     m.ok(Command::Undeploy { service: "web".into() });
     assert!(m.state.view().placements.is_empty());
-    m.deploy(service("web", 1, vec![component("api", "1")]));
-    assert_eq!(m.state.view().placements[0].generation, 2);
 }
 
 #[test]
-fn a_pin_places_all_there_and_an_unknown_node_is_refused_with_the_known_ones() {
+fn a_move_that_was_overtaken_is_void() {
+    let mut m = Machine::with_nodes(3);
+    m.deploy(service("web", 1, vec![component("api", "1")]));
+    m.place("web", 1, Some(1));
+    let stale = PlacementMove {
+        service: "web".into(),
+        replica: 1,
+        generation: 1,
+        to: Some(node_id(2)),
+        previous: None,
+        reason: "late".into(),
+    };
+    m.place("web", 1, Some(3));
+    for void in [
+        stale.clone(),
+        PlacementMove { generation: 2, to: Some(node_id(9)), ..stale.clone() },
+        PlacementMove { generation: 0, replica: 2, ..stale.clone() },
+        PlacementMove { service: "other".into(), ..stale },
+    ] {
+        assert!(!m.ok(Command::Place { moves: vec![void] }).0.changed);
+    }
+    assert_eq!(m.places("web"), ["n3"]);
+}
+
+#[test]
+fn the_same_place_with_another_story_is_no_move() {
+    let mut m = Machine::with_nodes(2);
+    m.deploy(service("web", 1, vec![component("api", "1")]));
+    m.place("web", 1, Some(2));
+    let settled = PlacementMove {
+        service: "web".into(),
+        replica: 1,
+        generation: 1,
+        to: Some(node_id(2)),
+        previous: Some(node_id(1)),
+        reason: "n1 is lost".into(),
+    };
+    m.ok(Command::Place { moves: vec![settled] });
+    let placement = m.state.view().placements.remove(0);
+    assert_eq!((placement.generation, placement.previous), (1, Some(node_id(1))));
+}
+
+#[test]
+fn a_pin_to_an_unknown_node_is_refused_with_the_known_ones() {
     let mut m = Machine::with_nodes(3);
     let mut spec = service("web", 2, vec![component("api", "1")]);
-    m.deploy(spec.clone());
-    spec.node = "n3".into();
-    m.deploy(spec.clone());
-    assert_eq!(m.places("web"), ["n3", "n3"]);
-    spec.node = String::new();
-    m.deploy(spec.clone());
-    assert_eq!(m.places("web"), ["n1", "n2"]);
     spec.node = "n9".into();
     let refusal =
         m.refused(Command::Deploy { spec: Box::new(spec), options: DeployOptions::default() });
@@ -271,42 +317,95 @@ fn a_pin_places_all_there_and_an_unknown_node_is_refused_with_the_known_ones() {
 }
 
 #[test]
-fn a_node_with_replicas_is_removed_only_by_force_and_they_move_to_free_nodes() {
+fn a_node_with_replicas_is_removed_only_by_force_and_they_lose_their_place() {
     let mut m = Machine::with_nodes(3);
     m.deploy(service("web", 2, vec![component("api", "1")]));
+    m.place("web", 1, Some(1));
+    m.place("web", 2, Some(2));
     let remove = |force| Command::RemoveNode { id: node_id(2), force };
     let refusal = m.refused(remove(false));
     assert_eq!((refusal.kind, refusal.node.as_str()), (FailureKind::Conflict, "n2"));
     assert!(refusal.message.contains("web") && refusal.help.contains("--force"), "{refusal:?}");
     let (_, changes) = m.ok(remove(true));
-    assert_eq!(m.places("web"), ["n1", "n3"]);
+    assert_eq!(m.places("web"), ["n1"]);
     assert!(changes.contains(&Change::Trust) && changes.contains(&Change::NodeRemoved(node_id(2))));
-    let moved = &m.state.view().placements[1];
-    assert_eq!(moved.generation, 2);
-    assert!(moved.reason.contains("n2 was removed"), "{}", moved.reason);
     assert!(m.state.denied().contains(&format!("node/{}", node_id(2))));
     let (again, _) = m.ok(remove(true));
     assert!(!again.changed, "removing twice is removing once");
+    m.place("web", 2, Some(3));
+    assert_eq!(m.state.view().placements[1].generation, 2);
 }
 
 #[test]
-fn a_replica_pinned_to_a_removed_node_waits_for_one_of_that_name() {
+fn the_last_node_cannot_be_removed_and_any_other_can() {
     let mut m = Machine::with_nodes(2);
-    let mut spec = service("web", 1, vec![component("api", "1")]);
-    spec.node = "n2".into();
-    m.deploy(spec);
+    m.ok(Command::RemoveNode { id: node_id(1), force: true });
+    let refusal = m.refused(Command::RemoveNode { id: node_id(2), force: true });
+    assert!(refusal.message.contains("last node"), "{refusal:?}");
+}
+
+#[test]
+fn an_issuer_is_trusted_until_its_node_is_removed() {
+    let mut m = Machine::with_nodes(3);
+    assert_eq!(m.state.cas(), ["CA"]);
+    m.ok(Command::TrustIssuer { node: node_id(2) });
+    assert!(!m.ok(Command::TrustIssuer { node: node_id(2) }).0.changed);
+    assert_eq!(m.state.cas(), ["CA", "CA of 2"]);
     m.ok(Command::RemoveNode { id: node_id(2), force: true });
-    assert!(m.places("web").is_empty());
-    m.join(3, "n2");
-    assert_eq!(m.places("web"), ["n2"]);
-    assert_eq!(m.state.view().placements[0].generation, 2);
+    assert_eq!(m.state.cas(), ["CA"]);
+    assert_eq!(m.refused(Command::TrustIssuer { node: node_id(2) }).kind, FailureKind::NotFound);
 }
 
 #[test]
-fn the_leader_cannot_be_removed() {
+fn labels_and_drains_of_operators_survive_the_nodes_own_report() {
     let mut m = Machine::with_nodes(2);
-    let refusal = m.refused(Command::RemoveNode { id: node_id(1), force: true });
-    assert!(refusal.message.contains("cannot be removed"), "{refusal:?}");
+    let label = |set: &[&str], remove: &[&str]| Command::LabelNode {
+        node: node_id(2),
+        set: set.iter().map(|l| (*l).into()).collect(),
+        remove: remove.iter().map(|l| (*l).into()).collect(),
+    };
+    m.ok(label(&["rack=1", "ssd"], &[]));
+    m.ok(label(&["rack=2"], &["ssd"]));
+    m.ok(Command::Drain { node: node_id(2), on: true });
+    m.ok(report(2, "127.0.0.1:1"));
+    let record = m.state.node(node_id(2)).expect("there");
+    assert!(record.draining);
+    assert_eq!(record.all_labels().collect::<Vec<_>>(), ["rack=2"]);
+    assert!(m.refused(label(&["a b"], &[])).help.contains("key=value"));
+}
+
+#[test]
+fn the_format_level_is_raised_only_when_every_node_understands_it() {
+    let mut m = Machine::with_nodes(2);
+    let refusal = m.refused(Command::RaiseFormat { level: 2 });
+    assert!(refusal.message.contains("n1 understands format level 1"), "{refusal:?}");
+    for n in 1..=2 {
+        let Command::UpdateNode { id, address, version, zone, labels, key_fingerprint, ca, capacity, .. } =
+            report(n, "127.0.0.1:1")
+        else {
+            unreachable!("a report");
+        };
+        m.ok(Command::UpdateNode {
+            id, address, version, zone, labels, key_fingerprint, ca, capacity, format: 2,
+        });
+    }
+    m.ok(Command::RaiseFormat { level: 2 });
+    assert_eq!(m.state.format(), 2);
+    assert!(!m.ok(Command::RaiseFormat { level: 1 }).0.changed, "it never falls");
+}
+
+fn report(n: u128, address: &str) -> Command {
+    Command::UpdateNode {
+        id: node_id(n),
+        address: address.into(),
+        version: String::new(),
+        zone: String::new(),
+        labels: vec![],
+        key_fingerprint: String::new(),
+        ca: String::new(),
+        capacity: Capacity::default(),
+        format: 1,
+    }
 }
 
 #[test]
@@ -317,15 +416,7 @@ fn a_removed_name_can_be_used_again_and_a_removed_id_never() {
     let back = Command::AddNode { node: node(2, "n2"), secret_hash: "again".into() };
     assert_eq!(m.refused(back).kind, FailureKind::Forbidden);
     m.join(3, "n2");
-    let report = Command::UpdateNode {
-        id: node_id(2),
-        address: "x".into(),
-        version: String::new(),
-        zone: String::new(),
-        labels: vec![],
-        key_fingerprint: String::new(),
-    };
-    assert_eq!(m.refused(report).kind, FailureKind::Forbidden);
+    assert_eq!(m.refused(report(2, "x")).kind, FailureKind::Forbidden);
 }
 
 #[test]
@@ -404,6 +495,7 @@ fn a_revision_is_made_only_when_the_definition_differs() {
 fn deploying_one_component_touches_only_that_one() {
     let mut m = Machine::new();
     m.deploy(two());
+    m.place("web", 1, Some(1));
     let before = m.state.assignments(node_id(1));
     let mut changed =
         service("web", 7, vec![component("api", "2"), component("db", "2"), component("new", "1")]);
@@ -438,6 +530,7 @@ fn a_definition_that_is_not_active_is_recorded_and_wants_nothing_to_run() {
     let mut spec = two();
     spec.active = false;
     m.deploy(spec.clone());
+    m.place("web", 1, Some(1));
     assert_eq!(m.wanted("web", "api"), Desired::Stopped);
     assert_eq!(m.state.assignments(node_id(1)).len(), 2);
     spec.active = true;
@@ -591,10 +684,21 @@ fn command() -> impl Strategy<Value = Command> {
             node: node(n, &format!("n{name}")),
             secret_hash: format!("t{token}"),
         }),
-        1 => (1u128..6, "[ab]").prop_map(|(n, address)| Command::UpdateNode {
-            id: node_id(n), address, version: String::new(), zone: String::new(), labels: vec![],
-            key_fingerprint: String::new(),
-        }),
+        1 => (1u128..6, "[ab]").prop_map(|(n, address)| report(n, &address)),
+        1 => (1u128..6).prop_map(|n| Command::TrustIssuer { node: node_id(n) }),
+        1 => (1u128..6, any::<bool>()).prop_map(|(n, on)| Command::Drain { node: node_id(n), on }),
+        4 => (prop::sample::select(vec!["a", "b", "c"]), 1u32..5, 0u64..4,
+              prop::option::of(1u128..6), prop::option::of(1u128..6))
+            .prop_map(|(service, replica, generation, to, previous)| Command::Place {
+                moves: vec![PlacementMove {
+                    service: service.into(),
+                    replica,
+                    generation,
+                    to: to.map(node_id),
+                    previous: previous.map(node_id),
+                    reason: String::new(),
+                }],
+            }),
     ]
 }
 
@@ -609,16 +713,12 @@ fn check_invariants(state: &ClusterState) {
     let mut names: Vec<_> = view.nodes.iter().map(|node| &node.name).collect();
     names.dedup();
     assert_eq!(names.len(), view.nodes.len(), "two nodes of one name");
-    assert_eq!(view.nodes.iter().filter(|node| node.leader).count(), 1);
+    assert!(!view.nodes.is_empty() && !view.cas.is_empty());
     for service in &view.services {
         let revisions = state.revisions(&service.name);
         let numbers: Vec<_> = revisions.iter().map(|r| r.number).collect();
         let first = service.revision + 1 - numbers.len() as u64;
         assert_eq!(numbers, (first..=service.revision).collect::<Vec<_>>(), "a gap");
-        let placed = view.placements.iter().filter(|p| p.service == service.name).count();
-        if !service.undeployed && service.spec.node.is_empty() {
-            assert_eq!(placed, service.spec.replicas as usize, "{} lacks places", service.name);
-        }
     }
 }
 
