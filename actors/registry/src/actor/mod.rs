@@ -28,7 +28,7 @@ use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope};
 use weft_wire::{Caller, ClusterId, Failure, RequestId};
 
 use crate::config::RegistryConfig;
-use crate::state::ClusterState;
+use crate::state::{Aging, ClusterState};
 use crate::store::{LocalStore, StateStore};
 
 /// What is done once a proposal is durable, or refused.
@@ -59,6 +59,10 @@ pub struct Registry {
     /// Last position the runtime has acknowledged; a send is on its way.
     assigned: u64,
     assigning: bool,
+    /// Position of the list that the runtime refused last, and that is still what is agreed.
+    refused: Option<u64>,
+    /// How far wall time is believed when old rows are deleted.
+    aging: Aging,
     /// A report of this node is on its way.
     reporting: bool,
 }
@@ -93,6 +97,8 @@ pub async fn factory(
         StateStore::open(&config.data_dir, &config.seed.cluster).await.map_err(ActorError::new)?;
     let local = LocalStore::open(&config.data_dir).await.map_err(ActorError::new)?;
     let (mut state, checkpoint) = log.load().await.map_err(ActorError::new)?;
+    let trusted = local.trusted_time().await.map_err(ActorError::new)?;
+    let aging = Aging::new(trusted, incarnation.clock.now(), incarnation.clock.wall());
     if state.is_empty()
         && let Some(command) = &config.seed.bootstrap
     {
@@ -119,6 +125,8 @@ pub async fn factory(
         checkpoint,
         assigned: 0,
         assigning: false,
+        refused: None,
+        aging,
         reporting: false,
         committed: state,
         config,

@@ -162,7 +162,8 @@ impl Registry {
         }
     }
 
-    /// Takes a snapshot as all there is; the follower's way.
+    /// Takes a snapshot as all there is; the follower's way. What is being written is written
+    /// first: its end must not find another state than the one it began on.
     pub(super) fn replace(
         &mut self,
         version: u16,
@@ -170,6 +171,17 @@ impl Registry {
         then: Then,
         scope: &Scope<Self>,
     ) {
+        if *self.writing.borrow() {
+            let mut writing = self.writing.subscribe();
+            scope.spawn_then(
+                async move {
+                    let _ = writing.wait_for(|writing| !writing).await;
+                },
+                // Another batch may have begun in between: it looks again.
+                move |registry, (), scope| registry.replace(version, bytes, then, scope),
+            );
+            return;
+        }
         let state = match ClusterState::restore(version, &bytes) {
             Ok(state) => state,
             Err(error) => {
@@ -191,6 +203,9 @@ impl Registry {
                 match result {
                     Ok(state) => {
                         let index = state.index();
+                        // What came meanwhile stood on what is gone.
+                        registry.queue.clear();
+                        let waiting = std::mem::take(&mut registry.waiting);
                         registry.tip = state.clone();
                         registry.committed = state;
                         registry.checkpoint = index;
@@ -201,12 +216,18 @@ impl Registry {
                         registry.assign(scope);
                         registry.report(scope);
                         registry.head.send_replace(index);
+                        for (_, then) in waiting.into_values().flatten() {
+                            let failure =
+                                Failure::new(FailureKind::Conflict, "replaced by a snapshot");
+                            then(registry, Err(failure.node(registry.name())), scope);
+                        }
                         let applied = weft_protocol::Applied { index, revision: 0, changed: true };
                         then(registry, Ok(applied), scope);
                     }
                     Err(error) => {
                         let failure = error.failure(registry.name(), "store the snapshot");
                         then(registry, Err(failure), scope);
+                        registry.flush(scope);
                     }
                 }
             },
