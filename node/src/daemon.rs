@@ -10,21 +10,27 @@ use weft_config::node::{Loaded, NodeConfig};
 use weft_gateway::HttpFace;
 use weft_identity::{Credentials, DenyList, IdentityFiles, Trust};
 use weft_link::{
-    AuditSink, Directory, Fabric, FabricConfig, GoodBye, LinkConfig, ListenConfig, LocalConfig,
-    PeerEntry,
+    AuditSink, Call, Directory, Fabric, FabricConfig, GoodBye, LinkConfig, ListenConfig,
+    LocalConfig, PeerEntry,
 };
-use weft_protocol::ReportNode;
 use weft_protocol::files::{FILES_VERSION, PortsFile};
+use weft_protocol::{ReadState, ReportNode};
+use weft_runtime::Needs;
 use weft_supervision::{ChildSpec, EXIT_GAVE_UP, Tree, TreeConfig, block_on_system};
-use weft_wire::{ActorKind, Backoff, Clock, ClusterId, Identity, SystemClock};
+use weft_wire::{ActorKind, Address, Backoff, Clock, ClusterId, Identity, SystemClock};
 
 use crate::args::Run;
 use crate::data_dir::DataDir;
 use crate::renewal::Renewal;
-use crate::{audit, logging};
+use crate::{audit, logging, removal};
 
 /// Exit code for a configuration that cannot be used (orchestration §7).
 const EXIT_USAGE: u8 = 2;
+/// Exit code of a node that was removed from its cluster: not allowed (orchestration §7). The
+/// service manager must not start it again.
+const EXIT_REMOVED: u8 = 4;
+/// The registry may take so long to say which service needs which.
+const NEEDS_WITHIN: Duration = Duration::from_secs(2);
 /// Actors may take so long to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// Audit records that may wait to be stored.
@@ -80,6 +86,14 @@ fn load(args: &Run) -> Option<NodeConfig> {
 
 fn start(config: NodeConfig) -> Result<ExitCode, Fatal> {
     let data = DataDir::open(&config.node.data_dir, &config.node.name)?;
+    if let Some(removed) = data.removed()? {
+        say_removed(&data, &removed.how);
+        // The daemon before this one may not have come to it.
+        return Ok(block_on_system(async |_| {
+            let mut stop = StopSignal::new()?;
+            Ok::<_, std::io::Error>(halt(&data, &Needs::new(), &mut stop).await)
+        })??);
+    }
     let cluster: ClusterId = data.seed.cluster.parse()?;
     let files = IdentityFiles::node(data.path());
     let stored = files.load()?;
@@ -139,11 +153,18 @@ impl Node {
         fabric.set_directory(self.first_directory());
 
         if renewal.is_expired() && !renewed_by_own_ca(&renewal, issuer.as_ref()) {
-            tokio::select! {
-                () = self.renew_expired(&renewal) => {}
+            let removed = tokio::select! {
+                removed = self.renew_expired(&renewal) => removed,
                 () = stop.wait() => return Ok(ExitCode::SUCCESS),
+            };
+            if let Some(how) = removed {
+                self.note_removed(&how);
+                return Ok(halt(&self.data, &Needs::new(), &mut stop).await);
             }
         }
+
+        // A database that this build cannot use is no matter for a supervisor.
+        weft_registry::preflight(self.data.path(), &seed.cluster).await?;
 
         // Addresses first: nothing is started on a node that cannot be reached.
         let bound = tokio::select! {
@@ -164,7 +185,7 @@ impl Node {
         let stop_audit = audit::Stop::default();
         let auditor =
             tokio::spawn(audit::write_batches(fabric.clone(), audit_entries, stop_audit.clone()));
-        helpers.spawn(renewal.keep(fabric.clone()));
+        helpers.spawn(renewal.clone().keep(fabric.clone()));
 
         tracing::info!(
             node = %name,
@@ -175,6 +196,7 @@ impl Node {
             "ready"
         );
 
+        let mut needs = None;
         let code = tokio::select! {
             () = stop.wait() => {
                 tracing::info!("stopping; components go on");
@@ -183,6 +205,11 @@ impl Node {
             reason = tree.finished() => {
                 tracing::error!(%reason, "giving up; the service manager should start weftd again");
                 ExitCode::from(EXIT_GAVE_UP)
+            }
+            how = removal::noticed(&fabric, &renewal, &seed.peers) => {
+                self.note_removed(&how);
+                needs = Some(service_needs(&fabric).await);
+                ExitCode::from(EXIT_REMOVED)
             }
         };
         helpers.shutdown().await;
@@ -194,7 +221,19 @@ impl Node {
         }
         tree.stop(STOP_WITHIN).await;
         fabric.close(GoodBye { reason: "the daemon stops".to_owned() }).await;
-        Ok(code)
+        match needs {
+            // After the actors, which would start again what ends.
+            Some(needs) => Ok(halt(&self.data, &needs, &mut stop).await),
+            None => Ok(code),
+        }
+    }
+
+    fn note_removed(&self, how: &str) {
+        say_removed(&self.data, how);
+        if let Err(error) = self.data.note_removed(self.clock.wall(), how) {
+            // Then the next daemon is told anew.
+            tracing::error!(%error, "the removal cannot be noted");
+        }
     }
 
     /// Who is who before agreed state has been read or replicated.
@@ -220,18 +259,22 @@ impl Node {
     }
 
     /// Renews an expired certificate by proof of key, trying until it works: without one the node
-    /// is of no use, and whoever can issue may come back any time.
-    async fn renew_expired(&self, renewal: &Renewal) {
+    /// is of no use, and whoever can issue may come back any time. Says so if it was removed.
+    async fn renew_expired(&self, renewal: &Renewal) -> Option<String> {
         let peers: Vec<SocketAddr> =
             self.data.seed.peers.iter().filter_map(|peer| peer.address.parse().ok()).collect();
         tracing::warn!("the node's certificate has expired; renewing it by proof of key");
         for attempt in 0u32.. {
             match renewal.by_key(&peers).await {
-                Ok(()) => return,
-                Err(error) => tracing::warn!(%error, "certificate not renewed; trying again"),
+                Ok(()) => return None,
+                Err(error) => match removal::said(&error) {
+                    Some(how) => return Some(how),
+                    None => tracing::warn!(%error, "certificate not renewed; trying again"),
+                },
             }
             tokio::time::sleep(RETRY.delay(attempt, 0.5)).await;
         }
+        None
     }
 
     async fn bind(&self, fabric: &Fabric) -> Result<Bound, Fatal> {
@@ -359,6 +402,44 @@ impl Node {
         tree.add(ActorKind::Gateway, ChildSpec::default(), weft_gateway::factory(gateway));
         Ok(())
     }
+}
+
+/// Says that this node is none any more, and what to do.
+fn say_removed(data: &DataDir, how: &str) {
+    let (name, id, dir) = (&data.seed.name, data.seed.node, data.path().display());
+    tracing::error!(
+        node = %name,
+        %id,
+        how,
+        "this node was removed from the cluster, and its id is refused for ever: its components are stopped and weftd ends; everything in {dir} stays on disk. To use this machine again, run `weft node token` on a node of the cluster, then `weft join <token> --data <a new directory>` here"
+    );
+}
+
+/// Which service needs which, as far as the registry says.
+async fn service_needs(fabric: &Fabric) -> Needs {
+    let call = Call::within(NEEDS_WITHIN);
+    match fabric.ask(Address::here(ActorKind::Registry), ReadState {}, call).await {
+        Ok(state) => state
+            .services
+            .into_iter()
+            .map(|service| (service.name, service.spec.depends_on))
+            .collect(),
+        Err(error) => {
+            tracing::warn!(%error, "services are stopped in no order");
+            Needs::new()
+        }
+    }
+}
+
+/// Stops what this node still runs, unless told to stop at once.
+async fn halt(data: &DataDir, needs: &Needs, stop: &mut StopSignal) -> ExitCode {
+    tokio::select! {
+        components = weft_runtime::stop_components(data.path(), needs) => {
+            tracing::info!(components, "components stopped");
+        }
+        () = stop.wait() => tracing::warn!("told to end before all components were stopped"),
+    }
+    ExitCode::from(EXIT_REMOVED)
 }
 
 /// Binds the address of the last run if there was one and it can be had, or else `wanted`.

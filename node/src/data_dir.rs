@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use weft_protocol::files::{FILES_VERSION, NodeSeed, PortsFile, ProcessFile};
-use weft_wire::{Clock, SystemClock};
+use weft_wire::{Clock, NodeId, SystemClock, WallTime};
 
+/// In a data directory: its node was removed from the cluster.
+const REMOVED_FILE: &str = "removed.json";
 /// How long a lock that a dead daemon left behind is waited for.
 const LEFT_BEHIND: Duration = Duration::from_secs(5);
 /// Between two looks at it.
@@ -90,6 +92,19 @@ pub(crate) enum DataDirError {
     },
 }
 
+/// `removed.json`: a node that was removed is never started again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Removed {
+    /// [`FILES_VERSION`] of the writer.
+    pub(crate) version: u16,
+    /// The node; another id in this directory is another node.
+    pub(crate) node: NodeId,
+    /// When it was noticed.
+    pub(crate) at: WallTime,
+    /// How.
+    pub(crate) how: String,
+}
+
 /// A data directory held by this process until dropped.
 #[derive(Debug)]
 pub(crate) struct DataDir {
@@ -144,7 +159,31 @@ impl DataDir {
         read_versioned(&self.path.join("ports.json")).ok()
     }
 
-    /// Replaces a state file, whole or not at all.
+    /// Whether this node is known to have been removed from its cluster.
+    ///
+    /// # Errors
+    /// [`DataDirError`]: the file is there and cannot be used.
+    pub(crate) fn removed(&self) -> Result<Option<Removed>, DataDirError> {
+        match read_versioned::<Removed>(&self.path.join(REMOVED_FILE)) {
+            Ok(removed) => Ok(Some(removed).filter(|removed| removed.node == self.seed.node)),
+            Err(DataDirError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Notes that this node was removed, so that it is not started again.
+    ///
+    /// # Errors
+    /// [`DataDirError::NotWritable`].
+    pub(crate) fn note_removed(&self, at: WallTime, how: &str) -> Result<(), DataDirError> {
+        let node = self.seed.node;
+        let removed = Removed { version: FILES_VERSION, node, at, how: how.to_owned() };
+        self.write(REMOVED_FILE, &removed)
+    }
+
+    /// Replaces a state file, whole or not at all, and lastingly.
     ///
     /// # Errors
     /// [`DataDirError::NotWritable`]; the old file is as it was.
@@ -157,7 +196,8 @@ impl DataDir {
             let mut file = File::create(&temporary)?;
             file.write_all(&text)?;
             file.sync_all()?;
-            std::fs::rename(&temporary, &target)
+            std::fs::rename(&temporary, &target)?;
+            File::open(&self.path)?.sync_all()
         })();
         written.map_err(|source| DataDirError::NotWritable { path: self.path.clone(), source })
     }
@@ -270,6 +310,23 @@ mod tests {
         let dir = seeded("n1", FILES_VERSION + 1);
         let refused = DataDir::open(dir.path(), "n1").expect_err("newer");
         assert!(refused.to_string().contains("newer version of Weft"), "{refused}");
+    }
+
+    #[test]
+    fn a_removal_is_remembered_for_this_id_and_no_other() {
+        let dir = seeded("n1", 1);
+        let data = DataDir::open(dir.path(), "n1").expect("opens");
+        assert_eq!(data.removed().expect("reads"), None);
+        data.note_removed(SystemClock.wall(), "agreed state says so").expect("writes");
+        drop(data);
+        let mut data = DataDir::open(dir.path(), "n1").expect("opens");
+        let removed = data.removed().expect("reads").expect("it was removed");
+        assert_eq!((removed.node, removed.how.as_str()), (data.seed.node, "agreed state says so"));
+        data.seed.node = NodeId::new(uuid::Uuid::from_u128(5));
+        assert_eq!(data.removed().expect("reads"), None, "joined anew, it is another node");
+        std::fs::write(dir.path().join("removed.json"), "{").expect("writes");
+        let refused = data.removed().expect_err("half a file is no permission to start");
+        assert!(refused.to_string().contains("removed.json is damaged"), "{refused}");
     }
 
     #[test]

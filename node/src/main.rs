@@ -6,6 +6,7 @@ mod audit;
 mod daemon;
 mod data_dir;
 mod logging;
+mod removal;
 mod renewal;
 
 use std::process::ExitCode;

@@ -13,6 +13,8 @@ use weft_link::{Call, Fabric, JOIN_PROTOCOLS, join_ask};
 use weft_protocol::{RenewLeaf, RenewedLeaf};
 use weft_wire::{ActorKind, Address, AskError, Backoff, Clock, NodeId, Target};
 
+use crate::removal;
+
 /// Between attempts that fail.
 const RETRY: Backoff =
     Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300), jitter: 0.2 };
@@ -85,7 +87,7 @@ impl Renewal {
     /// Renews an expired certificate over the join door, by proof of key, at any of `peers`.
     ///
     /// # Errors
-    /// [`RenewalError`] of the last peer tried.
+    /// [`RenewalError`] of the last peer tried; one that says that this node was removed is the last.
     pub(crate) async fn by_key(&self, peers: &[SocketAddr]) -> Result<(), RenewalError> {
         let key = self.key()?;
         let mut last = RenewalError::NoPeers;
@@ -101,7 +103,13 @@ impl Renewal {
                     self.take(&key, &renewed)?;
                     return Ok(());
                 }
-                Err(error) => last = error.into(),
+                Err(error) => {
+                    last = error.into();
+                    // Nobody else will say otherwise.
+                    if removal::said(&last).is_some() {
+                        break;
+                    }
+                }
             }
         }
         Err(last)

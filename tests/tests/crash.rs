@@ -88,6 +88,52 @@ fn a_daemon_killed_at_any_moment_of_a_deploy_never_leaves_two_copies_and_always_
 }
 
 #[test]
+fn what_a_daemon_saw_before_it_was_killed_is_told_exactly_once() {
+    const ROUNDS: u64 = 12;
+    let mut cluster = Cluster::with(&["--no-hello", "--nodes", "1"]);
+    let mark = cluster.up["cluster"].as_str().expect("an id").to_owned();
+    let file = cluster.definition("web", &marked("web", &mark, "hi"));
+    cluster.weft(&["deploy", "-f", &file]).ok();
+    let exits = |cluster: &Cluster| -> Vec<serde_json::Value> {
+        let done = cluster.weft(&["events", "web", "--json"]);
+        let rows = done.stdout.lines().filter_map(|line| serde_json::from_str(line).ok());
+        // The alert that it flaps, which it does here, is another event.
+        let ends =
+            |row: &serde_json::Value| row["new_state"] == "exited" && row["cause"] != "flapping";
+        rows.filter(ends).collect()
+    };
+    for round in 0..ROUNDS {
+        let row = cluster.running("n1", "web", "n1");
+        let pid = row["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
+        let daemon = cluster.daemon_pid("n1");
+        kill_9(pid);
+        // From before the daemon can know of it until after it has told of the next start.
+        let at = SystemClock.now() + Duration::from_millis(round * 3);
+        while SystemClock.now() < at {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        kill_9(daemon);
+        eventually("the daemon is gone", || (!is_alive(daemon)).then_some(()));
+        cluster.start_daemon("n1");
+        eventually("it runs again, and its end is told", || {
+            let rows: serde_json::Value =
+                serde_json::from_str(&cluster.weft(&["ps", "--json"]).stdout).ok()?;
+            let row = rows.as_array()?.iter().find(|row| row["state"] == "running")?;
+            let told = exits(&cluster).len() as u64;
+            (row["pid"].as_u64() != Some(u64::from(pid)) && told > round).then_some(())
+        });
+        // Not an early failure of the next round: short runs count towards `failed`.
+        cluster.weft(&["restart", "web"]).ok();
+    }
+    let told = exits(&cluster);
+    assert_eq!(told.len() as u64, ROUNDS, "{told:#?}");
+    assert!(told.iter().all(|event| event["exit"] == "signal 9"), "{told:#?}");
+    let times: std::collections::BTreeSet<_> =
+        told.iter().map(|event| event["time"].to_string()).collect();
+    assert_eq!(times.len() as u64, ROUNDS, "each end once: {told:#?}");
+}
+
+#[test]
 fn nothing_acknowledged_is_lost_when_every_daemon_is_killed_at_once() {
     let mut cluster = Cluster::with(&["--no-hello", "--nodes", "3"]);
     let mark = cluster.up["cluster"].as_str().expect("an id").to_owned();

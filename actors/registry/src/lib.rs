@@ -16,3 +16,15 @@ pub mod store;
 pub use actor::{Registry, factory};
 pub use control::{Control, GROUP, PROPOSAL_VERSION};
 pub use config::{Agreement, RETENTION, RegistryConfig, SelfReport};
+pub use state::REMOVED;
+
+/// Opens the databases under `data`, as a registry would, and closes them again: what cannot be
+/// used ends the start of a daemon at once, rather than after a supervisor's patience.
+///
+/// # Errors
+/// [`store::RegistryError`], naming the file.
+pub async fn preflight(data: &std::path::Path) -> Result<(), store::RegistryError> {
+    let local = store::LocalStore::open(data).await?;
+    local.database().close().await;
+    Ok(())
+}

@@ -11,6 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
+use uuid::Uuid;
 use weft_link::{Call, ItemSink, Refusal, Reply};
 use weft_protocol::files::{FILES_VERSION, component_dir};
 use weft_protocol::{
@@ -31,7 +32,7 @@ use crate::logs::Merged;
 use crate::outbox::Outbox;
 use crate::ports::{Ports, is_free};
 
-const ASSIGNMENTS_FILE: &str = "assignments.json";
+pub(crate) const ASSIGNMENTS_FILE: &str = "assignments.json";
 const PORTS_FILE: &str = "route-ports.json";
 /// How often a followed log is looked at.
 const FOLLOW_EVERY: Duration = Duration::from_millis(100);
@@ -40,6 +41,11 @@ const LINES_AT_ONCE: usize = 500;
 const RECORD_WITHIN: Duration = Duration::from_secs(5);
 /// Between attempts while it is away.
 const RECORD_RETRY: Duration = Duration::from_millis(250);
+/// A component's directory, with what it has to tell, waits no longer for the monitor before it
+/// is removed.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Between two looks at whether they are recorded.
+const LAST_WORDS_LOOK: Duration = Duration::from_millis(10);
 
 /// What a runtime is made of.
 #[derive(Debug, Clone)]
@@ -84,6 +90,7 @@ pub fn factory(config: RuntimeConfig) -> impl Factory<Runtime> {
         ports: Mutex::new(Ports::default()),
         peers: Mutex::new(BTreeMap::new()),
         outbox: Mutex::new(Outbox::default()),
+        taken: Mutex::new(None),
         board: Mutex::new(BTreeMap::new()),
         news: broadcast::channel(1024).0,
     });
@@ -106,6 +113,8 @@ pub(crate) struct Shared {
     /// Route names of every assigned component.
     pub(crate) peers: Mutex<BTreeMap<ComponentKey, Vec<String>>>,
     pub(crate) outbox: Mutex<Outbox>,
+    /// The position acted upon last in this process, and what was said there.
+    taken: Mutex<Option<(u64, Vec<Assignment>)>>,
     board: Mutex<BTreeMap<ComponentKey, ComponentStatus>>,
     news: broadcast::Sender<ComponentStatus>,
 }
@@ -128,10 +137,10 @@ impl Shared {
 
 /// `assignments.json`: what was last wanted, for starts without the registry.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Assignments {
+pub(crate) struct Assignments {
     version: u16,
     index: u64,
-    assignments: Vec<Assignment>,
+    pub(crate) assignments: Vec<Assignment>,
 }
 
 struct Entry {
@@ -327,8 +336,16 @@ impl Runtime {
         let stopped = entry.child.stop();
         let dir = component_dir(&self.shared.config.data_dir, &key);
         let components = self.shared.config.data_dir.join("components");
+        let (shared, own) = (self.shared.clone(), key.clone());
         let work = async move {
             stopped.await;
+            // Its last words are in there until they are recorded.
+            let told = async {
+                while shared.outbox.lock().holds(&own) {
+                    tokio::time::sleep(LAST_WORDS_LOOK).await;
+                }
+            };
+            let _ = tokio::time::timeout(LAST_WORDS, told).await;
             let removed = tokio::task::spawn_blocking(move || {
                 let removed = std::fs::remove_dir_all(&dir);
                 // The directories above, if this was the last one in them.
@@ -376,6 +393,7 @@ impl Runtime {
         }
         self.flushing = true;
         let ids: Vec<_> = transitions.iter().map(|transition| transition.id).collect();
+        let keys: Vec<_> = transitions.iter().map(|transition| transition.key.clone()).collect();
         let fabric = scope.fabric().clone();
         let ask = async move {
             let to = Address::here(ActorKind::Monitor);
@@ -392,16 +410,60 @@ impl Runtime {
                 return;
             }
             runtime.shared.outbox.lock().recorded(&ids);
+            let mut of: BTreeMap<ComponentKey, Vec<Uuid>> = BTreeMap::new();
+            for (key, id) in keys.into_iter().zip(ids) {
+                of.entry(key).or_default().push(id);
+            }
+            for (key, ids) in of {
+                runtime.recorded(scope, key, ids);
+            }
             runtime.flushing = false;
             runtime.flush(scope);
         });
     }
+
+    /// Has a component forget what is recorded.
+    fn recorded(&self, scope: &Scope<Self>, key: ComponentKey, ids: Vec<Uuid>) {
+        let Some(entry) = self.entries.get(&key) else { return };
+        let own = ids.clone();
+        // A new incarnation tells it again, which does no harm: it has the same ids.
+        if let Err(Refusal::Full) = entry.child.post(move |actor, _| actor.recorded(&own)) {
+            scope
+                .after(POST_RETRY, move |runtime, scope| runtime.recorded(scope, key, ids))
+                .detach();
+        }
+    }
+}
+
+/// A list that cannot be acted upon: there is a newer one, or another one of that position.
+fn stale(node: &str, message: &str, cause: String) -> Failure {
+    Failure::new(FailureKind::Conflict, message)
+        .node(node)
+        .step("assign")
+        .cause(cause)
+        .help(format!(
+            "if desired state was set back on purpose, as from a backup: stop weftd, remove {ASSIGNMENTS_FILE} from its data directory, start it again"
+        ))
 }
 
 impl Handle<Assign> for Runtime {
     fn handle(&mut self, message: Assign, reply: Reply<Assign>, scope: &Scope<Self>) {
+        // What is wanted is ordered by the position of desired state it was read at. An older list
+        // is not acted upon, and its sender must know: it is to read again and say what is true.
+        let node = &self.shared.config.node_name;
         if message.index < self.index {
-            return reply.ok(());
+            let cause = format!("position {} was said, {} is known", message.index, self.index);
+            return reply.fail(stale(node, "the assignments are older than what is known", cause));
+        }
+        {
+            let mut taken = self.shared.taken.lock();
+            match &*taken {
+                Some((index, list)) if *index == message.index && *list != message.assignments => {
+                    let cause = format!("two different lists were said for position {index}");
+                    return reply.fail(stale(node, "the assignments contradict themselves", cause));
+                }
+                _ => *taken = Some((message.index, message.assignments.clone())),
+            }
         }
         self.index = message.index;
         self.assign(scope, &message.assignments);
@@ -657,7 +719,7 @@ fn set_peers<'a>(shared: &Shared, assignments: impl Iterator<Item = &'a Assignme
 }
 
 /// Every component that has a directory.
-fn scan(data: &Path) -> Vec<ComponentKey> {
+pub(crate) fn scan(data: &Path) -> Vec<ComponentKey> {
     let list = |dir: &Path| -> Vec<(String, PathBuf)> {
         std::fs::read_dir(dir)
             .into_iter()

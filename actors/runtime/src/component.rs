@@ -1,9 +1,11 @@
 //! One component's actor: owns its state machine, carries out what the machine says.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
@@ -21,6 +23,27 @@ use crate::state::{Change, Component, Effect, Finding, Input, Memory, Permanence
 
 /// Beside `shim.json`: what the machine wants to know again after a restart of the daemon.
 const MEMORY_FILE: &str = "component.json";
+/// So many transitions that nobody has recorded are kept on disk for each component; the oldest
+/// go first.
+const UNRECORDED_MOST: usize = 64;
+
+/// `component.json`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Kept {
+    #[serde(flatten)]
+    memory: Memory,
+    /// Told, with these ids, but not known to be recorded.
+    #[serde(default)]
+    unrecorded: VecDeque<Transition>,
+}
+
+/// As [`Kept`], to be written.
+#[derive(Serialize)]
+struct KeptNow<'a> {
+    #[serde(flatten)]
+    memory: &'a Memory,
+    unrecorded: &'a VecDeque<Transition>,
+}
 
 /// What is wanted of a component; shared by the runtime, which writes it, and the incarnations of
 /// the component's actor, which read it.
@@ -39,6 +62,10 @@ pub(crate) struct ComponentActor {
     wanted: Arc<Mutex<Wanted>>,
     parent: Scope<Runtime>,
     machine: Component,
+    /// In `component.json`, so that a daemon that is killed has them again.
+    unrecorded: VecDeque<Transition>,
+    /// Memory as it was last written with a sync.
+    synced: Memory,
     orders: Option<mpsc::Sender<ToShim>>,
     /// The newest run's shim, as far as it is known.
     shim: Option<ProcessFile>,
@@ -50,6 +77,12 @@ impl Actor for ComponentActor {
     fn routes(_: &mut Routes<Self>) {}
 
     fn started(&mut self, scope: &Scope<Self>) -> Result<(), ActorError> {
+        if !self.unrecorded.is_empty() {
+            let mut outbox = self.shared.outbox.lock();
+            self.unrecorded.iter().cloned().for_each(|change| outbox.push_again(change));
+            drop(outbox);
+            self.parent.post(|runtime, scope| runtime.flush(scope));
+        }
         self.wanted_changed(scope);
         let dir = component_dir(&self.shared.config.data_dir, &self.key);
         let (orders, mut inbox) = mpsc::channel(8);
@@ -99,13 +132,14 @@ impl ComponentActor {
         wall: weft_wire::WallTime,
     ) -> Self {
         let path = component_dir(&shared.config.data_dir, &key).join(MEMORY_FILE);
-        let memory = match read_json::<Memory>(&path) {
-            Ok(memory) => memory.unwrap_or_default(),
+        let Kept { memory, unrecorded } = match read_json::<Kept>(&path) {
+            Ok(kept) => kept.unwrap_or_default(),
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "cannot be read: starting without it");
-                Memory::default()
+                Kept::default()
             }
         };
+        let synced = memory.clone();
         let machine = Component::new(key.clone(), memory, wall);
         Self {
             shared,
@@ -113,6 +147,8 @@ impl ComponentActor {
             wanted,
             parent,
             machine,
+            unrecorded,
+            synced,
             orders: None,
             shim: None,
             probe: None,
@@ -157,8 +193,31 @@ impl ComponentActor {
             input => tracing::debug!(component = %self.key, ?input, "component"),
         }
         let effects = self.machine.handle(scope.now(), scope.wall(), random_share(), input);
+        // A ghost does nothing: its successor has taken over.
+        if !scope.epoch().is_current() {
+            return;
+        }
+        // On disk before anything is done about it: what a killed daemon had seen is told by the
+        // next one, with the same ids.
+        let mut told = 0;
+        for effect in &effects {
+            if let Effect::Transition(change) = effect {
+                let transition = self.transition(change.clone());
+                self.unrecorded.push_back(transition);
+                told += 1;
+            }
+        }
+        while self.unrecorded.len() > UNRECORDED_MOST.max(told) {
+            self.unrecorded.pop_front();
+        }
+        if told > 0 || effects.contains(&Effect::Remember) {
+            self.remember();
+        }
+        if told > 0 {
+            let first = self.unrecorded.len() - told;
+            self.tell(first);
+        }
         for effect in effects {
-            // A ghost does nothing: its successor has taken over.
             if !scope.epoch().is_current() {
                 return;
             }
@@ -181,9 +240,9 @@ impl ComponentActor {
                     actor.input(scope, Input::Timer(number));
                 }));
             }
-            Effect::Transition(change) => self.tell(change),
             Effect::StatusChanged => self.publish(),
-            Effect::Remember => self.remember(),
+            // Done before everything else.
+            Effect::Transition(_) | Effect::Remember => {}
             Effect::Forget => {
                 let key = self.key.clone();
                 self.parent.post(move |runtime, scope| runtime.forget(scope, key));
@@ -250,8 +309,8 @@ impl ComponentActor {
         });
     }
 
-    fn tell(&self, change: Change) {
-        let transition = Transition {
+    fn transition(&self, change: Change) -> Transition {
+        Transition {
             id: Uuid::now_v7(),
             time: change.at,
             key: self.key.clone(),
@@ -260,17 +319,32 @@ impl ComponentActor {
             new_state: change.new,
             cause: change.cause,
             exit: change.exit,
-        };
-        tracing::info!(
-            component = %self.key,
-            from = %transition.prev_state,
-            to = %transition.new_state,
-            cause = transition.cause,
-            exit = transition.exit,
-            "component changed"
-        );
-        self.shared.outbox.lock().push(transition);
+        }
+    }
+
+    /// Tells the monitor of the newest transitions, from number `first` of those kept.
+    fn tell(&self, first: usize) {
+        for transition in self.unrecorded.iter().skip(first) {
+            tracing::info!(
+                component = %self.key,
+                from = %transition.prev_state,
+                to = %transition.new_state,
+                cause = transition.cause,
+                exit = transition.exit,
+                "component changed"
+            );
+            self.shared.outbox.lock().push(transition.clone());
+        }
         self.parent.post(|runtime, scope| runtime.flush(scope));
+    }
+
+    /// The monitor has recorded these.
+    pub(crate) fn recorded(&mut self, ids: &[Uuid]) {
+        let before = self.unrecorded.len();
+        self.unrecorded.retain(|transition| !ids.contains(&transition.id));
+        if self.unrecorded.len() != before {
+            self.remember();
+        }
     }
 
     fn publish(&self) {
@@ -284,13 +358,29 @@ impl ComponentActor {
         self.parent.post(move |runtime, _| runtime.publish(status));
     }
 
-    fn remember(&self) {
+    /// How it ended, and that it is not to be started again, outlives a power cut, as the shim's
+    /// own word does; the rest has to outlive no more than this process.
+    fn remember(&mut self) {
         let dir = component_dir(&self.shared.config.data_dir, &self.key);
         let path = dir.join(MEMORY_FILE);
-        let written = crate::disk::make_dir(&dir, 0o700)
-            .and_then(|()| write_json(&path, self.machine.memory(), Durable::No));
-        if let Err(error) = written {
-            tracing::warn!(path = %path.display(), %error, "cannot be written");
+        let memory = self.machine.memory();
+        let durable = if memory.settled.is_some()
+            || memory.settled != self.synced.settled
+            || memory.ended != self.synced.ended
+        {
+            Durable::Yes
+        } else {
+            Durable::No
+        };
+        let kept = KeptNow { memory, unrecorded: &self.unrecorded };
+        let written =
+            crate::disk::make_dir(&dir, 0o700).and_then(|()| write_json(&path, &kept, durable));
+        match written {
+            Ok(()) if durable == Durable::Yes => self.synced = memory.clone(),
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot be written");
+            }
         }
     }
 }

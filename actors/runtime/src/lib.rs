@@ -4,12 +4,14 @@
 //! - [`shim`]: the small process that runs one component; `weftd shim` is its entry.
 //! - `state`: one component's life, pure.
 //! - `component`: the actor that carries out what `state` says; `link`: its side of the shim.
+//! - `halt`: stopping everything without actors, when the node is of no cluster any more.
 //! - `actor`: the runtime actor above them; `logs`, `ports`, `probe`, `launch`, `outbox`: its tools.
 #![forbid(unsafe_code)]
 
 mod actor;
 mod component;
 mod disk;
+mod halt;
 mod launch;
 mod link;
 mod logs;
@@ -21,4 +23,5 @@ pub mod shim;
 mod state;
 
 pub use actor::{Runtime, RuntimeConfig, factory};
+pub use halt::{Needs, stop_components};
 pub use launch::spec_problem;

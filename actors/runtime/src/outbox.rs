@@ -1,9 +1,10 @@
-//! Transitions on their way to the monitor: kept until it has recorded them.
+//! Transitions on their way to the monitor: kept until it has recorded them. Each component keeps
+//! its own on disk beside its memory, so that a daemon that is killed tells them after its return.
 
 use std::collections::VecDeque;
 
 use uuid::Uuid;
-use weft_protocol::Transition;
+use weft_protocol::{ComponentKey, Transition};
 
 /// In one `Observed`.
 pub(crate) const BATCH: usize = 1_000;
@@ -27,6 +28,18 @@ impl Outbox {
             }
         }
         self.waiting.push_back(transition);
+    }
+
+    /// As [`Outbox::push`], unless it waits already: one read back from a component's file.
+    pub(crate) fn push_again(&mut self, transition: Transition) {
+        if !self.waiting.iter().any(|known| known.id == transition.id) {
+            self.push(transition);
+        }
+    }
+
+    /// Whether something of this component is not recorded yet.
+    pub(crate) fn holds(&self, key: &ComponentKey) -> bool {
+        self.waiting.iter().any(|transition| transition.key == *key)
     }
 
     /// The oldest, at most [`BATCH`].

@@ -20,7 +20,7 @@ use weft_protocol::{
 use weft_runtime::{RuntimeConfig, factory};
 use weft_supervision::testing::{self, TestTree};
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope};
-use weft_wire::{ActorKind, Address, Clock, Failure, FailureKind, SystemClock};
+use weft_wire::{ActorKind, Address, AskError, Clock, Failure, FailureKind, SystemClock};
 
 const SHIM: &str = env!("CARGO_BIN_EXE_weft-shim");
 
@@ -654,13 +654,12 @@ fn a_sigterm_to_the_shim_stops_its_component_in_an_orderly_way() {
 }
 
 #[test]
-fn a_new_spec_or_epoch_replaces_the_process_and_an_older_index_is_ignored() {
+fn a_new_spec_or_epoch_replaces_the_process() {
     let dir = Dir::new();
     daemon(dir.path(), async |node| {
         let mut api = sleeper("api");
         node.assign(5, std::slice::from_ref(&api)).await;
         let first = node.running("api").await;
-        node.assign(4, &[]).await;
         api.generation = 9;
         node.assign(6, std::slice::from_ref(&api)).await;
         assert_eq!(node.running("api").await.pid, first.pid);
@@ -676,6 +675,130 @@ fn a_new_spec_or_epoch_replaces_the_process_and_an_older_index_is_ignored() {
         assert_eq!(dir.processes().len(), 2);
         node.end(9, &dir).await;
     });
+}
+
+#[test]
+fn a_stale_or_contradictory_list_is_refused_and_changes_nothing_also_for_the_next_daemon() {
+    let dir = Dir::new();
+    let refused = async |node: &Node, index: u64, list: &[Assignment], says: &str| {
+        let assign = Assign { index, assignments: list.to_vec() };
+        match node.tree.ask(assign).await {
+            Err(AskError::Failed(failure)) => {
+                assert_eq!(failure.kind, FailureKind::Conflict, "{failure:?}");
+                assert!(failure.message.contains(says), "{failure:?}");
+                assert!(failure.help.contains("assignments.json"), "{failure:?}");
+            }
+            other => panic!("{index}: {other:?}"),
+        }
+    };
+    let api = sleeper("api");
+    let first = daemon(dir.path(), async |node| {
+        node.assign(5, std::slice::from_ref(&api)).await;
+        let first = node.running("api").await;
+        refused(node, 4, &[], "older").await;
+        refused(node, 5, &[], "contradict").await;
+        node.assign(5, std::slice::from_ref(&api)).await;
+        let ghost = ChaosActor { path: "runtime".into(), kind: ChaosKind::Panic };
+        let _ = node.tree.ask(ghost).await;
+        node.tree.row_where("runtime", |row| row.restarts == 1).await;
+        refused(node, 4, &[], "older").await;
+        refused(node, 5, &[], "contradict").await;
+        assert_eq!(node.running("api").await.pid, first.pid);
+        first
+    });
+    daemon(dir.path(), async |node| {
+        refused(node, 4, &[], "older").await;
+        assert_eq!(node.running("api").await.pid, first.pid);
+        node.end(6, &dir).await;
+    });
+}
+
+#[test]
+fn what_nobody_recorded_before_the_daemon_died_is_told_by_the_next_with_the_same_ids() {
+    let dir = Dir::new();
+    let kept = || -> serde_json::Value {
+        let file = component_dir(dir.path(), &key("api")).join("component.json");
+        serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+    };
+    let ids = |kept: &serde_json::Value| -> Vec<String> {
+        let all = kept["unrecorded"].as_array().unwrap();
+        all.iter().map(|t| t["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let (before, pid) = daemon(dir.path(), async |node| {
+        node.away.store(true, Ordering::Relaxed);
+        node.assign(1, &[sleeper("api")]).await;
+        let first = node.running("api").await;
+        kill(first.pid);
+        let next = node
+            .row("api", |next| {
+                next.state == ComponentState::Running && next.pid != first.pid && next.pid != 0
+            })
+            .await;
+        // On disk by the time it shows.
+        (ids(&kept()), next.pid)
+    });
+    assert_eq!(before.len(), 5, "{before:?}");
+    daemon(dir.path(), async |node| {
+        node.event(|t| t.cause == "takeover").await;
+        let seen = node.seen.lock().clone();
+        let told: Vec<_> = seen.iter().map(|t| t.id.to_string()).take(5).collect();
+        assert_eq!(told, before);
+        let states: Vec<_> = seen.iter().map(|t| t.new_state.as_str()).collect();
+        assert_eq!(states, ["starting", "running", "exited", "starting", "running", "running"]);
+        assert_eq!(seen[2].exit, "signal 9");
+        assert_eq!(node.running("api").await.pid, pid);
+        testing::eventually("recorded ones are kept no longer", || {
+            ids(&kept()).is_empty().then_some(())
+        })
+        .await;
+        node.end(2, &dir).await;
+        assert_eq!(node.seen.lock().last().unwrap().new_state, ComponentState::Removed);
+    });
+}
+
+#[test]
+fn transitions_on_disk_are_bounded_and_the_newest_stay() {
+    let dir = Dir::new();
+    daemon(dir.path(), async |node| {
+        node.away.store(true, Ordering::Relaxed);
+        let mut api = sleeper("api");
+        for index in 1..=40 {
+            api.desired = if index % 2 == 1 { Desired::Running } else { Desired::Stopped };
+            node.assign(index, std::slice::from_ref(&api)).await;
+            let wanted =
+                if index % 2 == 1 { ComponentState::Running } else { ComponentState::Stopped };
+            node.row("api", |row| row.state == wanted).await;
+        }
+    });
+    let file = component_dir(dir.path(), &key("api")).join("component.json");
+    let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let unrecorded = kept["unrecorded"].as_array().unwrap();
+    assert_eq!(unrecorded.len(), 64);
+    assert_eq!(unrecorded.last().unwrap()["new_state"], "Stopped");
+}
+
+#[test]
+fn without_actors_everything_is_stopped_with_its_grace_and_the_files_stay() {
+    let dir = Dir::new();
+    let mut stubborn = shell("stubborn", "trap '' TERM; echo up; while :; do sleep 0.01; done");
+    stubborn.spec.stop_grace = Duration::from_millis(300);
+    let polite = shell("polite", "trap 'echo bye; exit 0' TERM; while :; do sleep 0.01; done");
+    daemon(dir.path(), async |node| {
+        node.assign(1, &[stubborn, polite]).await;
+        node.running("stubborn").await;
+        node.running("polite").await;
+    });
+    assert!(dir.processes().len() >= 4, "shims and components outlive the daemon");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let stop = || runtime.block_on(weft_runtime::stop_components(dir.path(), &Default::default()));
+    assert_eq!(stop(), 2);
+    for (component, status) in [("stubborn", "signal 9"), ("polite", "exit 0")] {
+        let exit = shim_file(&dir, component).exit.unwrap();
+        assert_eq!((exit.status.as_str(), exit.requested), (status, true));
+    }
+    let log = std::fs::read_to_string(log_file(dir.path(), &key("polite"))).unwrap();
+    assert!(log.contains(" O bye\n"), "{log}");
+    assert_eq!(stop(), 0, "and there is nothing left to stop");
 }
 
 #[test]

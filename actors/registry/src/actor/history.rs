@@ -133,14 +133,15 @@ impl Handle<QueryAudit> for Registry {
 }
 
 impl Registry {
-    /// Deletes what is past its retention.
-    pub(super) fn prune(&self, scope: &Scope<Self>) {
-        let now = scope.wall();
+    /// Deletes what is past its retention, by a time that a clock set forward cannot carry away.
+    pub(super) fn prune(&mut self, scope: &Scope<Self>) {
+        let now = self.aging.advance(scope.now(), scope.wall());
+        let trusted = self.aging.trusted();
         let (events, audit) =
             (now.minus(self.config.event_retention), now.minus(self.config.audit_retention));
         let local = self.local.clone();
         scope.spawn(async move {
-            match local.prune(events, audit).await {
+            match local.prune(events, audit, trusted).await {
                 Ok(0) => {}
                 Ok(rows) => tracing::info!(rows, "old events and audit records deleted"),
                 Err(error) => tracing::warn!(%error, "old events could not be deleted"),

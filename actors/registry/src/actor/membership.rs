@@ -16,6 +16,7 @@ use weft_wire::{Failure, FailureKind, Identity, NodeId, OperatorId, Role};
 
 use super::Registry;
 use super::publish::{differs, update};
+use crate::state::REMOVED;
 
 /// Longest life of a join token.
 const TOKEN_LIFE_MAX: u64 = 7 * 24 * 3600;
@@ -381,7 +382,7 @@ impl Registry {
         self.state().node(id).cloned().ok_or_else(|| {
             let removed = self.state().denied().contains(&format!("node/{id}"));
             forbidden(if removed {
-                format!("node {id} was removed from the cluster, and its id is refused for ever")
+                format!("node {id} {REMOVED}, and its id is refused for ever")
             } else {
                 format!("node {id} is not of this cluster")
             })

@@ -26,7 +26,7 @@ use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope};
 use weft_wire::{ClusterId, Failure};
 
 use crate::config::{Agreement, RegistryConfig};
-use crate::state::ClusterState;
+use crate::state::{Aging, ClusterState};
 use crate::store::LocalStore;
 
 /// Between looks at what the node that leads has to see to; changes are seen at once.
@@ -48,6 +48,10 @@ pub struct Registry {
     /// Last position the runtime has acknowledged; a send is on its way.
     assigned: u64,
     assigning: bool,
+    /// Position of the list that the runtime refused last, and that is still what is agreed.
+    refused: Option<u64>,
+    /// How far wall time is believed when old rows are deleted.
+    aging: Aging,
     /// A report of this node is on its way.
     reporting: bool,
     /// What the node that leads sees to.
@@ -70,10 +74,12 @@ impl std::fmt::Debug for Registry {
 pub async fn factory(
     config: RegistryConfig,
     agreement: Agreement,
-    _: Incarnation,
+    incarnation: Incarnation,
 ) -> Result<Registry, ActorError> {
     let cluster: ClusterId = config.seed.cluster.parse().map_err(ActorError::new)?;
     let local = LocalStore::open(&config.data_dir).await.map_err(ActorError::new)?;
+    let trusted = local.trusted_time().await.map_err(ActorError::new)?;
+    let aging = Aging::new(trusted, incarnation.clock.now(), incarnation.clock.wall());
     Ok(Registry {
         cluster,
         local,
@@ -81,6 +87,8 @@ pub async fn factory(
         newest_event: watch::Sender::new(0),
         assigned: 0,
         assigning: false,
+        refused: None,
+        aging,
         reporting: false,
         duties: duties::Duties::default(),
         config,

@@ -9,7 +9,7 @@ use weft_link::{Call, Directory, PeerEntry};
 use weft_protocol::files::NodeSeed;
 use weft_protocol::{Assign, Command, NodeRecord, ReportNode};
 use weft_supervision::Scope;
-use weft_wire::{ActorKind, Address, Identity};
+use weft_wire::{ActorKind, Address, AskError, FailureKind, Identity};
 
 use super::Registry;
 use crate::state::ClusterState;
@@ -74,8 +74,18 @@ impl Registry {
                 match answer {
                     Ok(()) => {
                         registry.assigned = index;
-                        if registry.state().index() > index {
+                        registry.refused = None;
+                        // Moved on meanwhile, or set back by a snapshot.
+                        if registry.state().index() != index {
                             registry.assign(scope);
+                        }
+                    }
+                    // Stale: what is true now is read and sent, never the same list again at once.
+                    Err(AskError::Failed(failure)) if failure.kind == FailureKind::Conflict => {
+                        if registry.committed.index() != index {
+                            registry.assign(scope);
+                        } else if registry.refused.replace(index) != Some(index) {
+                            tracing::error!(%failure, index, "the runtime refuses what is agreed");
                         }
                     }
                     // Its next incarnation is sent it again within a second.

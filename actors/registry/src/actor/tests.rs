@@ -8,11 +8,11 @@ use std::time::Duration;
 use shared::Shared;
 use uuid::Uuid;
 use weft_identity::{DenyList, IssuingCa, JoinToken, PrivateKey, Trust, TrustBundle};
-use weft_link::{Call, Reply};
+use weft_link::{Call, ItemSink, Reply};
 use weft_protocol::files::NodeSeed;
 use weft_protocol::*;
 use weft_supervision::testing::{TestTree, eventually, run};
-use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope};
+use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope, Serve};
 use weft_wire::{
     ActorKind, Address, AskError, Caller, Clock, ClusterId, Failure, FailureKind, Identity,
     Message, NodeId, OperatorId, RequestId, Role, SystemClock,
@@ -386,6 +386,172 @@ fn the_runtime_is_sent_its_assignments_whenever_they_change() {
         assert_eq!(got.assignments.len(), 2, "both replicas are on the only node");
         tree.ask(propose(Command::Undeploy { service: "web".into() })).await.expect("applies");
         eventually("they are gone", || seen.get().filter(|a| a.assignments.is_empty())).await;
+    });
+}
+
+/// A runtime that knows of a position the registry does not, up to a point.
+struct StaleFor(Shared<(u32, Vec<u64>)>);
+
+impl Actor for StaleFor {
+    fn routes(routes: &mut Routes<Self>) {
+        routes.ask::<Assign>();
+    }
+}
+
+impl Handle<Assign> for StaleFor {
+    fn handle(&mut self, message: Assign, reply: Reply<Assign>, _: &Scope<Self>) {
+        let (refusals, mut seen) = self.0.get();
+        seen.push(message.index);
+        self.0.set((refusals.saturating_sub(1), seen));
+        if refusals > 0 {
+            return reply.fail(Failure::new(FailureKind::Conflict, "older than what is known"));
+        }
+        reply.ok(());
+    }
+}
+
+#[test]
+fn a_runtime_that_calls_its_assignments_stale_is_sent_what_is_true_now() {
+    let dir = tempfile::tempdir().expect("directory");
+    let config = first(dir.path());
+    run(async |tree| {
+        let seen = Shared::default();
+        seen.set((2, Vec::new()));
+        let inside = seen.clone();
+        let make = move |_: Incarnation| {
+            let inside = inside.clone();
+            async move { Ok::<_, ActorError>(StaleFor(inside)) }
+        };
+        tree.add(ActorKind::Runtime, make).await;
+        add(&tree, ActorKind::Registry, &config).await;
+        let applied = tree.ask(deploy("web", "1")).await.expect("applies");
+        let (_, sent) = eventually("it is taken in the end", || {
+            Some(seen.get()).filter(|(left, sent)| {
+                *left == 0 && sent.len() > 2 && sent.last() >= Some(&applied.index)
+            })
+        })
+        .await;
+        assert!(sent.is_sorted(), "{sent:?}");
+    });
+}
+
+/// The node that applies, as a script: a change and a gap first, then everything anew.
+struct Script(Vec<StateUpdate>, StateUpdate);
+
+impl Actor for Script {
+    fn routes(routes: &mut Routes<Self>) {
+        routes.subscription::<WatchState>();
+    }
+}
+
+impl Serve<WatchState> for Script {
+    fn serve(&mut self, message: WatchState, sink: ItemSink<WatchState>, scope: &Scope<Self>) {
+        let items = if message.since == u64::MAX { vec![self.1.clone()] } else { self.0.clone() };
+        scope.spawn(async move {
+            for item in items {
+                if sink.send(item).await.is_err() {
+                    return;
+                }
+            }
+            sink.closed().await;
+        });
+    }
+}
+
+#[test]
+fn a_snapshot_waits_for_the_change_that_is_being_written() {
+    let (one, two) = (tempfile::tempdir().expect("one"), tempfile::tempdir().expect("two"));
+    let config = first(one.path());
+    let follower = second(two.path(), NodeId::new(Uuid::from_u128(2)), leader());
+    let proposal = |n: u128, command: Command| Proposal {
+        request: RequestId::new(Uuid::from_u128(n)),
+        at: SystemClock.wall(),
+        caller: Caller::node(leader()),
+        command,
+    };
+    let bootstrap = proposal(1, config.seed.bootstrap.clone().expect("the first node"));
+    let mut state = ClusterState::default();
+    state.apply(&bootstrap, 1).expect("applies");
+    for n in 2..=5 {
+        let message = deploy(&format!("s{n}"), "1");
+        state.apply(&proposal(n, message.command), state.index() + 1).expect("applies");
+    }
+    let bytes = state.snapshot().expect("bytes");
+    let version = crate::state::SNAPSHOT_VERSION;
+    let snapshot = StateUpdate::Snapshot { index: state.index(), version, bytes };
+    let entry = |index| StateUpdate::Entry { index, proposal: Box::new(bootstrap.clone()) };
+    let gap = StateUpdate::Entry {
+        index: 9,
+        proposal: Box::new(proposal(9, deploy("gap", "1").command)),
+    };
+    let first_words = vec![entry(1), gap];
+    run(async |tree| {
+        let make = move |_: Incarnation| {
+            let script = Script(first_words.clone(), snapshot.clone());
+            async move { Ok::<_, ActorError>(script) }
+        };
+        tree.add(ActorKind::Registry, make).await;
+        // The disk is busy from before the first change until well after the snapshot has come.
+        let log: Shared<Option<crate::store::StateStore>> = Shared::default();
+        let (handed, config) = (log.clone(), follower.clone());
+        let (release, busy) = tokio::sync::oneshot::channel::<()>();
+        let busy = Arc::new(std::sync::Mutex::new(Some(busy)));
+        let make = move |incarnation: Incarnation| {
+            let (config, handed, busy) = (config.clone(), handed.clone(), busy.clone());
+            async move {
+                let registry = factory(config, incarnation).await?;
+                let store = registry.log.clone();
+                handed.set(Some(store.clone()));
+                let until = busy.lock().ok().and_then(|mut busy| busy.take());
+                if let Some(until) = until {
+                    let held = store.database().begin().await.map_err(ActorError::new)?;
+                    tokio::spawn(async move {
+                        let _ = until.await;
+                        let _ = held.commit().await;
+                    });
+                }
+                Ok::<_, ActorError>(registry)
+            }
+        };
+        tree.add(ActorKind::Monitor, make).await;
+        let early = tokio::time::timeout(Duration::from_millis(600), async {
+            while view(&tree, ActorKind::Monitor).await.index == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        assert!(early.await.is_err(), "nothing is shown before it is durable");
+        release.send(()).expect("the disk waits");
+        let end = async || loop {
+            let there = view(&tree, ActorKind::Monitor).await;
+            if there.index == state.index() {
+                break there;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        let shown = tokio::time::timeout(Duration::from_secs(20), end()).await.expect("comes");
+        assert_eq!(shown, state.view());
+        let (stored, _) = log.get().expect("a store").load().await.expect("loads");
+        assert_eq!(stored.view(), state.view(), "the disk says the same");
+        assert_eq!(tree.row("monitor").expect("row").restarts, 0);
+    });
+}
+
+#[test]
+fn a_database_of_a_later_version_is_refused_before_anything_starts() {
+    const LATER: &[weft_store::Migration] =
+        &[weft_store::Migration { version: 99, sql: "CREATE TABLE later (a INTEGER) STRICT;" }];
+    let dir = tempfile::tempdir().expect("directory");
+    run(async |_| {
+        crate::preflight(dir.path(), CLUSTER).await.expect("makes what is not there");
+        crate::preflight(dir.path(), CLUSTER).await.expect("and finds it again");
+        let file = dir.path().join("local.db");
+        let store = weft_store::Store::open(&file, weft_store::Durability::Normal, LATER)
+            .await
+            .expect("opens");
+        store.close().await;
+        let refused = crate::preflight(dir.path(), CLUSTER).await.expect_err("a later one");
+        let text = format!("{refused} {:?}", refused);
+        assert!(text.contains("local.db") && text.contains("99"), "{text}");
     });
 }
 

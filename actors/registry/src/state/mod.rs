@@ -4,6 +4,7 @@
 //! No clock, no randomness, no I/O: times and ids come stamped in the proposal. A refused proposal
 //! changes nothing and takes no position. It is the `control` group's state machine.
 
+mod aging;
 mod apply;
 mod deploy;
 mod membership;
@@ -23,7 +24,9 @@ use weft_protocol::{
 };
 use weft_wire::{NodeId, OperatorId};
 
+pub use aging::{Aging, SLACK};
 pub use apply::Change;
+pub use refusal::REMOVED;
 pub use snapshot::{SNAPSHOT_VERSION, SnapshotError};
 
 use requests::Requests;

@@ -32,8 +32,12 @@ pub(crate) fn token(message: impl Into<String>) -> Failure {
         .help("make a new token with `weft node token`")
 }
 
+/// In the message of every refusal of an id that was removed; a node that is told so about itself
+/// stops for good.
+pub const REMOVED: &str = "was removed from the cluster";
+
 pub(crate) fn removed(what: &str) -> Failure {
-    forbidden(format!("{what} was removed from the cluster, and its id is refused for ever"))
+    forbidden(format!("{what} {REMOVED}, and its id is refused for ever"))
         .help("join the machine again with a new token and an empty data directory")
 }
 

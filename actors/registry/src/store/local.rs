@@ -12,9 +12,10 @@ use weft_wire::WallTime;
 
 use super::RegistryError;
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    sql: "
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        sql: "
         CREATE TABLE events (
             seq INTEGER PRIMARY KEY AUTOINCREMENT,
             id BLOB NOT NULL UNIQUE,
@@ -43,7 +44,17 @@ const MIGRATIONS: &[Migration] = &[Migration {
             trace TEXT NOT NULL
         ) STRICT;
         CREATE INDEX audit_at ON audit (timestamp);",
-}];
+    },
+    // How far wall time was believed when rows were last deleted.
+    Migration {
+        version: 2,
+        sql: "
+        CREATE TABLE aging (
+            id INTEGER PRIMARY KEY CHECK (id = 1),
+            trusted INTEGER NOT NULL
+        ) STRICT;",
+    },
+];
 
 /// Most rows that one query answers.
 const ROWS_MAX: u32 = 10_000;
@@ -222,7 +233,20 @@ impl LocalStore {
         Ok(records)
     }
 
-    /// Deletes what is older. Answers how many rows went.
+    /// How far wall time was believed at the last [`LocalStore::prune`]; `None`: there was none.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub async fn trusted_time(&self) -> Result<Option<WallTime>, RegistryError> {
+        let found: Option<i64> = sqlx::query_scalar("SELECT trusted FROM aging WHERE id = 1")
+            .fetch_optional(self.store.readers())
+            .await
+            .map_err(|error| self.failed(error))?;
+        Ok(found.map(WallTime::from_micros))
+    }
+
+    /// Deletes what is older, and remembers how far wall time was believed. Answers how many rows
+    /// went.
     ///
     /// # Errors
     /// [`RegistryError`]; nothing is deleted.
@@ -230,8 +254,14 @@ impl LocalStore {
         &self,
         events_before: WallTime,
         audit_before: WallTime,
+        trusted: WallTime,
     ) -> Result<u64, RegistryError> {
         let mut write = self.store.begin().await?;
+        sqlx::query("INSERT OR REPLACE INTO aging (id, trusted) VALUES (1, ?1)")
+            .bind(trusted.as_micros())
+            .execute(&mut *write)
+            .await
+            .map_err(|error| write.error("write", error))?;
         let events = sqlx::query("DELETE FROM events WHERE timestamp < ?1")
             .bind(events_before.as_micros())
             .execute(&mut *write)

@@ -208,7 +208,8 @@ async fn audit_records_read_back_newest_last_and_old_rows_are_pruned() {
     assert_eq!(read[0].error.len(), 256);
     assert_eq!(local.audit(None, 1).await.expect("reads")[0].time, time(3));
     local.record_events(&[event(1, 1, "a", "b"), event(2, 9, "a", "b")]).await.expect("stores");
-    assert_eq!(local.prune(time(5), time(3)).await.expect("prunes"), 3);
+    assert_eq!(local.prune(time(5), time(3), time(9)).await.expect("prunes"), 3);
+    assert_eq!(local.trusted_time().await.expect("reads"), Some(time(9)));
     assert_eq!(local.events(&EventFilter::default()).await.expect("reads").0.len(), 1);
     assert_eq!(local.audit(None, 10).await.expect("reads").len(), 1);
 }

@@ -208,7 +208,10 @@ impl Component {
             None => ComponentState::Pending,
             // What had no process then has none now, unless the look finds one.
             Some(
-                still @ (ComponentState::Stopped | ComponentState::Exited | ComponentState::Failed),
+                still @ (ComponentState::Stopped
+                | ComponentState::Exited
+                | ComponentState::Failed
+                | ComponentState::Removed),
             ) => still,
             Some(_) => ComponentState::Unknown,
         };

@@ -1,0 +1,160 @@
+//! Stopping every component of a data directory without actors: for a node that was removed from
+//! its cluster. Its tree has been stopped, or was never built, and the shims go on without it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use weft_protocol::ComponentKey;
+use weft_protocol::files::{ShimFile, component_dir};
+
+use crate::actor::{ASSIGNMENTS_FILE, Assignments, scan};
+use crate::disk::read_json;
+use crate::link::{self, Link};
+use crate::shim::{SHIM_PROTOCOL, ShimEvent, ToShim};
+use crate::state::{Finding, STOP_SLACK};
+
+/// For a component of which nobody knows any more what it was given.
+const GRACE: Duration = Duration::from_secs(10);
+/// A directory that cannot be looked at for so long is left as it is.
+const LOOK_WITHIN: Duration = Duration::from_secs(15);
+/// A shim may have been about to start when the last look came by.
+const PASSES: u32 = 3;
+
+/// A component that runs.
+struct Running {
+    file: ShimFile,
+    link: Link,
+    grace: Duration,
+}
+
+/// Which services each service needs, by name; those not named need nothing.
+pub type Needs = BTreeMap<String, Vec<String>>;
+
+/// Stops every component that runs from `data_dir`, each with its grace, then SIGKILL; a service
+/// that needs others goes before them. Answers how many were stopped; data directories, logs and
+/// state files stay. Takes as long as the longest chain of graces.
+pub async fn stop_components(data_dir: &Path, needs: &Needs) -> usize {
+    let path = data_dir.join(ASSIGNMENTS_FILE);
+    let graces: BTreeMap<ComponentKey, Duration> = match read_json::<Assignments>(&path) {
+        Ok(stored) => stored
+            .unwrap_or_default()
+            .assignments
+            .into_iter()
+            .map(|assignment| (assignment.key, assignment.spec.stop_grace))
+            .collect(),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "cannot be read: {GRACE:?} for each");
+            BTreeMap::new()
+        }
+    };
+    let mut stopped = 0;
+    for _ in 0..PASSES {
+        let mut running = look(data_dir, &graces).await;
+        if running.is_empty() {
+            break;
+        }
+        while !running.is_empty() {
+            let mut round = JoinSet::new();
+            for key in next(&running.keys().collect::<Vec<_>>(), needs) {
+                if let Some(one) = running.remove(&key) {
+                    round.spawn(stop(key, one));
+                    stopped += 1;
+                }
+            }
+            while round.join_next().await.is_some() {}
+        }
+    }
+    stopped
+}
+
+/// Everything that runs, connected.
+async fn look(
+    data_dir: &Path,
+    graces: &BTreeMap<ComponentKey, Duration>,
+) -> BTreeMap<ComponentKey, Running> {
+    let mut looks = JoinSet::new();
+    for key in scan(data_dir) {
+        let dir = component_dir(data_dir, &key);
+        let grace = graces.get(&key).copied().unwrap_or(GRACE);
+        looks.spawn(async move {
+            match tokio::time::timeout(LOOK_WITHIN, link::look(&dir)).await {
+                Ok((Finding::Running(file), Some(link))) => {
+                    Some((key, Running { file, link, grace }))
+                }
+                Ok(_) => None,
+                Err(_) => {
+                    tracing::error!(component = %key, "cannot be looked at; it is left as it is");
+                    None
+                }
+            }
+        });
+    }
+    let mut running = BTreeMap::new();
+    while let Some(found) = looks.join_next().await {
+        running.extend(found.ok().flatten());
+    }
+    running
+}
+
+/// Those of `left` whose service no other service of `left` needs; all, should they go round in a
+/// circle.
+fn next(left: &[&ComponentKey], needs: &Needs) -> Vec<ComponentKey> {
+    let needed = |key: &ComponentKey| {
+        left.iter().any(|other| {
+            other.service != key.service
+                && needs.get(&other.service).is_some_and(|needs| needs.contains(&key.service))
+        })
+    };
+    let free: Vec<_> = left.iter().filter(|key| !needed(key)).map(|key| (*key).clone()).collect();
+    if free.is_empty() { left.iter().map(|key| (*key).clone()).collect() } else { free }
+}
+
+async fn stop(key: ComponentKey, one: Running) {
+    let Running { file, mut link, grace } = one;
+    let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+    let ended = async {
+        link.say(&ToShim::Hello { version: SHIM_PROTOCOL }).await;
+        link.say(&ToShim::Stop { grace_ms }).await;
+        loop {
+            match link.next().await {
+                Some(ShimEvent::Started(_)) => {}
+                Some(ShimEvent::Exited(file)) => return file.exit,
+                None => return None,
+            }
+        }
+    };
+    let exit = tokio::time::timeout(grace.saturating_add(STOP_SLACK), ended).await.ok().flatten();
+    let how = if let Some(exit) = exit {
+        exit.status
+    } else {
+        link::clean(&file.shim).await;
+        "killed with its shim".to_owned()
+    };
+    tracing::info!(component = %key, exit = how, "stopped");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_needs_others_stops_before_them_and_a_circle_stops_all_the_same() {
+        let key = |service: &str| ComponentKey {
+            service: service.into(),
+            replica: 1,
+            component: "api".into(),
+        };
+        let (db, web, mail) = (key("db"), key("web"), key("mail"));
+        let needs = |pairs: &[(&str, &str)]| -> Needs {
+            pairs.iter().map(|(who, whom)| ((*who).into(), vec![(*whom).into()])).collect()
+        };
+        let chain = needs(&[("web", "db"), ("mail", "web")]);
+        assert_eq!(next(&[&db, &mail, &web], &chain), std::slice::from_ref(&mail));
+        assert_eq!(next(&[&db, &web], &chain), std::slice::from_ref(&web));
+        assert_eq!(next(&[&db], &chain), std::slice::from_ref(&db));
+        let circle = needs(&[("web", "db"), ("db", "web")]);
+        assert_eq!(next(&[&db, &web], &circle), [db, web]);
+    }
+}
