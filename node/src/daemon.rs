@@ -6,9 +6,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use weft_agreement::{
+    Consensus, ConsensusConfig, Door, Membership, MembershipConfig, Profile,
+};
 use weft_config::node::{Loaded, NodeConfig};
 use weft_gateway::HttpFace;
-use weft_identity::{Credentials, DenyList, IdentityFiles, Trust};
+use weft_identity::{Credentials, DenyList, IdentityError, IdentityFiles, IssuingCa, Trust};
 use weft_link::{
     AuditSink, Call, Directory, Fabric, FabricConfig, GoodBye, LinkConfig, ListenConfig,
     LocalConfig, PeerEntry,
@@ -16,6 +19,7 @@ use weft_link::{
 use weft_protocol::files::{FILES_VERSION, PortsFile};
 use weft_protocol::{ReadState, ReportNode};
 use weft_runtime::Needs;
+use weft_registry::Control;
 use weft_supervision::{ChildSpec, EXIT_GAVE_UP, Tree, TreeConfig, block_on_system};
 use weft_wire::{ActorKind, Address, Backoff, Clock, ClusterId, Identity, SystemClock};
 
@@ -24,6 +28,9 @@ use crate::data_dir::DataDir;
 use crate::renewal::Renewal;
 use crate::{audit, logging, removal};
 
+/// A daemon that stops on purpose says that it is back within so long: its components run on, and
+/// nothing of it is placed elsewhere meanwhile.
+const BACK_IN: Duration = Duration::from_secs(60);
 /// Exit code for a configuration that cannot be used (orchestration §7).
 const EXIT_USAGE: u8 = 2;
 /// Exit code of a node that was removed from its cluster: not allowed (orchestration §7). The
@@ -112,7 +119,7 @@ fn start(config: NodeConfig) -> Result<ExitCode, Fatal> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let trust = Trust::new(cluster, stored.bundle.clone(), DenyList::new(), clock.clone())?;
     let credentials = stored.credentials()?;
-    let issuer = if files.has_ca() { Some(files.load_ca()?) } else { None };
+    let issuer = issuing_ca(&files, cluster, clock.wall())?;
 
     let node = Node { config, data, cluster, files, trust, credentials, clock };
     block_on_system(async |runtime| node.live(runtime, issuer).await)?
@@ -132,7 +139,7 @@ impl Node {
     async fn live(
         self,
         runtime: Arc<tokio::runtime::Runtime>,
-        issuer: Option<weft_identity::IssuingCa>,
+        issuer: IssuingCa,
     ) -> Result<ExitCode, Fatal> {
         let mut stop = StopSignal::new()?;
         let seed = &self.data.seed;
@@ -152,7 +159,7 @@ impl Node {
         );
         fabric.set_directory(self.first_directory());
 
-        if renewal.is_expired() && !renewed_by_own_ca(&renewal, issuer.as_ref()) {
+        if renewal.is_expired() && !renewed_by_own_ca(&renewal, &issuer) {
             let removed = tokio::select! {
                 removed = self.renew_expired(&renewal) => removed,
                 () = stop.wait() => return Ok(ExitCode::SUCCESS),
@@ -164,7 +171,7 @@ impl Node {
         }
 
         // A database that this build cannot use is no matter for a supervisor.
-        weft_registry::preflight(self.data.path(), &seed.cluster).await?;
+        weft_registry::preflight(self.data.path()).await?;
 
         // Addresses first: nothing is started on a node that cannot be reached.
         let bound = tokio::select! {
@@ -172,12 +179,13 @@ impl Node {
             () = stop.wait() => return Ok(ExitCode::SUCCESS),
         };
 
+        let agreement = Agreed::start(&self, &fabric, &runtime).await?;
         let tree = Tree::build(TreeConfig {
             chaos: self.config.chaos,
             clock: self.clock.clone(),
             ..TreeConfig::new(fabric.clone(), runtime)
         })?;
-        self.add_actors(&tree, &bound, issuer)?;
+        self.add_actors(&tree, &bound, issuer, &agreement.parts)?;
         tree.start().await?;
         self.data.write("ports.json", &bound.ports)?;
 
@@ -219,7 +227,11 @@ impl Node {
         if tokio::time::timeout(AUDIT_WITHIN, auditor).await.is_err() {
             auditor_ends.abort();
         }
+        // Peers need not suspect a node that says it goes.
+        let back_in = needs.is_none().then_some(BACK_IN);
+        agreement.parts.membership.stop(back_in).await;
         tree.stop(STOP_WITHIN).await;
+        agreement.consensus.stop().await;
         fabric.close(GoodBye { reason: "the daemon stops".to_owned() }).await;
         match needs {
             // After the actors, which would start again what ends.
@@ -250,11 +262,6 @@ impl Node {
             };
             directory.nodes.insert(peer.id, entry);
         }
-        directory.leader = if seed.bootstrap.is_some() {
-            Some(seed.node)
-        } else {
-            seed.peers.first().map(|peer| peer.id)
-        };
         directory
     }
 
@@ -336,13 +343,16 @@ impl Node {
         }
     }
 
-    fn report_of(&self, bound: &Bound) -> ReportNode {
+    fn report_of(&self, bound: &Bound, ca: &str) -> ReportNode {
         ReportNode {
             address: bound.ports.fabric.clone(),
             version: weft_protocol::VERSION.to_owned(),
             zone: self.config.node.zone.clone(),
             labels: self.config.node.labels.clone(),
             key_fingerprint: self.credentials.own().public_key_fingerprint.to_string(),
+            ca: ca.to_owned(),
+            capacity: capacity(),
+            format: weft_protocol::FORMAT_LEVEL,
         }
     }
 
@@ -350,7 +360,8 @@ impl Node {
         &self,
         tree: &Tree,
         bound: &Bound,
-        issuer: Option<weft_identity::IssuingCa>,
+        issuer: IssuingCa,
+        agreement: &weft_registry::Agreement,
     ) -> Result<(), Fatal> {
         let data_dir: PathBuf = self.data.path().to_owned();
         let name = self.config.node.name.clone();
@@ -359,10 +370,10 @@ impl Node {
         let registry = weft_registry::RegistryConfig {
             data_dir: data_dir.clone(),
             seed: seed.clone(),
-            issuer: issuer.map(Arc::new),
+            voter_replace_after: self.config.voter_replace_after,
             trust: self.trust.clone(),
             report: {
-                let report = self.report_of(bound);
+                let report = self.report_of(bound, &issuer.to_pem());
                 let credentials = self.credentials.clone();
                 // The key as it is now: what is recorded must not fall back to an earlier one.
                 Arc::new(move || {
@@ -370,11 +381,13 @@ impl Node {
                     Some(ReportNode { key_fingerprint, ..report.clone() })
                 })
             },
+            issuer: Some(Arc::new(issuer)),
             event_retention: self.config.monitor.retention,
             audit_retention: weft_registry::RETENTION,
         };
+        let agreement = agreement.clone();
         tree.add(ActorKind::Registry, ChildSpec::default(), move |incarnation| {
-            weft_registry::factory(registry.clone(), incarnation)
+            weft_registry::factory(registry.clone(), agreement.clone(), incarnation)
         });
 
         let runtime = weft_runtime::RuntimeConfig::new(
@@ -418,7 +431,7 @@ fn say_removed(data: &DataDir, how: &str) {
 /// Which service needs which, as far as the registry says.
 async fn service_needs(fabric: &Fabric) -> Needs {
     let call = Call::within(NEEDS_WITHIN);
-    match fabric.ask(Address::here(ActorKind::Registry), ReadState {}, call).await {
+    match fabric.ask(Address::here(ActorKind::Registry), ReadState { consistent: false }, call).await {
         Ok(state) => state
             .services
             .into_iter()
@@ -474,9 +487,74 @@ async fn bind_when_there<E: std::error::Error + 'static>(
     Err("gave up waiting for the address".into())
 }
 
+/// What agrees for this node, apart from its actors: it outlives their incarnations.
+struct Agreed {
+    parts: weft_registry::Agreement,
+    consensus: Consensus,
+}
+
+impl Agreed {
+    async fn start(
+        node: &Node,
+        fabric: &Fabric,
+        runtime: &tokio::runtime::Runtime,
+    ) -> Result<Self, Fatal> {
+        let data = node.data.path().to_owned();
+        let profile = match node.config.membership {
+            weft_config::node::Profile::Lan => Profile::Lan,
+            weft_config::node::Profile::Wan => Profile::Wan,
+        };
+        let first = node.data.seed.bootstrap.is_some();
+        let fabric = fabric.clone();
+        // On the shared pool: no actor's thread holds an election up.
+        let started = runtime.spawn(async move {
+            let door = Door::new(fabric.clone());
+            let membership =
+                Membership::start(MembershipConfig::new(&data, profile), fabric.clone(), &door)?;
+            let consensus = Consensus::open(ConsensusConfig::new(&data), fabric, &door).await?;
+            let control = Control::default();
+            let group = consensus.group(weft_registry::GROUP, control.machine()).await?;
+            door.attach();
+            if first {
+                group.bootstrap().await?;
+            }
+            let parts = weft_registry::Agreement { control, group, membership };
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Self { parts, consensus })
+        });
+        Ok(started.await??)
+    }
+}
+
+/// The node's own issuing CA; made at its first start. It signs for the cluster once the node
+/// votes and its CA has joined the trust bundle (design §3).
+fn issuing_ca(
+    files: &IdentityFiles,
+    cluster: ClusterId,
+    now: weft_wire::WallTime,
+) -> Result<IssuingCa, IdentityError> {
+    if files.has_ca() {
+        return files.load_ca();
+    }
+    let ca = IssuingCa::create(cluster, now)?;
+    files.save_ca(&ca)?;
+    Ok(ca)
+}
+
+/// What the machine has.
+fn capacity() -> Capacity {
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let memory = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.split_ascii_whitespace().next()?.parse::<u64>().ok()
+    });
+    Capacity {
+        cpu_millis: u64::try_from(cores).unwrap_or(0).saturating_mul(1_000),
+        memory: memory.unwrap_or(0).saturating_mul(1_024),
+    }
+}
+
 /// Whether an expired certificate could be renewed without anybody's help.
-fn renewed_by_own_ca(renewal: &Renewal, issuer: Option<&weft_identity::IssuingCa>) -> bool {
-    let Some(ca) = issuer else { return false };
+fn renewed_by_own_ca(renewal: &Renewal, ca: &IssuingCa) -> bool {
     match renewal.by_own_ca(ca) {
         Ok(()) => {
             tracing::info!("the node's certificate had expired; renewed by its own issuing CA");

@@ -185,6 +185,6 @@ impl Asker {
 
     /// Desired state as this node knows it.
     pub(crate) async fn state(&self) -> Result<StateView, AskError> {
-        self.ask(ReadState {}, NODE_TIMEOUT).await
+        self.ask(ReadState { consistent: false }, NODE_TIMEOUT).await
     }
 }

@@ -157,7 +157,7 @@ async fn ready(State(face): State<Face>) -> Response {
     }
     let asker = &face.asker;
     let (state, components) =
-        tokio::join!(asker.ask(ReadState {}, PROBE), asker.ask(ListComponents {}, PROBE));
+        tokio::join!(asker.ask(ReadState { consistent: false }, PROBE), asker.ask(ListComponents {}, PROBE));
     let mut reasons = not_replicated(&state, &asker.fabric.node().to_string());
     if let Err(error) = components {
         reasons.push(format!("the runtime does not answer: {error}"));
@@ -200,7 +200,7 @@ async fn metrics(State(face): State<Face>) -> Response {
     };
     let (actors, state, components, host, events, signs) = tokio::join!(
         asker.ask(ActorTree {}, PROBE),
-        asker.ask(ReadState {}, PROBE),
+        asker.ask(ReadState { consistent: false }, PROBE),
         asker.ask(ListComponents {}, PROBE),
         asker.ask(ReadHost {}, PROBE),
         asker.ask(QueryEvents { filter: hour }, PROBE),

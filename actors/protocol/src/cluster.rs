@@ -81,7 +81,16 @@ pub struct Placement {
     pub reason: String,
     /// The lost or drained node it was moved away from, while its replacement is not healthy yet:
     /// if that node returns first, the replica goes back (design §8).
-    pub previous: Option<NodeId>,
+    pub previous: Option<Previous>,
+}
+
+/// Where a replica was before its last move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Previous {
+    /// The node.
+    pub node: NodeId,
+    /// It moved because that node was lost: it goes back if the node returns first.
+    pub lost: bool,
 }
 
 /// A node as agreed.
@@ -297,7 +306,7 @@ pub struct PlacementMove {
     /// The new place; `None`: none.
     pub to: Option<NodeId>,
     /// As [`Placement::previous`].
-    pub previous: Option<NodeId>,
+    pub previous: Option<Previous>,
     /// Why, for people.
     pub reason: String,
 }

@@ -20,7 +20,7 @@ mod time;
 
 pub use cluster::{
     Applied, Capacity, Command, DeployOptions, FORMAT_LEVEL, NodeRecord, OperatorRecord, Placement,
-    PlacementMove, Proposal, Revision, ServiceRecord, StateView, TokenRecord,
+    PlacementMove, Previous, Proposal, Revision, ServiceRecord, StateView, TokenRecord,
 };
 pub use diff::{changed_fields, changed_service_fields, spec_hash};
 pub use event::{AuditRecord, Event, EventFilter, Outcome};

@@ -234,7 +234,7 @@ fn commands() -> Vec<Command> {
                 replica: 2,
                 generation: 3,
                 to: Some(node()),
-                previous: Some(node()),
+                previous: Some(Previous { node: node(), lost: true }),
                 reason: "n2 is lost".into(),
             }],
         },

@@ -98,7 +98,7 @@ fn show_plan(output: &Output, items: &[PlanItem]) -> Result<Exit> {
 /// The definition last deployed, announced on stderr (§8.1, rule 3).
 async fn last(app: &App, attached: &Attached, wanted: &Wanted) -> Result<ServiceSpec> {
     let state =
-        attached.ask(Address::here(ActorKind::Registry), ReadState {}, app.question()).await?;
+        attached.ask(Address::here(ActorKind::Registry), ReadState { consistent: false }, app.question()).await?;
     let record = state.service(&wanted.service).ok_or_else(|| none(&wanted.service))?;
     check_component(&record.spec, &wanted.component)?;
     app.output.notice(format!(

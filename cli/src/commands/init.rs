@@ -12,7 +12,7 @@ use weft_identity::{
     IdentityError, IdentityFiles, IssuingCa, PrivateKey, Subject, TrustBundle, Validity,
 };
 use weft_protocol::files::{FILES_VERSION, NodeSeed};
-use weft_protocol::{Command, NodeRecord, OperatorRecord, VERSION};
+use weft_protocol::{Capacity, Command, FORMAT_LEVEL, NodeRecord, OperatorRecord, VERSION};
 use weft_wire::{Clock, ClusterId, Identity, NodeId, OperatorId, Role, SystemClock, WallTime};
 
 use super::App;
@@ -238,7 +238,11 @@ pub(crate) fn make_cluster(
             labels: Vec::new(),
             version: VERSION.to_owned(),
             key_fingerprint: node_key.public_key_fingerprint().to_string(),
-            leader: true,
+            ca: ca.to_pem(),
+            capacity: Capacity::default(),
+            format: FORMAT_LEVEL,
+            extra_labels: Vec::new(),
+            draining: false,
             joined_at: now,
         },
         operator: OperatorRecord {
@@ -432,7 +436,7 @@ mod tests {
         assert_eq!((seed.node, seed.cluster), (made.node, made.cluster.to_string()));
         match seed.bootstrap {
             Some(Command::Bootstrap { node: record, operator: person, ca }) => {
-                assert!(record.leader);
+                assert!(record.ca.contains("CERTIFICATE"));
                 assert_eq!(record.key_fingerprint, stored.own.public_key_fingerprint.to_string());
                 assert_eq!(person.role, Role::Admin);
                 assert!(ca.contains("BEGIN CERTIFICATE") && !ca.contains("PRIVATE KEY"));

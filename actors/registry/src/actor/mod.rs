@@ -54,6 +54,8 @@ pub struct Registry {
     aging: Aging,
     /// A report of this node is on its way.
     reporting: bool,
+    /// When it last stood for election because the leader was gone.
+    stood: Option<std::time::Instant>,
     /// What the node that leads sees to.
     duties: duties::Duties,
 }

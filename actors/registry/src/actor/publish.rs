@@ -82,7 +82,7 @@ impl Registry {
                     }
                     // Stale: what is true now is read and sent, never the same list again at once.
                     Err(AskError::Failed(failure)) if failure.kind == FailureKind::Conflict => {
-                        if registry.committed.index() != index {
+                        if registry.state().index() != index {
                             registry.assign(scope);
                         } else if registry.refused.replace(index) != Some(index) {
                             tracing::error!(%failure, index, "the runtime refuses what is agreed");

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 use weft_protocol::{
     Applied, Capacity, Command, CommandRef, ComponentSpec, DeployOptions, Desired, Driver,
-    NodeRecord, OperatorRecord, PlacementMove, Proposal, Resources, RestartPolicy, ServiceSpec, TokenRecord,
+    NodeRecord, OperatorRecord, PlacementMove, Previous, Proposal, Resources, RestartPolicy, ServiceSpec, TokenRecord,
 };
 use weft_wire::{
     Caller, Failure, FailureKind, Identity, NodeId, OperatorId, RequestId, Role, WallTime,
@@ -296,12 +296,12 @@ fn the_same_place_with_another_story_is_no_move() {
         replica: 1,
         generation: 1,
         to: Some(node_id(2)),
-        previous: Some(node_id(1)),
+        previous: Some(Previous { node: node_id(1), lost: true }),
         reason: "n1 is lost".into(),
     };
     m.ok(Command::Place { moves: vec![settled] });
     let placement = m.state.view().placements.remove(0);
-    assert_eq!((placement.generation, placement.previous), (1, Some(node_id(1))));
+    assert_eq!((placement.generation, placement.previous), (1, Some(Previous { node: node_id(1), lost: true })));
 }
 
 #[test]
@@ -695,7 +695,7 @@ fn command() -> impl Strategy<Value = Command> {
                     replica,
                     generation,
                     to: to.map(node_id),
-                    previous: previous.map(node_id),
+                    previous: previous.map(|n| Previous { node: node_id(n), lost: n > 2 }),
                     reason: String::new(),
                 }],
             }),

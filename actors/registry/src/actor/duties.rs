@@ -1,0 +1,670 @@
+//! What the node that leads does: one step at a time, each through consensus like any change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use weft_agreement::Liveness;
+use weft_link::{Call, Reply};
+use weft_protocol::{
+    AgreementView, Command, ComponentState, ComponentStatus, GroupView, Health, ListComponents,
+    MemberView, NodeRole, NodeState, Placement, PlacementMove, PlacementPlan, PlanPlacement,
+    PlannedMove, ReadAgreement, ServiceRecord, ServiceSpec,
+};
+use weft_supervision::{Handle, Scope};
+use weft_wire::{ActorKind, Address, Caller, Failure, FailureKind, NodeId, RequestId};
+
+use super::Registry;
+use crate::placement::{
+    self, Input, NodeFacts, Place, ReplicaState, Settings, Settled, Sighting, WaitKind,
+};
+use crate::state::ClusterState;
+use crate::steward::voters::{self, Candidate};
+use crate::steward::{self, Facts, Step};
+
+/// A node is asked what it runs for no longer.
+const LOOK_WITHIN: Duration = Duration::from_secs(1);
+/// Between looks at replicas that were moved, until they are healthy.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// A follower this close to the newest entry has caught up.
+const CLOSE: u64 = 100;
+/// A vote is granted once the leader has not been heard of for so long (design §6).
+const GRANTED_AFTER: Duration = Duration::from_secs(2);
+/// An election takes less.
+const STAND_EVERY: Duration = Duration::from_secs(1);
+/// After a step that failed, the next one waits.
+const AFTER_FAILURE: Duration = Duration::from_millis(500);
+
+/// Nothing of it outlives this node's lead.
+#[derive(Default)]
+pub(super) struct Duties {
+    /// A step is on its way.
+    busy: bool,
+    /// This node leads since.
+    since: Option<Instant>,
+    /// No step before.
+    not_before: Option<Instant>,
+    /// The placer asked to be asked again then.
+    again: Option<Instant>,
+    /// State and members as the placer last saw them: without a change it has nothing new to say.
+    decided: Option<u64>,
+    /// What was seen of replicas that were moved, and when.
+    seen: Vec<Sighting>,
+    looked: Option<Instant>,
+    rebalanced: Option<Instant>,
+    /// What cannot be had, for people.
+    waiting: Vec<String>,
+    /// What is wrong with definitions; said once.
+    problems: BTreeSet<String>,
+}
+
+impl Registry {
+    /// Liveness or membership differ.
+    pub(super) fn members_changed(&mut self, scope: &Scope<Self>) {
+        self.duties.decided = None;
+        self.see_to_duties(scope);
+    }
+
+    /// The verdict of membership that the leader is gone makes the next voter stand as soon as the
+    /// others may grant it (design §6); the first by id, so that they do not all stand.
+    fn stand_if_leader_is_gone(&mut self, scope: &Scope<Self>) {
+        let status = self.agreement.group.status();
+        let own = self.config.seed.node;
+        let now = scope.now();
+        let Some(leader) = status.leader.filter(|leader| *leader != own) else { return };
+        let lately = |at: Option<Instant>, within| {
+            at.is_some_and(|at| now.saturating_duration_since(at) < within)
+        };
+        if lately(status.leader_seen, GRANTED_AFTER) || lately(self.stood, STAND_EVERY) {
+            return;
+        }
+        let members = self.agreement.membership.members();
+        let gone = |id: NodeId| {
+            members.get(id).is_some_and(|member| {
+                !matches!(member.liveness, Liveness::Alive | Liveness::Suspect)
+            })
+        };
+        if !gone(leader) || !status.voters.contains(&own) {
+            return;
+        }
+        let next = status.voters.iter().find(|id| **id != leader && !gone(**id));
+        if next == Some(&own) {
+            tracing::info!("the leader is gone; standing for election");
+            self.stood = Some(now);
+            self.agreement.group.stand_for_election();
+        }
+    }
+
+    pub(super) fn see_to_duties(&mut self, scope: &Scope<Self>) {
+        if !self.leads() {
+            self.stand_if_leader_is_gone(scope);
+            if self.duties.since.is_some() {
+                tracing::info!("this node leads no longer");
+            }
+            self.duties = Duties { busy: self.duties.busy, ..Duties::default() };
+            return;
+        }
+        let now = scope.now();
+        if self.duties.since.is_none() {
+            tracing::info!("this node leads the cluster");
+            self.duties.since = Some(now);
+        }
+        if self.duties.busy || self.duties.not_before.is_some_and(|at| now < at) {
+            return;
+        }
+        if self.state().is_empty() {
+            if let Some(command) = self.config.seed.bootstrap.clone() {
+                // The same request however often it is made.
+                let request = RequestId::new(self.config.seed.node.uuid());
+                self.step(command, Some(request), scope);
+            }
+            return;
+        }
+        match steward::next(&self.facts(scope)) {
+            Some(step) => self.take(step, scope),
+            None => self.see_to_places(scope),
+        }
+    }
+
+    pub(super) fn facts(&self, scope: &Scope<Self>) -> Facts {
+        let status = self.agreement.group.status();
+        let members = self.agreement.membership.members();
+        let now = scope.now();
+        let own = self.config.seed.node;
+        let state = self.state();
+        let candidates = state
+            .nodes()
+            .into_iter()
+            .map(|node| {
+                let member = members.get(node.id);
+                let live = node.id == own
+                    || member.is_some_and(|member| {
+                        matches!(member.liveness, Liveness::Alive | Liveness::Suspect)
+                    });
+                // Who was never heard of is silent since this node leads.
+                let since = member.map(|member| member.since).or(self.duties.since);
+                let close = node.id == own
+                    || status.voters.contains(&node.id)
+                    || status.matched.get(&node.id).is_some_and(|matched| {
+                        matched.saturating_add(CLOSE) >= status.last_log
+                    });
+                Candidate {
+                    id: node.id,
+                    name: node.name.clone(),
+                    zone: node.zone.clone(),
+                    joined_at: node.joined_at,
+                    live,
+                    silent_for: if live {
+                        Duration::ZERO
+                    } else {
+                        since.map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
+                    },
+                    ready: close && !node.ca.is_empty(),
+                }
+            })
+            .collect();
+        let ids = |keep: &dyn Fn(&weft_protocol::NodeRecord) -> bool| {
+            state.nodes().into_iter().filter(|node| keep(node)).map(|node| node.id).collect()
+        };
+        Facts {
+            candidates,
+            trusted: ids(&|node| state.cas().contains(&node.ca)),
+            issuers: ids(&|node| !node.ca.is_empty()),
+            reachable: ids(&|node| !node.address.is_empty()),
+            voters: status.voters.clone(),
+            learners: status.learners.clone(),
+            replace_after: self.config.voter_replace_after,
+            format: state.format(),
+            understood: state
+                .nodes()
+                .iter()
+                .map(|node| node.format)
+                .min()
+                .unwrap_or(0)
+                .min(weft_protocol::FORMAT_LEVEL),
+        }
+    }
+
+    fn take(&mut self, step: Step, scope: &Scope<Self>) {
+        tracing::debug!(?step, "leading");
+        let group = self.agreement.group.clone();
+        match step {
+            Step::Trust(node) => self.step(Command::TrustIssuer { node }, None, scope),
+            Step::RaiseFormat(level) => self.step(Command::RaiseFormat { level }, None, scope),
+            Step::AddLearner(node) => {
+                self.busy_with(scope, async move {
+                    group.add_learner(node).await.map_err(|error| error.to_string())
+                });
+            }
+            Step::SetVoters { voters, learners, live } => {
+                self.busy_with(scope, async move {
+                    group
+                        .set_voters(voters, learners, &live)
+                        .await
+                        .map_err(|error| error.to_string())
+                });
+            }
+        }
+    }
+
+    fn step(&mut self, command: Command, request: Option<RequestId>, scope: &Scope<Self>) {
+        let mut proposal = self.own(command, Caller::node(self.config.seed.node), scope);
+        if let Some(request) = request {
+            proposal.request = request;
+        }
+        let route = self.route(scope);
+        self.busy_with(scope, async move {
+            let done = route.lead(&proposal, super::route::WITHIN).await;
+            done.map(drop).map_err(|failure| failure.to_string())
+        });
+    }
+
+    fn busy_with(
+        &mut self,
+        scope: &Scope<Self>,
+        work: impl Future<Output = Result<(), String>> + Send + 'static,
+    ) {
+        self.duties.busy = true;
+        scope.spawn_then(work, |registry, done, scope| {
+            registry.duties.busy = false;
+            registry.duties.decided = None;
+            if let Err(cause) = done {
+                tracing::warn!(cause, "a step of leading failed; trying again");
+                registry.duties.not_before = Some(scope.now() + AFTER_FAILURE);
+            }
+            registry.see_to_duties(scope);
+        });
+    }
+
+    fn see_to_places(&mut self, scope: &Scope<Self>) {
+        let now = scope.now();
+        let index = self.state().index();
+        let due = self.duties.again.is_some_and(|at| now >= at);
+        let moved: BTreeSet<NodeId> = {
+            let state = self.state();
+            let view = state.view();
+            let draining =
+                |node: NodeId| state.node(node).is_some_and(|node| node.draining);
+            let leaving: BTreeSet<&str> = view
+                .placements
+                .iter()
+                .filter(|placement| draining(placement.node))
+                .map(|placement| placement.service.as_str())
+                .collect();
+            view.placements
+                .iter()
+                .filter(|p| p.previous.is_some() || leaving.contains(p.service.as_str()))
+                .map(|placement| placement.node)
+                .collect()
+        };
+        if !moved.is_empty()
+            && self.duties.looked.is_none_or(|at| now.saturating_duration_since(at) >= LOOK_EVERY)
+        {
+            return self.look(moved, scope);
+        }
+        if self.duties.decided == Some(index) && !due {
+            return;
+        }
+        self.duties.decided = Some(index);
+        let decision = {
+            let state = self.state();
+            let world = self.world(&state, scope);
+            world.with(|input| placement::decide(input))
+        };
+        self.duties.again =
+            decision.ask_again_ms.map(|ms| now + Duration::from_millis(ms.max(1)));
+        let named: Vec<String> = {
+            let waits = |wait: &placement::Waiting| {
+                format!("{}/{}: {}", wait.service, wait.replica, wait.reason)
+            };
+            decision.waiting.iter().map(waits).collect()
+        };
+        self.duties.waiting = named;
+        for problem in &decision.problems {
+            let text = problem.to_string();
+            if self.duties.problems.insert(text.clone()) {
+                tracing::warn!(problem = text, "placing");
+            }
+        }
+        if decision.moves.iter().any(|step| step.kind == placement::MoveKind::Rebalanced) {
+            self.duties.rebalanced = Some(now);
+        }
+        let moves = moves(&self.state(), &decision);
+        if !moves.is_empty() {
+            for step in &moves {
+                tracing::info!(
+                    service = step.service,
+                    replica = step.replica,
+                    reason = step.reason,
+                    "placing"
+                );
+            }
+            self.step(Command::Place { moves }, None, scope);
+        }
+    }
+
+    /// Asks the nodes of moved replicas what became of them.
+    fn look(&mut self, nodes: BTreeSet<NodeId>, scope: &Scope<Self>) {
+        self.duties.busy = true;
+        let fabric = scope.fabric().clone();
+        scope.spawn_then(
+            join_all(nodes.into_iter().map(move |node| {
+                let fabric = fabric.clone();
+                async move {
+                    let to = Address::node(ActorKind::Runtime, node);
+                    let seen = fabric.ask(to, ListComponents {}, Call::within(LOOK_WITHIN)).await;
+                    (node, seen.unwrap_or_default())
+                }
+            })),
+            |registry, seen: Vec<(NodeId, Vec<ComponentStatus>)>, scope| {
+                let duties = &mut registry.duties;
+                duties.busy = false;
+                duties.looked = Some(scope.now());
+                let fresh: Vec<Sighting> =
+                    seen.iter().flat_map(|(node, all)| sightings(*node, all)).collect();
+                if duties.seen != fresh {
+                    duties.seen = fresh;
+                    duties.decided = None;
+                }
+                registry.see_to_duties(scope);
+            },
+        );
+    }
+
+    fn world(&self, state: &ClusterState, scope: &Scope<Self>) -> World {
+        let now = scope.now();
+        let ms = |since: Instant| {
+            u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX)
+        };
+        let members = self.agreement.membership.members();
+        let own = self.config.seed.node;
+        let view = state.view();
+        let nodes = view
+            .nodes
+            .iter()
+            .map(|node| {
+                let liveness = match members.get(node.id) {
+                    _ if node.id == own => placement::Liveness::Ready,
+                    Some(member) => match member.liveness {
+                        Liveness::Alive => placement::Liveness::Ready,
+                        Liveness::Suspect => placement::Liveness::Suspect,
+                        Liveness::DaemonDown => placement::Liveness::DaemonDown,
+                        Liveness::Away => placement::Liveness::Away,
+                        Liveness::Lost => {
+                            // A new leader counts from when it began to lead: it may have
+                            // missed the node for longer than the node was gone.
+                            let since = self
+                                .duties
+                                .since
+                                .map_or(member.since, |led| led.max(member.since));
+                            placement::Liveness::Lost { for_ms: ms(since) }
+                        }
+                        Liveness::Left => placement::Liveness::Left,
+                    },
+                    // Never heard of: presumed there until proven otherwise.
+                    None => placement::Liveness::Suspect,
+                };
+                let known = |amount: u64| (amount > 0).then_some(amount);
+                NodeFacts {
+                    id: node.id,
+                    name: node.name.clone(),
+                    zone: node.zone.clone(),
+                    labels: node.all_labels().map(str::to_owned).collect(),
+                    cpu_millis: known(node.capacity.cpu_millis),
+                    memory: known(node.capacity.memory),
+                    load_percent: None,
+                    draining: node.draining,
+                    liveness,
+                    version: node.version.clone(),
+                }
+            })
+            .collect();
+        let places =
+            view.placements.iter().map(|p| Place::of(p, p.previous)).collect();
+        World {
+            services: view.services,
+            places,
+            nodes,
+            seen: self.duties.seen.clone(),
+            settings: Settings {
+                leading_for_ms: self.duties.since.map_or(0, ms),
+                since_rebalance_ms: self.duties.rebalanced.map(ms),
+                ..Settings::default()
+            },
+        }
+    }
+}
+
+/// What the placer looks at, owned.
+struct World {
+    services: Vec<ServiceRecord>,
+    places: Vec<Place>,
+    nodes: Vec<NodeFacts>,
+    seen: Vec<Sighting>,
+    settings: Settings,
+}
+
+impl World {
+    fn with<T>(&self, f: impl FnOnce(&Input<'_>) -> T) -> T {
+        let services: Vec<&ServiceRecord> = self.services.iter().collect();
+        f(&Input {
+            services: &services,
+            places: &self.places,
+            nodes: &self.nodes,
+            seen: &self.seen,
+            leases: &[],
+            settings: self.settings,
+        })
+    }
+}
+
+/// A decision as agreed state takes it.
+fn moves(state: &ClusterState, decision: &placement::Decision) -> Vec<PlacementMove> {
+    let view = state.view();
+    let known = |service: &str, replica: u32| -> Option<&Placement> {
+        view.placements.iter().find(|p| p.service == service && p.replica == replica)
+    };
+    let mut moves: Vec<PlacementMove> = decision
+        .moves
+        .iter()
+        .map(|step| PlacementMove {
+            service: step.service.clone(),
+            replica: step.replica,
+            generation: known(&step.service, step.replica).map_or(0, |p| p.generation),
+            to: step.to,
+            previous: step.previous,
+            reason: step.reason.clone(),
+        })
+        .collect();
+    for key in &decision.settled {
+        if let Some(placement) = known(&key.service, key.replica) {
+            moves.push(PlacementMove {
+                service: key.service.clone(),
+                replica: key.replica,
+                generation: placement.generation,
+                to: Some(placement.node),
+                previous: None,
+                reason: placement.reason.clone(),
+            });
+        }
+    }
+    moves
+}
+
+/// The worst of each replica's components.
+fn sightings(node: NodeId, components: &[ComponentStatus]) -> Vec<Sighting> {
+    let mut replicas: BTreeMap<(&str, u32), (u8, ReplicaState)> = BTreeMap::new();
+    for status in components {
+        let state = match (status.state, status.health) {
+            (ComponentState::Running, Health::Healthy | Health::None) => {
+                (0, ReplicaState::Healthy)
+            }
+            (ComponentState::Running, _) => (1, ReplicaState::Running),
+            (ComponentState::Pending | ComponentState::Starting, _) => {
+                (2, ReplicaState::Starting)
+            }
+            (ComponentState::Exited | ComponentState::Failed, _) => (3, ReplicaState::Failed),
+            (ComponentState::Stopped | ComponentState::Stopping | ComponentState::Removed, _) => {
+                (4, ReplicaState::Stopped)
+            }
+            (ComponentState::Unknown | ComponentState::Waiting, _) => (5, ReplicaState::Unknown),
+        };
+        let worst = replicas
+            .entry((status.key.service.as_str(), status.key.replica))
+            .or_insert((0, ReplicaState::Healthy));
+        if state.0 > worst.0 {
+            *worst = state;
+        }
+    }
+    replicas
+        .into_iter()
+        .map(|((service, replica), (_, state))| Sighting {
+            service: service.to_owned(),
+            replica,
+            node,
+            state,
+        })
+        .collect()
+}
+
+impl Handle<PlanPlacement> for Registry {
+    fn handle(
+        &mut self,
+        message: PlanPlacement,
+        reply: Reply<PlanPlacement>,
+        scope: &Scope<Self>,
+    ) {
+        // Who leads knows what the placer goes by.
+        if !self.leads() {
+            return self.forward(message, reply, scope);
+        }
+        let answer = {
+            let state = self.state();
+            let mut world = self.world(&state, scope);
+            let unknown = message.lost.iter().find(|id| state.node(**id).is_none());
+            match unknown {
+                Some(id) => Err(Failure::new(
+                    FailureKind::NotFound,
+                    format!("{id} is not a node of this cluster"),
+                )),
+                None => {
+                    if let Some(spec) = message.spec {
+                        world.deploy(*spec);
+                    }
+                    Ok(plan(&world, &message.lost))
+                }
+            }
+        };
+        reply.send(answer);
+    }
+}
+
+impl World {
+    /// As if it had been deployed.
+    fn deploy(&mut self, spec: ServiceSpec) {
+        match self.services.iter_mut().find(|record| record.name == spec.name) {
+            Some(record) => {
+                record.undeployed = false;
+                record.spec = spec;
+            }
+            None => self.services.push(ServiceRecord {
+                name: spec.name.clone(),
+                revision: 0,
+                active: spec.active,
+                spec,
+                desired: Vec::new(),
+                epochs: Vec::new(),
+                undeployed: false,
+                created_at: weft_wire::WallTime::from_micros(0),
+                updated_at: weft_wire::WallTime::from_micros(0),
+            }),
+        }
+    }
+}
+
+fn plan(world: &World, lost: &[NodeId]) -> PlacementPlan {
+    world.with(|input| {
+        let (moves, waiting) = if lost.is_empty() {
+            let Settled { moves, last, .. } = placement::settle(input);
+            (moves, last.waiting)
+        } else {
+            let decision = placement::lost(input, lost);
+            (decision.moves, decision.waiting)
+        };
+        let mut places: BTreeMap<(String, u32), NodeId> = world
+            .places
+            .iter()
+            .map(|place| ((place.service.clone(), place.replica), place.node))
+            .collect();
+        for step in &moves {
+            let key = (step.service.clone(), step.replica);
+            match step.to {
+                Some(node) => drop(places.insert(key, node)),
+                None => drop(places.remove(&key)),
+            }
+        }
+        PlacementPlan {
+            moves: moves
+                .into_iter()
+                .map(|step| PlannedMove {
+                    service: step.service,
+                    replica: step.replica,
+                    from: step.from,
+                    to: step.to,
+                    reason: step.reason,
+                })
+                .collect(),
+            waiting: waiting
+                .into_iter()
+                .filter(|wait| wait.kind != WaitKind::Turn)
+                .map(|wait| (wait.service, wait.replica, wait.reason))
+                .collect(),
+            places: places
+                .into_iter()
+                .map(|((service, replica), node)| (service, replica, node))
+                .collect(),
+        }
+    })
+}
+
+impl Handle<ReadAgreement> for Registry {
+    fn handle(
+        &mut self,
+        _: ReadAgreement,
+        reply: Reply<ReadAgreement>,
+        scope: &Scope<Self>,
+    ) {
+        let view = self.agreement_view(scope);
+        reply.ok(view);
+    }
+}
+
+impl Registry {
+    fn agreement_view(&self, scope: &Scope<Self>) -> AgreementView {
+        let now = scope.now();
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let own = self.config.seed.node;
+        let status = self.agreement.group.status();
+        let members = self.agreement.membership.members();
+        let facts = self.facts(scope);
+        let state = self.state();
+        let member = |node: &weft_protocol::NodeRecord| {
+            let known = members.get(node.id);
+            let (mut seen, since) = match known {
+                _ if node.id == own => (NodeState::Ready, None),
+                Some(member) => (
+                    match member.liveness {
+                        Liveness::Alive => NodeState::Ready,
+                        Liveness::Suspect => NodeState::Suspect,
+                        Liveness::DaemonDown | Liveness::Away => NodeState::DaemonDown,
+                        Liveness::Lost => NodeState::Lost,
+                        Liveness::Left => NodeState::Left,
+                    },
+                    Some(member.since),
+                ),
+                None => (NodeState::Suspect, None),
+            };
+            if seen == NodeState::Ready && node.draining {
+                seen = NodeState::Draining;
+            }
+            MemberView {
+                id: node.id,
+                name: node.name.clone(),
+                state: seen,
+                for_ms: since.map_or(0, |at| ms(now.saturating_duration_since(at))),
+                role: if status.leader == Some(node.id) {
+                    NodeRole::Leader
+                } else if status.voters.contains(&node.id) {
+                    NodeRole::Voter
+                } else {
+                    NodeRole::Learner
+                },
+                lag: (node.id != own)
+                    .then(|| status.matched.get(&node.id))
+                    .flatten()
+                    .map(|matched| status.last_log.saturating_sub(*matched)),
+                why: voters::why(node.id, &status.voters, &facts.candidates),
+            }
+        };
+        AgreementView {
+            node: Some(own),
+            members: state.nodes().into_iter().map(member).collect(),
+            groups: vec![GroupView {
+                name: status.name.clone(),
+                leader: status.leader,
+                term: status.term,
+                last_log: status.last_log,
+                committed: status.committed,
+                applied: status.applied,
+                checkpoint: status.checkpoint,
+                voters: status.voters.iter().copied().collect(),
+                learners: status.learners.iter().copied().collect(),
+                contact_ms: status.quorum_age.map(ms).or_else(|| {
+                    status.leader_seen.map(|at| ms(now.saturating_duration_since(at)))
+                }),
+            }],
+            format: state.format(),
+            waiting: self.duties.waiting.clone(),
+        }
+    }
+}
