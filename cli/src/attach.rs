@@ -9,7 +9,7 @@ use weft_identity::Expect;
 use weft_link::{Call, Client, Items, LinkError};
 use weft_protocol::{AttachInfo, ClusterNodes, DescribeNode};
 use weft_wire::{
-    ActorKind, Address, AskError, Clock, Message, Subscription, SystemClock, WallTime,
+    ActorKind, Address, AskError, Clock, Message, Subscription, SystemClock, TraceContext, WallTime,
 };
 
 use crate::context::{Context, Operator, unauthenticated};
@@ -24,6 +24,8 @@ const TOTAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Attached {
     client: Client,
+    /// Under which this command's requests are found in every node's audit.
+    trace: TraceContext,
     /// What the node said about itself and the caller; `None`: it does not know the question.
     pub(crate) info: Option<AttachInfo>,
     /// Its name, or its address if it did not say one.
@@ -41,6 +43,10 @@ impl Attached {
         self.info.as_ref().map_or(&self.label, |info| &info.node)
     }
 
+    fn call(&self, within: Duration) -> Call {
+        Call { trace: self.trace, ..Call::within(within) }
+    }
+
     fn error(&self, error: AskError, what: &str) -> CliError {
         CliError::from_ask(error, what, self.node(), &self.version)
     }
@@ -56,7 +62,7 @@ impl Attached {
         within: Duration,
     ) -> Result<M::Reply> {
         self.client
-            .ask(to, message, Call::within(within))
+            .ask(to, message, self.call(within))
             .await
             .map_err(|error| self.error(error, M::NAME))
     }
@@ -72,7 +78,7 @@ impl Attached {
         within: Duration,
     ) -> Result<Items<S::Item>> {
         self.client
-            .subscribe(to, message, Call::within(within))
+            .subscribe(to, message, self.call(within))
             .await
             .map_err(|error| self.error(error, S::NAME))
     }
@@ -293,6 +299,11 @@ impl<'a> Attacher<'a> {
     }
 }
 
+/// A command is where a trace begins.
+fn new_trace() -> TraceContext {
+    TraceContext::begin(uuid::Uuid::new_v4())
+}
+
 /// Over a Unix socket.
 pub(crate) async fn local(socket: &Path, within: Duration) -> Result<Attached> {
     let label = socket.display().to_string();
@@ -300,7 +311,9 @@ pub(crate) async fn local(socket: &Path, within: Duration) -> Result<Attached> {
         Client::connect_local(socket, within).await.map_err(|error| unreachable(&label, &error))?;
     let via = format!("local socket {label}");
     let (label, version) = said(&client, &label);
-    describe(Attached { client, info: None, label, version, via, expires_at: None }, within).await
+    let trace = new_trace();
+    describe(Attached { client, trace, info: None, label, version, via, expires_at: None }, within)
+        .await
 }
 
 /// Over QUIC.
@@ -324,6 +337,7 @@ pub(crate) async fn remote(
     let (label, version) = said(&client, address);
     let attached = Attached {
         client,
+        trace: new_trace(),
         info: None,
         label,
         version,
@@ -363,7 +377,8 @@ fn refused(address: &str, error: LinkError) -> CliError {
 
 async fn describe(mut attached: Attached, within: Duration) -> Result<Attached> {
     let gateway = Address::here(ActorKind::Gateway);
-    match attached.client.ask(gateway, DescribeNode {}, Call::within(within)).await {
+    let call = attached.call(within);
+    match attached.client.ask(gateway, DescribeNode {}, call).await {
         Ok(info) => attached.info = Some(info),
         // An older node: what it can do will show.
         Err(AskError::Unsupported { .. }) => {}

@@ -95,5 +95,62 @@ fn every_key_of_the_node_file_stands_in_the_reference_with_its_default() {
             .unwrap_or_else(|| panic!("docs/reference.md lacks {}", key.name));
         let default = key.default.unwrap_or("required");
         assert!(default.is_empty() || row.contains(default), "{}: {default}: {row}", key.name);
+        let idle = weft_config::node::WITHOUT_EFFECT.iter().any(|(name, _)| *name == key.name);
+        assert_eq!(row.contains("not in this version"), idle, "{row}");
     }
+}
+
+/// Every `weft …` in backquotes of a text, as words behind `weft`.
+fn named_commands(text: &str) -> Vec<Vec<String>> {
+    let starts = text.match_indices("`weft ").map(|(at, found)| at + found.len());
+    starts
+        .filter_map(|at| text.get(at..)?.split('`').next())
+        .map(|line| line.split_whitespace().map(str::to_owned).collect())
+        .collect()
+}
+
+/// Texts that people read: sources that hold errors and help, and the documents.
+fn texts(dir: &std::path::Path, out: &mut Vec<(String, String)>) {
+    for entry in std::fs::read_dir(dir).expect("a directory of the workspace").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            texts(&path, out);
+        } else if path.extension().is_some_and(|end| end == "rs" || end == "md")
+            && let Ok(text) = std::fs::read_to_string(&path)
+        {
+            out.push((path.display().to_string(), text));
+        }
+    }
+}
+
+#[test]
+fn every_command_that_a_text_advises_exists() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut all = Vec::new();
+    for dir in ["cli/src", "config/src", "actors", "node/src", "fabric", "docs"] {
+        texts(&root.join(dir), &mut all);
+    }
+    all.push(("README.md".into(), include_str!("../../README.md").into()));
+    let command = Cli::command();
+    let mut wrong = Vec::new();
+    for (file, text) in &all {
+        for words in named_commands(text) {
+            let mut at = &command;
+            // Options of `weft` itself, placeholders and arguments end what is looked up.
+            for word in words.iter().take_while(|word| word.bytes().all(|b| b.is_ascii_lowercase()))
+            {
+                match at.find_subcommand(word) {
+                    Some(sub) => at = sub,
+                    None if at.has_subcommands() => {
+                        wrong.push(format!("{file}: weft {}", words.join(" ")));
+                        break;
+                    }
+                    None => break,
+                }
+            }
+        }
+    }
+    // What is announced for later is named where it is refused.
+    wrong.retain(|found| !found.contains("weft ca rotate") && !found.contains("weft upgrade"));
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -55,6 +55,9 @@ type Fatal = Box<dyn std::error::Error>;
 pub(crate) fn run(args: &Run) -> ExitCode {
     let Some(config) = load(args) else { return ExitCode::from(EXIT_USAGE) };
     logging::init(&config);
+    for key in config.without_effect() {
+        tracing::warn!(file = %args.config.display(), "{key}");
+    }
     match start(config) {
         Ok(code) => code,
         Err(error) => {
@@ -81,11 +84,13 @@ pub(crate) fn explain(args: &Run) -> ExitCode {
 fn load(args: &Run) -> Option<NodeConfig> {
     match weft_config::node::load_file(&args.config, std::env::vars(), &args.flags()) {
         Ok(Loaded { config, warnings }) => {
-            eprint!("{warnings}");
+            if !warnings.is_empty() {
+                eprintln!("{warnings}");
+            }
             Some(config)
         }
         Err(errors) => {
-            eprint!("{errors}");
+            eprintln!("{errors}");
             None
         }
     }

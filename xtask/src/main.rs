@@ -1,6 +1,7 @@
 //! The README's commands: `cargo xtask up`, `cargo xtask test`, `cargo xtask bench`.
 #![forbid(unsafe_code)]
 
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -92,12 +93,10 @@ fn up(args: &[String]) -> Result<u8, String> {
         Err(error) => return Err(format!("build: {error}")),
     }
     let weft = target_dir()?.join(if release { "release" } else { "debug" }).join("weft");
-    let status = Command::new(&weft)
-        .arg("up")
-        .args(rest)
-        .status()
-        .map_err(|error| format!("{}: {error}", weft.display()))?;
-    Ok(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1))
+    // In this process's place: Ctrl-C then reaches nobody but `weft`, the shell waits for its
+    // clean-up, and the exit code is its own.
+    let error = Command::new(&weft).arg("up").args(rest).exec();
+    Err(format!("{}: {error}", weft.display()))
 }
 
 fn have(program: &str, args: &[&str]) -> bool {

@@ -16,7 +16,7 @@ use weft_protocol::{
     StatusReply, VERSION,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope, Serve};
-use weft_wire::{AskError, Failure, FailureKind, Identity, Message, NodeId};
+use weft_wire::{AskError, Identity, Message, NodeId};
 
 use crate::around::{Asker, Memory, NODE_TIMEOUT};
 use crate::http::{Alive, HttpFace};
@@ -277,10 +277,9 @@ async fn ps(asker: &Asker, target: Option<&CommandRef>) -> Result<PsReply, AskEr
         }
     }
     let reply = rows::ps(state.as_ref(), asker.fabric.name(), &answers, target);
-    if let (Some(target), Ok(state), true) = (target, &state, reply.rows.is_empty())
-        && state.service(&target.service).is_none()
-    {
-        return Err(rows::unknown_service(state, &target.service));
+    // What still runs somewhere is shown, also when it is not wanted any more.
+    if let (Some(target), Ok(state), true) = (target, &state, reply.rows.is_empty()) {
+        rows::known(state, target)?;
     }
     Ok(reply)
 }
@@ -337,14 +336,7 @@ async fn actors(asker: &Asker) -> ClusterActorsReply {
 async fn plan_service(asker: &Asker, message: PlanService) -> Result<Vec<PlanItem>, AskError> {
     let PlanService { spec, options } = message;
     if !options.component.is_empty() && spec.component(&options.component).is_none() {
-        let names: Vec<_> = spec.components.iter().map(|c| c.name.as_str()).collect();
-        let text = format!("service `{}` has no component `{}`", spec.name, options.component);
-        return Err(AskError::Failed(
-            Failure::new(FailureKind::NotFound, text)
-                .service(&spec.name)
-                .component(&options.component)
-                .help(format!("expected one of {}", names.join(", "))),
-        ));
+        return Err(rows::unknown_component(&spec, &options.component));
     }
     let state = asker.state().await?;
     let (answers, problems) = tokio::join!(
@@ -366,13 +358,7 @@ async fn plan_service(asker: &Asker, message: PlanService) -> Result<Vec<PlanIte
 async fn remove_node(asker: &Asker, message: RemoveNode) -> Result<NodeId, AskError> {
     let state = asker.state().await?;
     let Some(record) = state.node(&message.node) else {
-        let names: Vec<_> = state.nodes.iter().map(|node| node.name.as_str()).collect();
-        let text = format!("there is no node `{}`", message.node);
-        return Err(AskError::Failed(
-            Failure::new(FailureKind::NotFound, text)
-                .node(&message.node)
-                .help(format!("expected one of {}, or a node's id", names.join(", "))),
-        ));
+        return Err(rows::unknown_node(&state, &message.node));
     };
     let command = Command::RemoveNode { id: record.id, force: message.force };
     asker.ask(Propose { request: message.request, command }, REMOVE).await?;

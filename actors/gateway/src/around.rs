@@ -50,6 +50,10 @@ impl Memory {
     }
 }
 
+fn new_trace() -> TraceContext {
+    TraceContext::begin(uuid::Uuid::new_v4())
+}
+
 /// Asks on somebody's behalf.
 #[derive(Clone)]
 pub(crate) struct Asker {
@@ -73,10 +77,16 @@ impl Asker {
         let forward = !matches!(meta.caller.identity, Identity::Node(_));
         Self {
             caller: forward.then(|| meta.caller.clone()),
-            trace: meta.trace,
+            // A request enters the cluster here; one without a trace gets its own.
+            trace: if meta.trace.is_some() { meta.trace } else { new_trace() },
             until: meta.deadline,
             ..self.clone()
         }
+    }
+
+    /// Same, in a trace of its own: for what enters over HTTP.
+    pub(crate) fn traced(&self) -> Self {
+        Self { trace: new_trace(), ..self.clone() }
     }
 
     /// Same, for this node itself.

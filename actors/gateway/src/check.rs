@@ -66,6 +66,6 @@ pub(crate) fn refuse(
             .component(component)
             .step("check the definition on the chosen nodes")
             .cause(problem)
-            .help("nothing was changed; put the program there or change `cmd`, then deploy again"),
+            .help("nothing was changed; correct the definition or the node, then deploy again"),
     ))
 }

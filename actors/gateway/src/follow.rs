@@ -13,12 +13,12 @@ use uuid::Uuid;
 use weft_link::{Closed, ItemSink, Items};
 use weft_protocol::{
     ClusterEvents, ClusterLogs, ComponentKey, Event, EventFilter, FollowEvents, LogLine, LogRow,
-    NodeReply, QueryEvents, ReadLogs, StateView,
+    NodeReply, QueryEvents, ReadLogs,
 };
-use weft_wire::{AskError, Backoff, Failure, FailureKind, WallTime};
+use weft_wire::{AskError, Backoff, WallTime};
 
 use crate::around::{Asker, Member, NODE_TIMEOUT};
-use crate::rows::{merge_events, unknown_service, wanted};
+use crate::rows::{known, merge_events, wanted};
 
 /// Events of a question without a limit, and the most of one (docs of `EventFilter::limit`).
 const EVENTS: u32 = 1_000;
@@ -102,7 +102,7 @@ pub(crate) async fn logs(
 ) -> Result<Result<(), AskError>, Closed> {
     let state = asker.state().await;
     if let Ok(state) = &state
-        && let Err(refusal) = known(state, &message)
+        && let Err(refusal) = known(state, &message.target)
     {
         return Ok(Err(refusal));
     }
@@ -177,24 +177,6 @@ pub(crate) async fn logs(
 
 fn missing(member: &Member, error: &AskError) -> LogRow {
     LogRow::Missing(NodeReply { node: member.name.clone(), error: error.to_string() })
-}
-
-fn known(state: &StateView, message: &ClusterLogs) -> Result<(), AskError> {
-    let target = &message.target;
-    let Some(service) = state.service(&target.service) else {
-        return Err(unknown_service(state, &target.service));
-    };
-    if !target.component.is_empty() && service.spec.component(&target.component).is_none() {
-        let names: Vec<_> = service.spec.components.iter().map(|c| c.name.as_str()).collect();
-        let text = format!("service `{}` has no component `{}`", service.name, target.component);
-        return Err(AskError::Failed(
-            Failure::new(FailureKind::NotFound, text)
-                .service(&service.name)
-                .component(&target.component)
-                .help(format!("expected one of {}", names.join(", "))),
-        ));
-    }
-    Ok(())
 }
 
 /// Ids of shown events, the newest so many.

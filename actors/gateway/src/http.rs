@@ -155,18 +155,18 @@ async fn ready(State(face): State<Face>) -> Response {
     if let Some(dead) = face.dead() {
         return dead;
     }
-    let asker = &face.asker;
-    let (state, components) =
-        tokio::join!(asker.ask(ReadState { consistent: false }, PROBE), asker.ask(ListComponents {}, PROBE));
+    let asker = face.asker.traced();
+    let (state, components, host) = tokio::join!(
+        asker.ask(ReadState { consistent: false }, PROBE),
+        asker.ask(ListComponents {}, PROBE),
+        asker.ask(ReadHost {}, PROBE),
+    );
     let mut reasons = not_replicated(&state, &asker.fabric.node().to_string());
     if let Err(error) = components {
         reasons.push(format!("the runtime does not answer: {error}"));
     }
-    let (code, status) = if reasons.is_empty() {
-        (StatusCode::OK, "ready")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not-ready")
-    };
+    let full = host.is_ok_and(|host| nodes::is_disk_full(&host));
+    let (code, status) = readiness(&mut reasons, full);
     let body = json!({
         "status": status,
         "node": asker.fabric.name(),
@@ -174,6 +174,20 @@ async fn ready(State(face): State<Face>) -> Response {
         "reasons": reasons,
     });
     (code, Json(body)).into_response()
+}
+
+/// A full disk makes a node `degraded`, not unready: what runs goes on and reads are answered, so
+/// whoever routes by this probe must not take it out.
+fn readiness(reasons: &mut Vec<String>, disk_full: bool) -> (StatusCode, &'static str) {
+    let ready = reasons.is_empty();
+    if disk_full {
+        reasons.push(nodes::DISK_FULL_REASON.to_owned());
+    }
+    match (ready, disk_full) {
+        (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "not-ready"),
+        (true, true) => (StatusCode::OK, "degraded"),
+        (true, false) => (StatusCode::OK, "ready"),
+    }
 }
 
 /// Why desired state is not there to act by: not readable, or not yet come from the node that
@@ -192,7 +206,7 @@ async fn metrics(State(face): State<Face>) -> Response {
     if let Some(dead) = face.dead() {
         return dead;
     }
-    let asker = &face.asker;
+    let asker = &face.asker.traced();
     let hour = EventFilter {
         since: Some(asker.clock.wall().minus(Duration::from_secs(3_600))),
         limit: 10_000,
@@ -233,4 +247,21 @@ async fn metrics(State(face): State<Face>) -> Response {
     };
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (kind, crate::metrics::render(&figures)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_degraded_and_still_ready() {
+        let mut reasons = Vec::new();
+        assert_eq!(readiness(&mut reasons, false), (StatusCode::OK, "ready"));
+        assert_eq!(readiness(&mut reasons, true), (StatusCode::OK, "degraded"));
+        assert_eq!(reasons, [nodes::DISK_FULL_REASON]);
+        let mut reasons = vec!["the runtime does not answer".to_owned()];
+        let (code, status) = readiness(&mut reasons, true);
+        assert_eq!((code, status), (StatusCode::SERVICE_UNAVAILABLE, "not-ready"));
+        assert_eq!(reasons.len(), 2);
+    }
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use weft_protocol::{NodeRole, NodeRow, NodeState, Ping, StateView, VERSION};
+use weft_protocol::{
+    HostFigures, NodeRole, NodeRow, NodeState, Ping, ReadHost, StateView, VERSION,
+};
 use weft_wire::{AskError, NodeId};
 
 use crate::around::{Asker, Member, NODE_TIMEOUT};
@@ -21,20 +23,49 @@ pub(crate) struct Sign {
     pub(crate) version: String,
     /// Asks to it that wait for their answer.
     pub(crate) in_flight: usize,
+    /// It has no room to write; false also when it did not say.
+    pub(crate) disk_full: bool,
+}
+
+/// With less than this free, in bytes, a write fails now or at any moment (SQLite and the logs
+/// grow by pages, file systems hand out larger pieces).
+const DISK_FULL: u64 = 1024 * 1024;
+/// How long a node may take to say how its machine is; longer than that it counts as well.
+const HOST: Duration = Duration::from_secs(1);
+
+/// Why a node without room is `degraded` (design §9).
+pub(crate) const DISK_FULL_REASON: &str =
+    "the disk of its data directory is full: changes and events are refused, reads go on";
+
+/// Whether those figures are of a machine whose data directory has no room left. A monitor whose
+/// registry could not write for lack of space says 0, whatever the file system does.
+pub(crate) const fn is_disk_full(host: &HostFigures) -> bool {
+    host.disk_total > 0 && host.disk_free < DISK_FULL
 }
 
 /// Asks every node for a sign of life: that a link is up does not say that anybody answers.
 pub(crate) async fn signs(asker: &Asker) -> Vec<Sign> {
     let here = asker.fabric.node();
     let mut signs = join_all(asker.members().into_iter().map(|member| async move {
-        let answer = if member.id == here {
-            Ok(None)
-        } else {
+        let alive = async {
+            if member.id == here {
+                return Ok(None);
+            }
             let before = asker.now();
             let answer = asker.ask_on(member.id, Ping {}, NODE_TIMEOUT).await;
             answer.map(|_| Some(asker.now().saturating_duration_since(before)))
         };
-        Sign { member, answer, silent_for: None, version: String::new(), in_flight: 0 }
+        // What its disk is like is this node's to know, whoever asks.
+        let own = asker.myself();
+        let (answer, host) = tokio::join!(alive, own.ask_on(member.id, ReadHost {}, HOST));
+        Sign {
+            member,
+            answer,
+            silent_for: None,
+            version: String::new(),
+            in_flight: 0,
+            disk_full: host.is_ok_and(|host| is_disk_full(&host)),
+        }
     }))
     .await;
     let peers = asker.fabric.peers();
@@ -79,6 +110,7 @@ pub(crate) fn rows(
                 silent_for: None,
                 version: String::new(),
                 in_flight: 0,
+                disk_full: false,
             };
             rows.push(row(&sign, state, here, &addresses));
         }
@@ -96,6 +128,7 @@ fn row(
     let id = sign.member.id;
     let record = state.ok().and_then(|state| state.nodes.iter().find(|node| node.id == id));
     let (node_state, mut reason) = match &sign.answer {
+        Ok(_) if sign.disk_full => (NodeState::Degraded, DISK_FULL_REASON.to_owned()),
         Ok(_) => (NodeState::Ready, String::new()),
         // A link that is up while nothing comes back is a doubt, not a verdict.
         Err(error @ (AskError::Timeout | AskError::Overloaded(_))) => {
@@ -151,5 +184,42 @@ fn row(
             .map(|d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX)),
         components,
         reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::tests::{node_id, state};
+
+    fn sign(n: u32, disk_full: bool) -> Sign {
+        Sign {
+            member: Member { id: node_id(n), name: format!("n{n}") },
+            answer: Ok(None),
+            silent_for: Some(Duration::ZERO),
+            version: String::new(),
+            in_flight: 0,
+            disk_full,
+        }
+    }
+
+    #[test]
+    fn a_node_without_room_to_write_is_degraded_and_says_why() {
+        let state = state();
+        let signs = [sign(1, false), sign(2, true), sign(3, false)];
+        let rows = rows(Ok(&state), &signs, node_id(1), |_| String::new());
+        let states: Vec<_> = rows.iter().map(|row| row.state).collect();
+        assert_eq!(states, [NodeState::Ready, NodeState::Degraded, NodeState::Ready]);
+        assert!(rows.iter().any(|row| row.reason.contains("full")), "{rows:?}");
+    }
+
+    #[test]
+    fn a_disk_counts_as_full_below_a_mebibyte_and_never_when_it_is_not_known() {
+        let host =
+            |disk_total, disk_free| HostFigures { disk_total, disk_free, ..HostFigures::default() };
+        assert!(is_disk_full(&host(1 << 30, 0)));
+        assert!(is_disk_full(&host(1 << 30, DISK_FULL - 1)));
+        assert!(!is_disk_full(&host(1 << 30, DISK_FULL)));
+        assert!(!is_disk_full(&host(0, 0)));
     }
 }

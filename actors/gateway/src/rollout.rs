@@ -326,7 +326,7 @@ fn opinion(expected: &Expected, status: &ComponentStatus) -> Opinion {
                     Health::None => Opinion::Settle,
                     Health::Unhealthy | Health::Unknown => Opinion::Wait,
                 },
-                S::Failed if new && fresh => Opinion::Bad(ended(expected, status, "it failed")),
+                S::Failed if new && fresh => Opinion::Bad(failed(expected, status)),
                 S::Exited if new && fresh && stays_down(expected.restart, &status.last_exit) => {
                     let text = "it ended and its restart policy does not start it again";
                     Opinion::Bad(ended(expected, status, text))
@@ -345,12 +345,24 @@ fn stays_down(policy: RestartPolicy, exit: &str) -> bool {
     }
 }
 
+/// It is given up on: why is what the runtime says.
+fn failed(expected: &Expected, status: &ComponentStatus) -> Failure {
+    match (status.reason.as_str(), status.last_exit.as_str()) {
+        ("", "") => after_start(expected, "it failed, and its node does not say why"),
+        ("", exit) => after_start(expected, &format!("it failed: {exit}")),
+        (reason, _) => after_start(expected, reason),
+    }
+}
+
 fn ended(expected: &Expected, status: &ComponentStatus, text: &str) -> Failure {
     let cause = if status.reason.is_empty() { &status.last_exit } else { &status.reason };
+    after_start(expected, text).cause(cause)
+}
+
+fn after_start(expected: &Expected, text: &str) -> Failure {
     let key = &expected.wanted.key;
     failure(expected, FailureKind::Failed, text.to_owned())
         .step("start the component")
-        .cause(cause)
         .help(format!("see `weft logs {}/{}`, then deploy again", key.service, key.component))
 }
 

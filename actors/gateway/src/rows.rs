@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use weft_protocol::{
     CommandRef, ComponentKey, ComponentRow, ComponentState, ComponentStatus, Desired, Drift, Event,
-    Health, NodeReply, ObservedState, PsReply, ServiceRow, StateView,
+    Health, NodeReply, ObservedState, PsReply, ServiceRow, ServiceSpec, StateView,
 };
 use weft_wire::{AskError, Failure, FailureKind, NodeId, WallTime};
 
@@ -204,14 +204,58 @@ pub(crate) fn node_name(state: &StateView, id: NodeId) -> String {
 
 /// The refusal of a service that is not there.
 pub(crate) fn unknown_service(state: &StateView, name: &str) -> AskError {
-    let names: Vec<_> = state.services.iter().map(|service| service.name.as_str()).collect();
-    let help = if names.is_empty() {
-        "nothing is deployed yet: see `weft deploy --help`".to_owned()
+    let known = list(state.services.iter().map(|service| service.name.as_str()));
+    let help = if known.is_empty() {
+        "nothing is deployed yet: `weft deploy <file>`".to_owned()
     } else {
-        format!("expected one of {}", names.join(", "))
+        format!("the services are {known}")
     };
-    let text = format!("there is no service `{name}`");
+    let text = format!("no service `{name}`");
     AskError::Failed(Failure::new(FailureKind::NotFound, text).service(name).help(help))
+}
+
+/// The refusal of a component that its service does not have.
+pub(crate) fn unknown_component(spec: &ServiceSpec, component: &str) -> AskError {
+    let known = list(spec.components.iter().map(|c| c.name.as_str()));
+    let text = format!("service `{}` has no component `{component}`", spec.name);
+    AskError::Failed(
+        Failure::new(FailureKind::NotFound, text)
+            .service(&spec.name)
+            .component(component)
+            .help(format!("its components are {known}")),
+    )
+}
+
+/// The refusal of a node that is not in agreed state.
+pub(crate) fn unknown_node(state: &StateView, name: &str) -> AskError {
+    let known = list(state.nodes.iter().map(|node| node.name.as_str()));
+    AskError::Failed(
+        Failure::new(FailureKind::NotFound, format!("no node `{name}`"))
+            .node(name)
+            .help(format!("the nodes are {known}")),
+    )
+}
+
+/// Whether what a person named is there (orchestration §7): the service, and its component if one
+/// is named. What is there but runs nowhere is no error.
+pub(crate) fn known(state: &StateView, target: &CommandRef) -> Result<(), AskError> {
+    let Some(service) = state.service(&target.service) else {
+        return Err(unknown_service(state, &target.service));
+    };
+    if !target.component.is_empty() && service.spec.component(&target.component).is_none() {
+        return Err(unknown_component(&service.spec, &target.component));
+    }
+    Ok(())
+}
+
+/// `a, b, c`, cut after twenty; the words of a refusal are the registry's.
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.collect();
+    let mut text = names.iter().take(20).copied().collect::<Vec<_>>().join(", ");
+    if names.len() > 20 {
+        text.push_str(&format!(" and {} more", names.len() - 20));
+    }
+    text
 }
 
 #[cfg(test)]

@@ -78,6 +78,8 @@ pub struct Monitor {
     pass_attempt: u32,
     /// A second look is on its way.
     rechecking: bool,
+    /// The registry's last answer to events was that its disk has no room.
+    disk_full: bool,
     cpu: CpuMeter,
 }
 
@@ -103,6 +105,7 @@ pub fn factory(
             record_attempt: 0,
             pass_attempt: 0,
             rechecking: false,
+            disk_full: false,
             cpu: CpuMeter::default(),
         }))
     }
@@ -203,6 +206,7 @@ impl Monitor {
         let ids: Vec<Uuid> = batch.iter().map(|event| event.id).collect();
         scope.spawn_then(store(fabric, batch), move |monitor, stored, scope| {
             monitor.recording = false;
+            monitor.disk_full = is_disk_full(&stored);
             match stored {
                 Ok(()) => {
                     monitor.record_attempt = 0;
@@ -263,7 +267,8 @@ impl Monitor {
             memory_total: reading.memory_total,
             memory_available: reading.memory_available,
             disk_total: reading.disk_total,
-            disk_free: reading.disk_free,
+            // A quota, or a file system that keeps something back, is full before it says so.
+            disk_free: if self.disk_full { 0 } else { reading.disk_free },
             host_uptime_secs: reading.host_uptime_secs,
             daemon_uptime_secs: now.saturating_duration_since(self.config.started).as_secs(),
             daemon_memory: reading.daemon_memory,
@@ -350,6 +355,11 @@ async fn list(fabric: Fabric, within: Duration) -> Result<Vec<ComponentStatus>, 
 async fn store(fabric: Fabric, events: Vec<Event>) -> Result<(), AskError> {
     let to = Address::here(ActorKind::Registry);
     fabric.ask(to, RecordEvents { events }, Call::within(ASK)).await
+}
+
+/// Whether the registry could not write for lack of space.
+fn is_disk_full(stored: &Result<(), AskError>) -> bool {
+    matches!(stored, Err(AskError::Failed(failure)) if failure.kind == FailureKind::Exhausted)
 }
 
 /// Whether sending the same again cannot help.

@@ -412,6 +412,8 @@ impl State {
         let fires = self.count(&key, &event, desired);
         let alert = fires.then(|| Event {
             id: Uuid::from_u128(event.id.as_u128() ^ FLAP_BITS),
+            // Events are sorted by time, then by id, which says nothing: behind its cause.
+            time: event.time.plus(Duration::from_micros(1)),
             prev_state: event.new_state,
             cause: "flapping".into(),
             exit: String::new(),

@@ -1,12 +1,15 @@
 //! `events`: what happened, on every node.
 
-use weft_protocol::{ClusterEvents, EventFilter};
-use weft_wire::{ActorKind, Address};
+use weft_protocol::{ClusterEvents, Event, EventFilter};
 
 use super::App;
+use super::follow::{self, Shown, ShownEvents};
 use crate::args::Events;
 use crate::error::{Exit, Result};
 use crate::output::views::{EventView, event_line};
+
+/// The most events of one question (`EventFilter::limit`).
+const MOST: u32 = 10_000;
 
 pub(crate) async fn run(app: &App, args: &Events) -> Result<Exit> {
     let attached = app.attach().await?;
@@ -16,20 +19,45 @@ pub(crate) async fn run(app: &App, args: &Events) -> Result<Exit> {
         since: args.since,
         limit: args.tail.unwrap_or(0),
     };
-    let message = ClusterEvents { filter, follow: args.follow };
-    let mut items =
-        attached.subscribe(Address::here(ActorKind::Gateway), message, app.question()).await?;
-    let mut none = true;
-    while let Some(event) = attached.next(&mut items, !args.follow, app.question()).await? {
-        none = false;
-        if app.output.json {
-            app.output.document(&EventView::from(&event))?;
-        } else {
-            app.output.line(event_line(&event))?;
-        }
-    }
-    if none {
+    let shown = ShownEvents::default();
+    let mut stream = Stream { app, filter, follow: args.follow, again: false, shown };
+    follow::run(app, attached, args.follow, &mut stream).await?;
+    if stream.shown.since().is_none() {
         app.output.progress("no events");
     }
     Ok(Exit::Ok)
+}
+
+struct Stream<'a> {
+    app: &'a App,
+    filter: EventFilter,
+    follow: bool,
+    again: bool,
+    shown: ShownEvents,
+}
+
+impl Shown for Stream<'_> {
+    type Wanted = ClusterEvents;
+    const NAMES_MISSING: bool = false;
+
+    fn wanted(&mut self, again: bool) -> ClusterEvents {
+        self.again = again;
+        let mut filter = self.filter.clone();
+        if again && let Some(since) = self.shown.since() {
+            filter.since = filter.since.max(Some(since));
+            filter.limit = MOST;
+        }
+        ClusterEvents { filter, follow: self.follow }
+    }
+
+    fn show(&mut self, event: Event) -> Result<()> {
+        if !self.shown.is_new(event.id, event.time, self.again) {
+            return Ok(());
+        }
+        if self.app.output.json {
+            self.app.output.document(&EventView::from(&event))
+        } else {
+            self.app.output.line(event_line(&event))
+        }
+    }
 }

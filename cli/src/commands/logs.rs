@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use weft_protocol::{ClusterLogs, ClusterPs, LogLine, LogRow, LogStream, format_time};
-use weft_wire::{ActorKind, Address};
+use weft_wire::{ActorKind, Address, Clock, SystemClock};
 
 use super::App;
+use super::follow::{self, Shown, ShownLines};
 use crate::args::Logs;
 use crate::error::{CliError, Exit, Result, clean};
 use crate::output::views::LogView;
@@ -36,26 +37,60 @@ pub(crate) async fn run(app: &App, args: &Logs) -> Result<Exit> {
         replica: keys.iter().map(|k| k.replica).collect::<BTreeSet<_>>().len() > 1,
         time: args.timestamps,
     };
-    let message = ClusterLogs {
-        target: args.target.clone(),
-        replica: args.replica.unwrap_or(0),
-        tail: args.tail,
-        since: args.since,
-        follow: args.follow,
-    };
-    let mut items = attached.subscribe(gateway(), message, app.question()).await?;
-    while let Some(item) = attached.next(&mut items, !args.follow, app.question()).await? {
-        match item {
-            LogRow::Line { node, line } if app.output.json => {
-                app.output.document(&LogView::new(&node, &line))?;
+    let shown = ShownLines::new(SystemClock.wall());
+    let mut stream = Stream { app, args, prefix, again: false, shown };
+    follow::run(app, attached, args.follow, &mut stream).await?;
+    Ok(Exit::Ok)
+}
+
+struct Stream<'a> {
+    app: &'a App,
+    args: &'a Logs,
+    prefix: Prefix,
+    again: bool,
+    shown: ShownLines,
+}
+
+impl Shown for Stream<'_> {
+    type Wanted = ClusterLogs;
+    const NAMES_MISSING: bool = true;
+
+    fn wanted(&mut self, again: bool) -> ClusterLogs {
+        let mut message = ClusterLogs {
+            target: self.args.target.clone(),
+            replica: self.args.replica.unwrap_or(0),
+            tail: self.args.tail,
+            since: self.args.since,
+            follow: self.args.follow,
+        };
+        if again {
+            self.again = true;
+            self.shown.reopened();
+            message.tail = None;
+            message.since = message.since.max(Some(self.shown.since()));
+        }
+        message
+    }
+
+    fn show(&mut self, row: LogRow) -> Result<()> {
+        let output = &self.app.output;
+        match row {
+            LogRow::Line { node, line } => {
+                if !self.shown.is_new(&node, &line, self.again) {
+                    Ok(())
+                } else if output.json {
+                    output.document(&LogView::new(&node, &line))
+                } else {
+                    output.line(self.prefix.line(&line))
+                }
             }
-            LogRow::Line { line, .. } => app.output.line(prefix.line(&line))?,
-            LogRow::Missing(reply) => app
-                .output
-                .notice(clean(&format!("node {} did not answer: {}", reply.node, reply.error))),
+            LogRow::Missing(reply) => {
+                output
+                    .notice(clean(&format!("node {} did not answer: {}", reply.node, reply.error)));
+                Ok(())
+            }
         }
     }
-    Ok(Exit::Ok)
 }
 
 /// What stands before each line.

@@ -5,6 +5,7 @@ mod change;
 pub(crate) mod definition;
 pub(crate) mod deploy;
 mod events;
+mod follow;
 pub(crate) mod init;
 pub(crate) mod join;
 mod lifecycle;

@@ -93,7 +93,7 @@ async fn remove(app: &App, target: &str, force: bool, dry_run: bool) -> Result<E
 pub(crate) fn find<'a>(rows: &'a [NodeRow], target: &str) -> Result<&'a NodeRow> {
     rows.iter().find(|r| r.name == target || r.id.to_string() == target).ok_or_else(|| {
         let names: Vec<&str> = rows.iter().map(|r| r.name.as_str()).collect();
-        CliError::new(Exit::Failed, "not-found", format!("there is no node `{target}`"))
+        CliError::new(Exit::Failed, "not-found", format!("no node `{target}`"))
             .help(format!("the nodes are: {}", names.join(", ")))
     })
 }

@@ -228,7 +228,9 @@ impl Screen {
         let size = rustix::termios::tcgetwinsize(std::io::stdout());
         let (width, height) =
             size.map_or((100, 40), |s| (usize::from(s.ws_col), usize::from(s.ws_row)));
-        let (width, height) = (width.max(20), height.max(10));
+        // A terminal that does not know its size says 0.
+        let or = |size: usize, default| if size == 0 { default } else { size };
+        let (width, height) = (or(width, 100).max(20), or(height, 40).max(10));
         let notes = self.notes.iter().map(String::as_str);
         let lines: Vec<String> = text
             .lines()

@@ -80,7 +80,7 @@ pub enum ContextError {
     },
     /// Nothing chosen and nothing obvious.
     #[error(
-        "no context is chosen; pass --context or run `weft context use <name>`; there are: {0}"
+        "no context is chosen; name one with --context or WEFT_CONTEXT, or write `current_context = \"<name>\"` into the CLI file; there are: {0}"
     )]
     NoneChosen(String),
     /// An empty file.

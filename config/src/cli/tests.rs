@@ -74,6 +74,10 @@ fn the_context_is_the_one_asked_for_the_current_or_the_only_one() {
     assert_eq!(two.context(Some("b")).unwrap().0, "b");
     assert_eq!(two.context(Some("b")).unwrap().1.nodes.len(), 1);
     assert_eq!(two.context(None), Err(ContextError::NoneChosen("a, b".into())));
+    let advice = ContextError::NoneChosen("a, b".into()).to_string();
+    for way in ["--context", "WEFT_CONTEXT", "current_context", "a, b"] {
+        assert!(advice.contains(way), "{way}: {advice}");
+    }
     assert!(matches!(two.context(Some("c")), Err(ContextError::Unknown { .. })));
     assert_eq!(read("[contexts.a]\n").unwrap().context(None).unwrap().0, "a");
     assert_eq!(read("").unwrap().context(None), Err(ContextError::NoneAtAll));

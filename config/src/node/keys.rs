@@ -163,6 +163,20 @@ pub const KEYS: &[Key] = &[
     key("log.format", Kind::Choice(&["text", "json"]), Some("text"), "form of a log line"),
 ];
 
+/// Keys that are read and checked but change nothing in this version, each with the one value, if
+/// any, that is in force whatever is written. A key leaves this list when something acts on it.
+pub const WITHOUT_EFFECT: &[(&str, Option<&str>)] = &[
+    ("node.driver", Some("process")),
+    ("membership.profile", None),
+    ("consensus.voter_replace_after", None),
+    ("reconcile.mode", Some("restart")),
+    ("failover.reschedule_after", None),
+    ("failover.stateful", None),
+    ("monitor.alert_command", Some("")),
+    ("monitor.cooldown", None),
+    ("engine.socket", Some("")),
+];
+
 /// The key called `section.key`.
 pub(crate) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)

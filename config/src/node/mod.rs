@@ -19,7 +19,7 @@ use weft_protocol::{Failover, Stateful};
 use crate::diagnostic::Diagnostics;
 use crate::{format_duration, quote};
 
-pub use keys::{KEYS, Key, variable};
+pub use keys::{KEYS, Key, WITHOUT_EFFECT, variable};
 pub use load::{load, load_file};
 
 /// Where a value came from.
@@ -229,8 +229,30 @@ pub struct Explained {
     pub value: String,
     /// Where it came from.
     pub origin: Origin,
-    /// What the key means.
-    pub about: &'static str,
+    /// What the key means, and whether it means anything in this version.
+    pub about: String,
+}
+
+/// A key that was set and changes nothing in this version ([`WITHOUT_EFFECT`]). Displayed as a
+/// line for the log, without the file's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WithoutEffect {
+    /// `section.key`.
+    pub key: &'static str,
+    /// Who set it.
+    pub origin: Origin,
+    /// The value that is in force instead, if there is one.
+    pub in_force: Option<&'static str>,
+}
+
+impl fmt::Display for WithoutEffect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` ({}) has no effect in this version", self.key, self.origin)?;
+        match self.in_force {
+            Some(value) if !value.is_empty() => write!(f, ": it is always `{value}`"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What loading gives.
@@ -273,7 +295,29 @@ impl NodeConfig {
                 key: key.name,
                 value: self.value(key.name),
                 origin: self.origin(key.name),
-                about: key.about,
+                about: if WITHOUT_EFFECT.iter().any(|(name, _)| *name == key.name) {
+                    format!("{} (not in this version)", key.about)
+                } else {
+                    key.about.to_owned()
+                },
+            })
+            .collect()
+    }
+
+    /// What was set, by file, environment or flag, and changes nothing in this version: worth a
+    /// warning each when the node starts. A value that is the one in force is not listed.
+    pub fn without_effect(&self) -> Vec<WithoutEffect> {
+        let plain = Self::new(&self.node.name, &self.node.data_dir);
+        WITHOUT_EFFECT
+            .iter()
+            .filter(|(key, in_force)| {
+                self.origin(key) != Origin::Default
+                    && !(in_force.is_some() && self.value(key) == plain.value(key))
+            })
+            .map(|(key, in_force)| WithoutEffect {
+                key,
+                origin: self.origin(key),
+                in_force: *in_force,
             })
             .collect()
     }

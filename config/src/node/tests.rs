@@ -63,6 +63,47 @@ fn every_key_can_be_written_explained_and_set_by_variable() {
 }
 
 #[test]
+fn what_is_set_without_effect_is_named_with_its_place_and_nothing_else_is() {
+    assert!(good(PLAIN).config.without_effect().is_empty());
+    let text = format!(
+        "{PLAIN}[reconcile]\nmode = \"report\"\n[monitor]\ninterval = \"5s\"\ncooldown = \"1m\"\n\
+         [membership]\nprofile = \"lan\"\n"
+    );
+    let loaded = run(&text, &[("WEFT_ENGINE_SOCKET", "/run/x")], &NodeFlags::default()).unwrap();
+    let lines: Vec<String> =
+        loaded.config.without_effect().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        lines,
+        [
+            "`membership.profile` (file, line 10) has no effect in this version",
+            "`reconcile.mode` (file, line 5) has no effect in this version: it is always `restart`",
+            "`monitor.cooldown` (file, line 8) has no effect in this version",
+            "`engine.socket` (environment, WEFT_ENGINE_SOCKET) has no effect in this version",
+        ]
+    );
+    // The value that is in force anyway is nothing to warn of.
+    assert!(
+        good(&format!("{PLAIN}[reconcile]\nmode = \"restart\"\n"))
+            .config
+            .without_effect()
+            .is_empty()
+    );
+}
+
+#[test]
+fn keys_without_effect_exist_and_are_explained_as_such() {
+    let explained = NodeConfig::new("n1", Path::new("/d")).explain();
+    for (key, in_force) in WITHOUT_EFFECT {
+        let default = keys::find(key).unwrap_or_else(|| panic!("{key}")).default;
+        assert!(in_force.is_none_or(|value| Some(value) == default), "{key}");
+    }
+    for line in explained {
+        let listed = WITHOUT_EFFECT.iter().any(|(key, _)| *key == line.key);
+        assert_eq!(line.about.contains("not in this version"), listed, "{}", line.key);
+    }
+}
+
+#[test]
 fn flags_win_over_the_environment_which_wins_over_the_file() {
     let text = format!(
         "{PLAIN}[log]\nlevel = \"warn\"\nformat = \"json\"\n[fabric]\nbind = \"10.0.0.1\"\n"

@@ -170,7 +170,29 @@ fn clock(time: &Arc<dyn Clock>) -> Arc<dyn TimeProvider> {
 
 /// On a client the person who needs the reason is here: our own words.
 fn told_here(error: IdentityError) -> rustls::Error {
-    CertificateError::Other(OtherError(Arc::new(error))).into()
+    CertificateError::Other(OtherError(Arc::new(Told(error)))).into()
+}
+
+/// rustls shows what it does not know with `{:?}`, and that reaches people: they are to read the
+/// error's own words, not the names of its fields.
+pub(crate) struct Told(pub(crate) IdentityError);
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl std::error::Error for Told {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
 }
 
 /// On a server the person who needs the reason is at the other end, and an alert is all that gets

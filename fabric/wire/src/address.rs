@@ -23,12 +23,21 @@ pub enum ActorKind {
     Session = 4,
     /// What outsiders talk to.
     Gateway = 5,
+    /// Membership and consensus; part of the fabric, not a supervised actor.
+    Agreement = 6,
 }
 
 impl ActorKind {
     /// Every kind, in wire order.
-    pub const ALL: [Self; 6] =
-        [Self::Node, Self::Registry, Self::Runtime, Self::Monitor, Self::Session, Self::Gateway];
+    pub const ALL: [Self; 7] = [
+        Self::Node,
+        Self::Registry,
+        Self::Runtime,
+        Self::Monitor,
+        Self::Session,
+        Self::Gateway,
+        Self::Agreement,
+    ];
 
     /// The name in addresses, tables and JSON.
     pub const fn as_str(self) -> &'static str {
@@ -39,6 +48,7 @@ impl ActorKind {
             Self::Monitor => "monitor",
             Self::Session => "session",
             Self::Gateway => "gateway",
+            Self::Agreement => "agreement",
         }
     }
 

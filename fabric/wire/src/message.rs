@@ -7,7 +7,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{ActorKind, Caller, Role};
 
 /// A message's stable number. `1..100` node, `100..200` registry, `200..300` runtime,
-/// `300..400` monitor, `400..500` session, `500..600` gateway, from 60000 tests and benches.
+/// `300..400` monitor, `400..500` session, `500..600` gateway, `700..800` agreement, from 60000
+/// tests and benches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId(pub u16);
 

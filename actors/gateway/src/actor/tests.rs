@@ -16,7 +16,7 @@ use weft_protocol::{
     ReadLogs, ReadState, RestartActor, SpecProblem, StateView, WatchComponents,
 };
 use weft_supervision::testing::{self, PATIENCE, TestTree};
-use weft_wire::{ActorKind, Address, RequestId, WallTime};
+use weft_wire::{ActorKind, Address, FailureKind, RequestId, WallTime};
 
 use super::*;
 use crate::rows::tests::{event, key, node_id, placement, record, spec, state, status};
@@ -328,6 +328,28 @@ fn silent_nodes_are_rows_everywhere() {
 }
 
 #[test]
+fn ps_of_what_does_not_exist_is_refused_and_of_what_runs_nowhere_is_empty() {
+    testing::run(async |tree| {
+        let (shared, _face) = set_up(&tree).await;
+        shared.world.lock().components.clear();
+        let ask = |target: &str| {
+            let target = Some(target.parse::<CommandRef>().unwrap());
+            tree.ask(ClusterPs { target })
+        };
+        for (target, says) in
+            [("nope", "no service `nope`"), ("web/nope", "service `web` has no component `nope`")]
+        {
+            let refused = ask(target).await;
+            let Err(AskError::Failed(failure)) = refused else { panic!("{target}: {refused:?}") };
+            assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::NotFound, says));
+            assert!(failure.help.contains(" are "), "{}", failure.help);
+        }
+        shared.world.lock().state.services[0].undeployed = true;
+        assert!(ask("web/api").await.unwrap().rows.is_empty());
+    });
+}
+
+#[test]
 fn a_deploy_is_told_step_by_step_and_ends_when_all_is_well() {
     testing::run(async |tree| {
         let (shared, _face) = set_up(&tree).await;
@@ -382,7 +404,8 @@ fn a_component_that_fails_comes_with_its_last_lines() {
         else {
             panic!("{items:?}")
         };
-        assert_eq!(failure.cause, "exit 1, 5 times in 10 minutes");
+        // The runtime's own words, without a second way to say that it failed in front of them.
+        assert_eq!(failure.message, "exit 1, 5 times in 10 minutes");
         assert_eq!(log.len(), 3);
         assert_eq!(*done, DeployUpdate::Done { good: 0, bad: 1, timed_out: false });
     });
@@ -398,6 +421,8 @@ fn a_program_that_is_not_there_fails_before_anything_is_agreed() {
         let [Err(AskError::Failed(failure))] = items.as_slice() else { panic!("{items:?}") };
         assert_eq!((failure.node.as_str(), failure.kind), ("test", FailureKind::Failed));
         assert!(failure.cause.contains("does not exist"));
+        // The cause says what is wrong, be it a program or a container: the help fits both.
+        assert!(!failure.help.contains("program"), "{}", failure.help);
         assert!(shared.world.lock().proposed.is_empty());
 
         let plan = tree

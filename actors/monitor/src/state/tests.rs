@@ -159,7 +159,8 @@ fn the_third_change_in_the_window_flaps_once() {
     state.observe(&steps).unwrap();
     let flaps: Vec<_> = drain(&mut state).into_iter().filter(|e| e.cause == "flapping").collect();
     assert_eq!(flaps.len(), 1);
-    assert_eq!(flaps[0].time, at(13));
+    // After what it follows from, however the two ids compare.
+    assert!(flaps[0].time > at(13) && flaps[0].time < at(14), "{:?}", flaps[0].time);
     assert_ne!(flaps[0].id, steps[3].id);
     // Quiet for longer than the window, then again.
     state

@@ -12,6 +12,7 @@ use rustls::{
 use weft_wire::{Clock, Identity};
 
 use super::{HOUR, MINUTE, NOW, World, bundle, cluster, node, operator};
+use crate::tls::Told;
 use crate::{
     Credentials, DenyList, Expect, FABRIC_NAME, Fingerprint, IdentityError, IssuingCa, NODE_LIFE,
     PrivateKey, Subject, Trust, Validity, client_config, joiner_client_config, refusal_hint,
@@ -51,7 +52,7 @@ struct IdentityErrorRef(Arc<dyn std::error::Error + Send + Sync>);
 
 impl IdentityErrorRef {
     fn get(&self) -> &IdentityError {
-        self.0.downcast_ref().expect("one of ours")
+        &self.0.downcast_ref::<Told>().expect("one of ours").0
     }
 }
 
@@ -200,6 +201,18 @@ fn another_node_at_the_address_is_refused_by_name() {
     ));
     let text = error.get().to_string();
     assert!(text.contains(&node(2).to_string()) && text.contains(&node(3).to_string()), "{text}");
+}
+
+#[test]
+fn what_people_read_of_a_refusal_is_its_text_and_not_its_fields() {
+    let world = World::new(cluster(1));
+    let (a, b) = (world.node(1), world.node(2));
+    let refused = shake(client(&a, &world.trust, Expect::Node(node(3))), server(&b, &world.trust));
+    let error = refused.client.expect_err("refused");
+    let shown = error.to_string();
+    let words = ours(error).get().to_string();
+    assert!(shown.contains(&words), "{shown}");
+    assert!(!shown.contains("OtherPeer"), "{shown}");
 }
 
 #[test]

@@ -1,0 +1,366 @@
+//! openraft's state machine over ours, and its checkpoints in `state.db`.
+//!
+//! The machine lives in memory. A checkpoint (its image, the last entry in it, the members) is
+//! synced before openraft hears of it, so the log is never purged above what is on disk.
+
+use std::io::Cursor;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openraft::storage::RaftStateMachine;
+use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
+use parking_lot::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
+use weft_store::{Durability, Migration, Store, StoreError};
+use weft_wire::Clock;
+
+use super::types::{self, Answers, Entry, Id, Meta, StorageError, StorageIoError, Stored, Types};
+use crate::consensus::wire::{self, ImageMeta};
+use crate::consensus::{Image, Machine, MachineError};
+
+const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    sql: "CREATE TABLE checkpoint (
+              grp TEXT PRIMARY KEY,
+              seq INTEGER NOT NULL,
+              meta BLOB NOT NULL,
+              version INTEGER NOT NULL,
+              image BLOB NOT NULL
+          ) STRICT;",
+}];
+
+/// After a checkpoint failed, the next is tried no sooner.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
+
+/// Opens `state.db` in `directory`. Only checkpoints are written to it, and each must be synced
+/// before the log below it goes.
+pub(crate) async fn open_checkpoints(directory: &Path) -> Result<Store, StoreError> {
+    Store::open(&directory.join("state.db"), Durability::Full, MIGRATIONS).await
+}
+
+/// The machine of one group. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct MachineStore(Arc<Inner>);
+
+struct Inner {
+    group: String,
+    store: Store,
+    clock: Arc<dyn Clock>,
+    state: Arc<AsyncMutex<State>>,
+    troubles: Mutex<Troubles>,
+}
+
+struct State {
+    machine: Box<dyn Machine>,
+    applied: Option<Id>,
+    membership: Stored,
+    seq: i64,
+}
+
+#[derive(Default)]
+struct Troubles {
+    /// The machine panicked or could not be restored: what it holds is not to be trusted.
+    broken: Option<String>,
+    /// The last checkpoint failed, then.
+    checkpoint: Option<(Instant, String)>,
+}
+
+fn machine_failed(error: &MachineError) -> StorageError {
+    StorageIoError::read_state_machine(AnyError::new(error)).into()
+}
+
+/// Runs what may take long, or panic, off the async threads.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, MachineError> + Send + 'static,
+) -> Result<T, MachineError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(MachineError(format!("the machine panicked: {error}"))),
+    }
+}
+
+/// An image as it travels: its version, two bytes, and its bytes.
+fn pack(version: u16, bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len() + 2);
+    out.extend_from_slice(&version.to_le_bytes());
+    out.extend_from_slice(bytes);
+    out
+}
+
+pub(crate) fn unpack(packed: Vec<u8>) -> Result<Image, MachineError> {
+    let mut bytes = packed;
+    match bytes.first_chunk::<2>() {
+        Some(version) => {
+            let version = u16::from_le_bytes(*version);
+            bytes.drain(..2);
+            Ok(Image { version, bytes })
+        }
+        None => Err(MachineError("an image shorter than its version".into())),
+    }
+}
+
+impl MachineStore {
+    /// Brings `machine` to its last checkpoint.
+    pub(crate) async fn open(
+        store: Store,
+        group: &str,
+        machine: Box<dyn Machine>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        let mut state = State { machine, applied: None, membership: Stored::default(), seq: 0 };
+        if let Some((seq, meta, image)) = read_checkpoint(&store, group).await? {
+            state = aside(move || {
+                state.machine.restore(&image)?;
+                let (voters, learners) = types::sets(meta.last_membership.membership());
+                state.machine.membership_changed(&voters, &learners);
+                Ok(State { applied: meta.last_log_id, membership: meta.last_membership, seq, ..state })
+            })
+            .await?;
+        }
+        Ok(Self(Arc::new(Inner {
+            group: group.to_owned(),
+            store,
+            clock,
+            state: Arc::new(AsyncMutex::new(state)),
+            troubles: Mutex::default(),
+        })))
+    }
+
+    /// Why the machine cannot go on, if it cannot.
+    pub(crate) fn broken(&self) -> Option<String> {
+        self.0.troubles.lock().broken.clone()
+    }
+
+    /// Why the last checkpoint failed, if it did.
+    pub(crate) fn checkpoint_trouble(&self) -> Option<String> {
+        self.0.troubles.lock().checkpoint.as_ref().map(|(_, text)| text.clone())
+    }
+
+    /// Lets the next checkpoint be tried at once.
+    pub(crate) fn forget_checkpoint_trouble(&self) {
+        self.0.troubles.lock().checkpoint = None;
+    }
+
+    fn broke(&self, text: String) -> StorageError {
+        tracing::error!(group = %self.0.group, error = %text, "the state machine cannot go on");
+        self.0.troubles.lock().broken = Some(text.clone());
+        machine_failed(&MachineError(text))
+    }
+
+    async fn checkpoint(&self) -> Result<Option<Snapshot<Types>>, CheckpointError> {
+        let mut state = self.0.state.clone().lock_owned().await;
+        let Some(last) = state.applied else { return Ok(None) };
+        let membership = state.membership.clone();
+        let (seq, image) = aside(move || {
+            let image = state.machine.snapshot()?;
+            state.seq += 1;
+            Ok((state.seq, image))
+        })
+        .await?;
+        let meta = Meta {
+            last_log_id: Some(last),
+            last_membership: membership,
+            snapshot_id: format!("{}-{}-{seq}", last.leader_id.term, last.index),
+        };
+        write_checkpoint(&self.0.store, &self.0.group, seq, &meta, &image).await?;
+        let data = Cursor::new(pack(image.version, &image.bytes));
+        Ok(Some(Snapshot { meta, snapshot: Box::new(data) }))
+    }
+}
+
+/// Why there is no machine.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum CheckpointError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    #[error(transparent)]
+    Codec(#[from] weft_wire::codec::CodecError),
+}
+
+async fn write_checkpoint(
+    store: &Store,
+    group: &str,
+    seq: i64,
+    meta: &Meta,
+    image: &Image,
+) -> Result<(), CheckpointError> {
+    let meta = wire::store(&types::image_meta(meta))?;
+    let mut transaction = store.begin().await?;
+    let done = sqlx::query(
+        "INSERT OR REPLACE INTO checkpoint (grp, seq, meta, version, image)
+         VALUES (?1, ?2, ?3, ?4, ?5)",
+    )
+    .bind(group)
+    .bind(seq)
+    .bind(meta)
+    .bind(i64::from(image.version))
+    .bind(image.bytes.as_slice())
+    .execute(&mut *transaction)
+    .await;
+    done.map_err(|error| store.error("write a checkpoint to", error))?;
+    Ok(transaction.commit().await?)
+}
+
+async fn read_checkpoint(
+    store: &Store,
+    group: &str,
+) -> Result<Option<(i64, Meta, Image)>, StoreError> {
+    let row: Option<(i64, Vec<u8>, i64, Vec<u8>)> =
+        sqlx::query_as("SELECT seq, meta, version, image FROM checkpoint WHERE grp = ?1")
+            .bind(group)
+            .fetch_optional(store.readers())
+            .await
+            .map_err(|error| store.error("read a checkpoint of", error))?;
+    let Some((seq, meta, version, bytes)) = row else { return Ok(None) };
+    let damaged =
+        |cause: String| StoreError::Damaged { path: store.path().to_owned(), cause };
+    let meta: ImageMeta = wire::load(&meta).map_err(|error| damaged(error.to_string()))?;
+    let version = u16::try_from(version).map_err(|error| damaged(error.to_string()))?;
+    Ok(Some((seq, types::meta(&meta), Image { version, bytes })))
+}
+
+impl RaftSnapshotBuilder<Types> for MachineStore {
+    /// A checkpoint that fails must not take the group down: then the one before it is given
+    /// again, which openraft takes for no news, and it is tried again later.
+    async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError> {
+        let now = self.0.clock.now();
+        let waits = self.0.troubles.lock().checkpoint.as_ref().is_some_and(|(at, _)| {
+            now.saturating_duration_since(*at) < AFTER_FAILURE
+        });
+        if !waits {
+            match self.checkpoint().await {
+                Ok(done) => {
+                    self.forget_checkpoint_trouble();
+                    if let Some(snapshot) = done {
+                        return Ok(snapshot);
+                    }
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    tracing::warn!(group = %self.0.group, error = %text, "no checkpoint; the log grows until there is one");
+                    self.0.troubles.lock().checkpoint = Some((now, text));
+                }
+            }
+        }
+        let none =
+            || Snapshot { meta: Meta::default(), snapshot: Box::new(Cursor::new(Vec::new())) };
+        Ok(self.get_current_snapshot().await?.unwrap_or_else(none))
+    }
+}
+
+impl RaftStateMachine<Types> for MachineStore {
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> Result<(Option<Id>, Stored), StorageError> {
+        let state = self.0.state.lock().await;
+        Ok((state.applied, state.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Answers>, StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        if let Some(text) = self.broken() {
+            return Err(machine_failed(&MachineError(text)));
+        }
+        let mut state = self.0.state.lock().await;
+        let mut answers = Vec::new();
+        for entry in entries {
+            let index = entry.log_id.index;
+            let state = &mut *state;
+            let answer = match entry.payload {
+                EntryPayload::Blank => Answers::default(),
+                EntryPayload::Normal(commands) => {
+                    let machine = &mut state.machine;
+                    let apply = AssertUnwindSafe(|| machine.apply(index, &commands.0));
+                    let Ok(mut answers) = std::panic::catch_unwind(apply) else {
+                        return Err(self.broke(format!(
+                            "the state machine of `{}` panicked at entry {index}",
+                            self.0.group
+                        )));
+                    };
+                    answers.resize(commands.0.len(), Vec::new());
+                    Answers(answers)
+                }
+                EntryPayload::Membership(membership) => {
+                    let (voters, learners) = types::sets(&membership);
+                    state.membership = Stored::new(Some(entry.log_id), membership);
+                    let machine = &mut state.machine;
+                    let tell =
+                        AssertUnwindSafe(|| machine.membership_changed(&voters, &learners));
+                    if std::panic::catch_unwind(tell).is_err() {
+                        return Err(self.broke(format!(
+                            "the state machine of `{}` panicked at the members of entry {index}",
+                            self.0.group
+                        )));
+                    }
+                    Answers::default()
+                }
+            };
+            state.applied = Some(entry.log_id);
+            answers.push(answer);
+        }
+        Ok(answers)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {
+        Ok(Box::new(Cursor::new(Vec::new())))
+    }
+
+    /// Stored first, in one transaction; then the machine is replaced.
+    async fn install_snapshot(
+        &mut self,
+        meta: &Meta,
+        snapshot: Box<Cursor<Vec<u8>>>,
+    ) -> Result<(), StorageError> {
+        let signature = Some(meta.signature());
+        let failed = |error: AnyError| {
+            StorageError::from(StorageIoError::write_snapshot(signature.clone(), error))
+        };
+        let image = unpack(snapshot.into_inner()).map_err(|error| failed(AnyError::new(&error)))?;
+        let mut state = self.0.state.clone().lock_owned().await;
+        state.seq += 1;
+        write_checkpoint(&self.0.store, &self.0.group, state.seq, meta, &image)
+            .await
+            .map_err(|error| failed(AnyError::new(&error)))?;
+        let taken = meta.clone();
+        let restored = aside(move || {
+            state.machine.restore(&image)?;
+            let (voters, learners) = types::sets(taken.last_membership.membership());
+            state.machine.membership_changed(&voters, &learners);
+            state.applied = taken.last_log_id;
+            state.membership = taken.last_membership;
+            Ok(())
+        });
+        restored.await.map_err(|error| {
+            self.broke(format!("`{}` cannot take the leader's image: {error}", self.0.group))
+        })
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError> {
+        let found = read_checkpoint(&self.0.store, &self.0.group)
+            .await
+            .map_err(|error| StorageIoError::read_snapshot(None, AnyError::new(&error)))?;
+        Ok(found.map(|(_, meta, image)| Snapshot {
+            meta,
+            snapshot: Box::new(Cursor::new(pack(image.version, &image.bytes))),
+        }))
+    }
+}

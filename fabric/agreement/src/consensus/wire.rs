@@ -1,0 +1,237 @@
+//! What crosses links and lies in files: our own types, never openraft's layouts.
+//!
+//! Messages 720–759. Their bytes and those of stored entries are pinned by `tests/golden`.
+
+use std::sync::Arc;
+
+use serde::de::{SeqAccess, Visitor};
+use serde::ser::SerializeSeq;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use weft_wire::codec::{self, CodecError};
+use weft_wire::{ActorKind, Allow, Class, Message, MessageId, NodeId};
+
+/// Bytes, encoded at once rather than one by one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Blob(pub(crate) Vec<u8>);
+
+impl Serialize for Blob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = Blob;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Blob, E> {
+                Ok(Blob(bytes.to_vec()))
+            }
+            fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Blob, E> {
+                Ok(Blob(bytes))
+            }
+        }
+        deserializer.deserialize_byte_buf(Bytes)
+    }
+}
+
+/// The commands of one entry. Shared: the log's cache, replication and the machine hold the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Commands(pub(crate) Arc<Vec<Vec<u8>>>);
+
+impl Serialize for Commands {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        struct Bytes<'a>(&'a [u8]);
+        impl Serialize for Bytes<'_> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_bytes(self.0)
+            }
+        }
+        let mut seq = serializer.serialize_seq(Some(self.0.len()))?;
+        for command in self.0.iter() {
+            seq.serialize_element(&Bytes(command))?;
+        }
+        seq.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Commands {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Commands;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list of bytes")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Commands, A::Error> {
+                let mut commands = Vec::with_capacity(seq.size_hint().unwrap_or(0).min(4096));
+                while let Some(Blob(command)) = seq.next_element()? {
+                    commands.push(command);
+                }
+                Ok(Commands(Arc::new(commands)))
+            }
+        }
+        deserializer.deserialize_seq(List)
+    }
+}
+
+/// Who stood for election or leads, in which term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ballot {
+    pub(crate) term: u64,
+    pub(crate) node: NodeId,
+    /// A majority has granted it: it leads.
+    pub(crate) elected: bool,
+}
+
+/// One place in the log, as its leader wrote it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Point {
+    pub(crate) term: u64,
+    pub(crate) leader: NodeId,
+    pub(crate) index: u64,
+}
+
+/// The members of a group.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Members {
+    /// One set of voters; two while they change (joint consensus). Ascending.
+    pub(crate) configs: Vec<Vec<NodeId>>,
+    /// Everybody, learners too. Ascending.
+    pub(crate) nodes: Vec<NodeId>,
+}
+
+/// What an entry holds. Append only: the order is on the wire and in files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Payload {
+    /// A new leader's first entry.
+    Blank,
+    /// Proposals gathered into one entry.
+    Commands(Commands),
+    /// New members.
+    Members(Members),
+}
+
+/// One entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Item {
+    pub(crate) at: Point,
+    pub(crate) payload: Payload,
+}
+
+/// What comes with an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImageMeta {
+    /// The last entry it holds.
+    pub(crate) last: Option<Point>,
+    /// The entry that set the members.
+    pub(crate) members_at: Option<Point>,
+    pub(crate) members: Members,
+    /// Differs between two images of a group.
+    pub(crate) id: String,
+}
+
+macro_rules! message {
+    ($name:ident -> $reply:ty, $id:literal, $text:literal, $class:ident) => {
+        impl Message for $name {
+            const ID: MessageId = MessageId($id);
+            const ACTOR: ActorKind = ActorKind::Agreement;
+            const NAME: &'static str = $text;
+            const CLASS: Class = Class::$class;
+            const ALLOW: Allow = Allow::NODES;
+            type Reply = $reply;
+        }
+    };
+}
+
+/// A candidate asks for a vote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AskVote {
+    pub(crate) group: String,
+    pub(crate) vote: Ballot,
+    pub(crate) last: Option<Point>,
+}
+message!(AskVote -> VoteAnswer, 720, "agreement.vote", System);
+
+/// The answer: the highest vote the voter knows, and where its log ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VoteAnswer {
+    pub(crate) vote: Ballot,
+    pub(crate) granted: bool,
+    pub(crate) last: Option<Point>,
+}
+
+/// The leader's entries; without any, a heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Append {
+    pub(crate) group: String,
+    pub(crate) vote: Ballot,
+    pub(crate) prev: Option<Point>,
+    pub(crate) items: Vec<Item>,
+    pub(crate) committed: Option<Point>,
+}
+message!(Append -> AppendAnswer, 721, "agreement.append", System);
+
+/// How a follower took them. Append only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum AppendAnswer {
+    /// All of them, durably.
+    Taken,
+    /// Up to here.
+    Partly(Option<Point>),
+    /// Its log differs at `prev`.
+    Conflict,
+    /// It knows a higher vote.
+    Outvoted(Ballot),
+}
+
+/// A piece of an image, at most 1 MiB.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Install {
+    pub(crate) group: String,
+    pub(crate) vote: Ballot,
+    pub(crate) meta: ImageMeta,
+    pub(crate) offset: u64,
+    pub(crate) data: Blob,
+    pub(crate) done: bool,
+}
+message!(Install -> InstallAnswer, 722, "agreement.install", Bulk);
+
+/// How a follower took it. Append only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum InstallAnswer {
+    /// Written; the highest vote it knows.
+    Taken(Ballot),
+    /// It expected another piece: start again.
+    Mismatch {
+        expected_id: String,
+        expected_offset: u64,
+        id: String,
+        offset: u64,
+    },
+}
+
+/// Version of what is stored: the first byte.
+const STORED: u8 = 1;
+
+/// Encodes a value for the log or a checkpoint.
+pub(crate) fn store<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
+    let mut out = vec![STORED];
+    codec::encode_into(value, &mut out)?;
+    Ok(out)
+}
+
+/// Decodes what [`store`] wrote.
+pub(crate) fn load<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    match bytes.split_first() {
+        Some((&STORED, body)) => codec::decode(body),
+        Some((version, _)) => Err(CodecError::Decode(format!(
+            "stored layout {version}, this program knows {STORED}: run a version of weft at least as new as the one that wrote it"
+        ))),
+        None => Err(CodecError::Decode("nothing stored".into())),
+    }
+}

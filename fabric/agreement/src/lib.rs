@@ -1,0 +1,8 @@
+//! Who is there, and what all agree on (design §6): membership by SWIM, consensus by Raft.
+//!
+//! Knows nothing of what is agreed about. Only `consensus::engine` names openraft, only
+//! `membership::swim` names foca.
+#![forbid(unsafe_code)]
+
+pub mod door;
+pub mod membership;
