@@ -307,9 +307,11 @@ async fn status(asker: &Asker, service: String) -> Result<StatusReply, AskError>
 }
 
 async fn all_nodes(asker: &Asker) -> Vec<NodeRow> {
-    let (state, signs) = tokio::join!(asker.state(), nodes::signs(asker));
+    let (state, agreement, signs) =
+        tokio::join!(asker.state(), asker.agreement(), nodes::signs(asker));
     let directory = asker.fabric.directory();
-    nodes::rows(state.as_ref(), &signs, asker.fabric.node(), |id| {
+    let agreement = agreement.ok();
+    nodes::rows(state.as_ref(), agreement.as_ref(), &signs, asker.fabric.node(), |id| {
         let address = directory.nodes.get(&id).and_then(|entry| entry.address);
         address.map_or_else(String::new, |address| address.to_string())
     })
@@ -339,11 +341,12 @@ async fn plan_service(asker: &Asker, message: PlanService) -> Result<Vec<PlanIte
         return Err(rows::unknown_component(&spec, &options.component));
     }
     let state = asker.state().await?;
+    let places = plan::places(asker, &spec, &state).await;
     let (answers, problems) = tokio::join!(
         asker.ask_all(ListComponents {}),
-        check::problems(asker, &spec, &options, &state),
+        check::problems(asker, &spec, &options, &places),
     );
-    let mut items = plan::plan(&spec, &options, &state, &answers);
+    let mut items = plan::plan(&spec, &options, &state, &answers, &places);
     for item in &mut items {
         if matches!(item.action, weft_protocol::PlanAction::Remove) {
             continue;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use weft_link::{Call, Fabric, Items, Meta};
-use weft_protocol::{ComponentKey, ComponentStatus, ObservedState, ReadState, StateView};
+use weft_protocol::{AgreementView, NodeState, ReadAgreement, ComponentKey, ComponentStatus, ObservedState, ReadState, StateView};
 use weft_wire::{
     ActorKind, Address, AskError, Caller, Clock, Identity, Message, NodeId, Subscription,
     TraceContext,
@@ -155,12 +155,36 @@ impl Asker {
         answer
     }
 
-    /// Asks an actor of every node at once.
+    /// Asks an actor of every node at once; one that is known to be lost is not waited for.
     pub(crate) async fn ask_all<M: Message + Clone>(
         &self,
         message: M,
     ) -> Vec<(Member, Result<M::Reply, AskError>)> {
-        self.ask_each(self.members(), message).await
+        let gone = self.gone().await;
+        let (silent, members): (Vec<_>, Vec<_>) =
+            self.members().into_iter().partition(|member| gone.contains_key(&member.id));
+        let mut answers = self.ask_each(members, message).await;
+        answers.extend(silent.into_iter().map(|member| {
+            let why = gone.get(&member.id).copied().unwrap_or(NodeState::Lost);
+            (member, Err(AskError::Unreachable(format!("its node is {why}"))))
+        }));
+        answers.sort_by(|(a, _), (b, _)| (&a.name, a.id).cmp(&(&b.name, b.id)));
+        answers
+    }
+
+    /// The nodes that membership knows not to answer.
+    pub(crate) async fn gone(&self) -> HashMap<NodeId, NodeState> {
+        let view = self.myself().agreement().await.unwrap_or_default();
+        view.members
+            .iter()
+            .filter(|member| {
+                matches!(
+                    member.state,
+                    NodeState::DaemonDown | NodeState::Lost | NodeState::Left
+                )
+            })
+            .map(|member| (member.id, member.state))
+            .collect()
     }
 
     /// Asks an actor of these nodes at once.
@@ -191,6 +215,11 @@ impl Asker {
             Ok(opened) => opened,
             Err(_) => Err(AskError::Timeout),
         }
+    }
+
+    /// Membership and consensus as this node sees them.
+    pub(crate) async fn agreement(&self) -> Result<AgreementView, AskError> {
+        self.ask(ReadAgreement {}, NODE_TIMEOUT).await
     }
 
     /// Desired state as this node knows it.

@@ -8,7 +8,7 @@ use weft_protocol::{CheckSpec, DeployOptions, ServiceSpec, StateView};
 use weft_wire::{AskError, Failure, FailureKind, NodeId};
 
 use crate::around::{Asker, NODE_TIMEOUT};
-use crate::plan::place;
+use crate::plan::Places;
 use crate::rows::node_name;
 
 /// What keeps a component of a replica from running, by replica and component.
@@ -20,7 +20,7 @@ pub(crate) async fn problems(
     asker: &Asker,
     spec: &ServiceSpec,
     options: &DeployOptions,
-    state: &StateView,
+    places: &Places,
 ) -> Problems {
     let components: Vec<_> = spec
         .components
@@ -28,7 +28,7 @@ pub(crate) async fn problems(
         .filter(|c| options.component.is_empty() || options.component == c.name)
         .cloned()
         .collect();
-    let asked = place(spec, state).into_iter().filter_map(|(replica, node)| Some((replica, node?)));
+    let asked = places.at.iter().filter_map(|(replica, node)| Some((*replica, (*node)?)));
     let answers = join_all(asked.map(|(replica, node): (u32, NodeId)| {
         let check =
             CheckSpec { service: spec.name.clone(), replica, components: components.clone() };
@@ -48,12 +48,12 @@ pub(crate) async fn problems(
 pub(crate) fn refuse(
     spec: &ServiceSpec,
     state: &StateView,
+    places: &Places,
     problems: &Problems,
 ) -> Result<(), AskError> {
     let Some(((replica, component), problem)) = problems.iter().next() else { return Ok(()) };
-    let places = place(spec, state);
     let node_of = |replica: &u32| {
-        places.get(replica).copied().flatten().map_or_else(String::new, |n| node_name(state, n))
+        places.at.get(replica).copied().flatten().map_or_else(String::new, |n| node_name(state, n))
     };
     let mut nodes: Vec<String> = problems.keys().map(|(replica, _)| node_of(replica)).collect();
     nodes.sort();

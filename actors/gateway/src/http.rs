@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::task::JoinHandle;
 use weft_protocol::{
-    ActorTree, EventFilter, ListComponents, QueryEvents, ReadHost, ReadState, StateView, VERSION,
+    ActorTree, EventFilter, ListComponents, QueryEvents, ReadAgreement, ReadHost, ReadState, StateView, VERSION,
 };
 use weft_wire::AskError;
 
@@ -212,9 +212,10 @@ async fn metrics(State(face): State<Face>) -> Response {
         limit: 10_000,
         ..EventFilter::default()
     };
-    let (actors, state, components, host, events, signs) = tokio::join!(
+    let (actors, state, agreement, components, host, events, signs) = tokio::join!(
         asker.ask(ActorTree {}, PROBE),
         asker.ask(ReadState { consistent: false }, PROBE),
+        asker.ask(ReadAgreement {}, PROBE),
         asker.ask(ListComponents {}, PROBE),
         asker.ask(ReadHost {}, PROBE),
         asker.ask(QueryEvents { filter: hour }, PROBE),
@@ -226,7 +227,9 @@ async fn metrics(State(face): State<Face>) -> Response {
         ("monitor", host.is_ok()),
         ("gateway", true),
     ];
-    let rows = nodes::rows(state.as_ref(), &signs, asker.fabric.node(), |_| String::new());
+    let agreement = agreement.ok();
+    let here = asker.fabric.node();
+    let rows = nodes::rows(state.as_ref(), agreement.as_ref(), &signs, here, |_| String::new());
     let figures = crate::metrics::Figures {
         node: asker.fabric.name().to_owned(),
         version: VERSION.to_owned(),

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use weft_protocol::{
-    HostFigures, NodeRole, NodeRow, NodeState, Ping, ReadHost, StateView, VERSION,
-};
+use weft_protocol::{AgreementView, HostFigures, NodeRole, NodeRow, NodeState, Ping, ReadHost, StateView, VERSION,};
 use weft_wire::{AskError, NodeId};
 
 use crate::around::{Asker, Member, NODE_TIMEOUT};
@@ -46,10 +44,16 @@ pub(crate) const fn is_disk_full(host: &HostFigures) -> bool {
 /// Asks every node for a sign of life: that a link is up does not say that anybody answers.
 pub(crate) async fn signs(asker: &Asker) -> Vec<Sign> {
     let here = asker.fabric.node();
+    let gone = asker.gone().await;
+    let gone = &gone;
     let mut signs = join_all(asker.members().into_iter().map(|member| async move {
+        let known = gone.get(&member.id);
         let alive = async {
             if member.id == here {
                 return Ok(None);
+            }
+            if let Some(why) = known {
+                return Err(AskError::Unreachable(format!("its node is {why}")));
             }
             let before = asker.now();
             let answer = asker.ask_on(member.id, Ping {}, NODE_TIMEOUT).await;
@@ -57,14 +61,17 @@ pub(crate) async fn signs(asker: &Asker) -> Vec<Sign> {
         };
         // What its disk is like is this node's to know, whoever asks.
         let own = asker.myself();
-        let (answer, host) = tokio::join!(alive, own.ask_on(member.id, ReadHost {}, HOST));
+        let host = async {
+            if known.is_some() { None } else { own.ask_on(member.id, ReadHost {}, HOST).await.ok() }
+        };
+        let (answer, host) = tokio::join!(alive, host);
         Sign {
             member,
             answer,
             silent_for: None,
             version: String::new(),
             in_flight: 0,
-            disk_full: host.is_ok_and(|host| is_disk_full(&host)),
+            disk_full: host.is_some_and(|host| is_disk_full(&host)),
         }
     }))
     .await;
@@ -95,12 +102,13 @@ pub(crate) async fn signs(asker: &Asker) -> Vec<Sign> {
 /// The row of every node: of agreed state, or of the directory alone while it is not readable.
 pub(crate) fn rows(
     state: Result<&StateView, &AskError>,
+    agreement: Option<&AgreementView>,
     signs: &[Sign],
     here: NodeId,
     addresses: impl Fn(NodeId) -> String,
 ) -> Vec<NodeRow> {
     let mut rows: Vec<NodeRow> =
-        signs.iter().map(|sign| row(sign, state, here, &addresses)).collect();
+        signs.iter().map(|sign| row(sign, state, agreement, here, &addresses)).collect();
     // Agreed, but not in the directory yet: it cannot be dialled.
     for record in state.map(|state| state.nodes.as_slice()).unwrap_or_default() {
         if !signs.iter().any(|sign| sign.member.id == record.id) {
@@ -112,7 +120,7 @@ pub(crate) fn rows(
                 in_flight: 0,
                 disk_full: false,
             };
-            rows.push(row(&sign, state, here, &addresses));
+            rows.push(row(&sign, state, agreement, here, &addresses));
         }
     }
     rows.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
@@ -122,6 +130,7 @@ pub(crate) fn rows(
 fn row(
     sign: &Sign,
     state: Result<&StateView, &AskError>,
+    agreement: Option<&AgreementView>,
     here: NodeId,
     addresses: &impl Fn(NodeId) -> String,
 ) -> NodeRow {
@@ -137,7 +146,20 @@ fn row(
         Err(error @ AskError::Unreachable(_)) => (NodeState::Lost, error.to_string()),
         Err(error) => (NodeState::Degraded, error.to_string()),
     };
+    let member = agreement.and_then(|agreement| agreement.member(id));
     let mut node_state = node_state;
+    if let Some(member) = member {
+        match (node_state, member.state) {
+            // It answers, whatever membership has not heard yet.
+            (NodeState::Ready, NodeState::Draining) => node_state = NodeState::Draining,
+            // It does not answer: membership knows better in what way.
+            (
+                NodeState::Suspect | NodeState::Lost,
+                known @ (NodeState::DaemonDown | NodeState::Lost | NodeState::Left),
+            ) => node_state = known,
+            _ => {}
+        }
+    }
     if id == here
         && let Err(error) = state
     {
@@ -164,10 +186,7 @@ fn row(
         name: sign.member.name.clone(),
         id,
         state: node_state,
-        role: match record {
-            Some(record) if record.leader => NodeRole::Leader,
-            _ => NodeRole::Learner,
-        },
+        role: member.map_or(NodeRole::Learner, |member| member.role),
         address: record
             .map(|record| record.address.clone())
             .filter(|address| !address.is_empty())
@@ -207,7 +226,7 @@ mod tests {
     fn a_node_without_room_to_write_is_degraded_and_says_why() {
         let state = state();
         let signs = [sign(1, false), sign(2, true), sign(3, false)];
-        let rows = rows(Ok(&state), &signs, node_id(1), |_| String::new());
+        let rows = rows(Ok(&state), None, &signs, node_id(1), |_| String::new());
         let states: Vec<_> = rows.iter().map(|row| row.state).collect();
         assert_eq!(states, [NodeState::Ready, NodeState::Degraded, NodeState::Ready]);
         assert!(rows.iter().any(|row| row.reason.contains("full")), "{rows:?}");

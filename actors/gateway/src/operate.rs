@@ -8,13 +8,15 @@ use tokio::task::JoinSet;
 use weft_link::{Closed, ItemSink};
 use weft_protocol::{
     Applied, Command, CommandRef, ComponentStatus, DeployService, DeployUpdate, Desired,
-    LifecycleAction, LifecycleRequest, ListComponents, LogLine, Propose, ReadLogs, RestartPolicy,
+    LifecycleAction, LifecycleRequest, ListComponents, LogLine, PlanPlacement, Propose, ReadLogs,
+    RestartPolicy,
     StateView, WatchComponents, spec_hash,
 };
 use weft_wire::{AskError, Failure, FailureKind, NodeId, RequestId, Subscription};
 
 use crate::around::{Asker, Member, NODE_TIMEOUT};
 use crate::check;
+use crate::plan;
 use crate::rollout::{Decision, Expected, Goal, Rollout};
 use crate::rows::{is_meant, node_name, wanted};
 
@@ -31,6 +33,8 @@ const SILENCE: Duration = Duration::from_secs(4);
 const AGAIN: Duration = Duration::from_millis(300);
 /// Between listings, the safety net under the watch.
 const LIST: Duration = Duration::from_secs(1);
+/// The placer may take so long to find places for what was agreed.
+const PLACED: Duration = Duration::from_secs(3);
 /// Log lines that come with a component that failed.
 const TAIL: u32 = 10;
 
@@ -121,8 +125,9 @@ async fn carry_out<S: Subscription<Item = DeployUpdate>>(
         && spec.active
     {
         // A program that is not there fails before anything is agreed, not on every node after.
-        let problems = check::problems(asker, spec, options, &old).await;
-        check::refuse(spec, &old, &problems)?;
+        let places = plan::places(asker, spec, &old).await;
+        let problems = check::problems(asker, spec, options, &places).await;
+        check::refuse(spec, &old, &places, &problems)?;
     }
     let before =
         if operation.no_wait { HashMap::new() } else { statuses(asker, &old, &target).await };
@@ -141,7 +146,7 @@ async fn carry_out<S: Subscription<Item = DeployUpdate>>(
         sink.send(DeployUpdate::Done { good: 0, bad: 0, timed_out: false }).await?;
         return Ok(());
     }
-    let new = caught_up(asker, applied.index, end).await?;
+    let new = placed(asker, &target.service, applied.index, end).await?;
     let expected = expect(&operation.command, &target, &applied, &old, &new, &before);
     watch(asker, &target, expected, operation.timeout, end, sink).await
 }
@@ -260,6 +265,37 @@ async fn caught_up(asker: &Asker, index: u64, end: Instant) -> Result<StateView,
                     .help("it goes on; look with `weft ps`"),
             ));
         }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(250));
+    }
+}
+
+/// Desired state of this node once it includes the change and the placer has nothing to move for
+/// the service any more. Without a leader to say so, it is taken as it is.
+async fn placed(
+    asker: &Asker,
+    service: &str,
+    index: u64,
+    end: Instant,
+) -> Result<StateView, AskError> {
+    let give_up = end.min(asker.now() + PLACED);
+    let mut pause = Duration::from_millis(10);
+    let mut index = index;
+    loop {
+        let state = caught_up(asker, index, end).await?;
+        let lacks = state.service(service).filter(|record| !record.undeployed).is_some_and(|record| {
+            let placed = state.placements.iter().filter(|place| place.service == service).count();
+            placed < record.spec.replicas as usize
+        });
+        let question = PlanPlacement { lost: Vec::new(), spec: None };
+        let moving = match asker.ask(question, NODE_TIMEOUT).await {
+            Ok(plan) => plan.moves.iter().any(|step| step.service == service),
+            Err(_) => lacks,
+        };
+        if !moving || asker.now() >= give_up {
+            return Ok(state);
+        }
+        index = state.index;
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(250));
     }

@@ -1,14 +1,14 @@
 //! What a definition would change: compared with desired state and with what runs, by pure rules.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use weft_protocol::{
     ComponentKey, ComponentState, ComponentStatus, DeployOptions, PlanAction, PlanItem,
-    ServiceRecord, ServiceSpec, StateView, changed_fields, changed_service_fields, spec_hash,
+    PlanPlacement, ServiceRecord, ServiceSpec, StateView, changed_fields, changed_service_fields, spec_hash,
 };
 use weft_wire::{AskError, NodeId};
 
-use crate::around::Member;
+use crate::around::{Asker, Member, NODE_TIMEOUT};
 use crate::rows::node_name;
 
 /// What is known of each node that answered, and why the others did not.
@@ -21,10 +21,11 @@ pub(crate) fn plan(
     options: &DeployOptions,
     state: &StateView,
     answers: &Answers,
+    places: &Places,
 ) -> Vec<PlanItem> {
     let record = state.service(&spec.name).filter(|record| !record.undeployed);
     let meant = |component: &str| options.component.is_empty() || options.component == component;
-    let places = place(spec, state);
+    let (places, waiting) = (&places.at, &places.waiting);
     let old_places: BTreeMap<u32, NodeId> = state
         .placements
         .iter()
@@ -32,7 +33,7 @@ pub(crate) fn plan(
         .map(|place| (place.replica, place.node))
         .collect();
     let mut items = Vec::new();
-    for (replica, node) in &places {
+    for (replica, node) in places {
         for component in spec.components.iter().filter(|c| meant(&c.name)) {
             let key = ComponentKey {
                 service: spec.name.clone(),
@@ -49,11 +50,13 @@ pub(crate) fn plan(
                 problem: String::new(),
             };
             let Some(node) = node else {
-                item.problem = if spec.node.is_empty() {
-                    "there is no node to place it on".into()
-                } else {
-                    format!("it is pinned to `{}`, which is not a node of this cluster", spec.node)
-                };
+                item.problem = waiting.get(replica).cloned().unwrap_or_else(|| {
+                    if spec.node.is_empty() || state.nodes.iter().any(|n| n.name == spec.node) {
+                        "there is no node to place it on".into()
+                    } else {
+                        format!("it is pinned to `{}`, which is not a node of this cluster", spec.node)
+                    }
+                });
                 items.push(item);
                 continue;
             };
@@ -161,46 +164,44 @@ fn compare(
     (action, changed)
 }
 
-/// Where each replica would be, by the interim rule: it stays where it is if it may; otherwise
-/// replica i goes to the i-th node by name, counting round, of those from there on to one with
-/// the fewest replicas of the service.
-pub(crate) fn place(spec: &ServiceSpec, state: &StateView) -> BTreeMap<u32, Option<NodeId>> {
-    let mut nodes: Vec<(&str, NodeId)> = state
-        .nodes
-        .iter()
-        .filter(|node| spec.node.is_empty() || node.name == spec.node)
-        .map(|node| (node.name.as_str(), node.id))
-        .collect();
-    nodes.sort();
-    let repin = state
-        .service(&spec.name)
-        .filter(|record| !record.undeployed)
-        .is_some_and(|record| record.spec.node != spec.node);
-    let mut load: HashMap<NodeId, u32> = HashMap::new();
-    let mut places = BTreeMap::new();
-    let replicas = spec.replicas.min(10_000);
-    for placement in state.placements.iter().filter(|p| p.service == spec.name && !repin) {
-        if placement.replica <= replicas && nodes.iter().any(|(_, id)| *id == placement.node) {
-            *load.entry(placement.node).or_default() += 1;
-            places.insert(placement.replica, Some(placement.node));
+/// Where each replica of a definition would be, and why one would not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Places {
+    /// Every replica, from 1.
+    pub(crate) at: BTreeMap<u32, Option<NodeId>>,
+    /// Replica and reason.
+    pub(crate) waiting: BTreeMap<u32, String>,
+}
+
+/// Asks who leads where the replicas would go. While nobody leads, what is placed stays, and
+/// nothing else is known.
+pub(crate) async fn places(asker: &Asker, spec: &ServiceSpec, state: &StateView) -> Places {
+    let question = PlanPlacement { lost: Vec::new(), spec: Some(Box::new(spec.clone())) };
+    let planned = asker.ask(question, NODE_TIMEOUT).await;
+    let replicas = 1..=spec.replicas.min(10_000);
+    let mut places = Places::default();
+    match planned {
+        Ok(plan) => {
+            let at = |replica: u32| {
+                let of = |place: &&(String, u32, NodeId)| place.0 == spec.name && place.1 == replica;
+                plan.places.iter().find(of).map(|place| place.2)
+            };
+            places.at = replicas.map(|replica| (replica, at(replica))).collect();
+            let waits = plan.waiting.into_iter().filter(|wait| wait.0 == spec.name);
+            places.waiting = waits.map(|(_, replica, reason)| (replica, reason)).collect();
         }
-    }
-    for replica in 1..=replicas {
-        if places.contains_key(&replica) {
-            continue;
+        Err(error) => {
+            for replica in replicas {
+                let of = |place: &&weft_protocol::Placement| {
+                    place.service == spec.name && place.replica == replica
+                };
+                let node = state.placements.iter().find(of).map(|place| place.node);
+                if node.is_none() {
+                    places.waiting.insert(replica, format!("where it would go is not known: {error}"));
+                }
+                places.at.insert(replica, node);
+            }
         }
-        let first = (replica as usize - 1).checked_rem(nodes.len()).unwrap_or(0);
-        let choice = nodes
-            .iter()
-            .cycle()
-            .skip(first)
-            .take(nodes.len())
-            .min_by_key(|(_, id)| load.get(id).copied().unwrap_or(0))
-            .map(|(_, id)| *id);
-        if let Some(node) = choice {
-            *load.entry(node).or_default() += 1;
-        }
-        places.insert(replica, choice);
     }
     places
 }

@@ -30,7 +30,6 @@ fn node_id(n: u128) -> NodeId {
 
 struct Node {
     fabric: Fabric,
-    address: SocketAddr,
     membership: Membership,
 }
 
@@ -94,7 +93,7 @@ impl Cluster {
         };
         let membership = Membership::start(config, fabric.clone(), &door).expect("starts");
         self.addresses.insert(n, address);
-        self.nodes.insert(n, Node { fabric, address, membership });
+        self.nodes.insert(n, Node { fabric, membership });
         self.introduce();
     }
 
@@ -115,7 +114,7 @@ impl Cluster {
 
     /// Ends a node as `kill -9` does for its peers: its port closes, its membership says nothing.
     async fn kill(&mut self, n: u128) {
-        let Node { fabric, membership, .. } = self.nodes.remove(&n).expect("it runs");
+        let Node { fabric, membership } = self.nodes.remove(&n).expect("it runs");
         fabric.close(GoodBye::default()).await;
         drop(membership);
         drop(fabric);

@@ -13,7 +13,7 @@ use weft_link::{Call, Directory, Items, PeerEntry};
 use weft_protocol::{
     Applied, CheckSpec, ComponentState, ComponentStatus, DeployOptions, DeployUpdate, Drift, Event,
     FollowEvents, HostFigures, LifecycleAction, LogLine, LogRow, LogStream, NodeState, PlanAction,
-    ReadLogs, ReadState, RestartActor, SpecProblem, StateView, WatchComponents,
+    AgreementView, MemberView, PlacementPlan, PlanPlacement, ReadAgreement, ReadLogs, ReadState, RestartActor, SpecProblem, StateView, WatchComponents,
 };
 use weft_supervision::testing::{self, PATIENCE, TestTree};
 use weft_wire::{ActorKind, Address, FailureKind, RequestId, WallTime};
@@ -62,13 +62,50 @@ macro_rules! double {
     };
 }
 
-double!(Registry, [ReadState, Propose, QueryEvents], [FollowEvents]);
+double!(Registry, [ReadState, ReadAgreement, PlanPlacement, Propose, QueryEvents], [FollowEvents]);
 double!(Runtime, [ListComponents, CheckSpec], [WatchComponents, ReadLogs]);
 double!(Monitor, [ReadDrift, ReadHost], []);
 
 impl Handle<ReadState> for Registry {
     fn handle(&mut self, _: ReadState, reply: Reply<ReadState>, _: &Scope<Self>) {
         reply.ok(self.0.world.lock().state.clone());
+    }
+}
+
+impl Handle<ReadAgreement> for Registry {
+    fn handle(&mut self, _: ReadAgreement, reply: Reply<ReadAgreement>, scope: &Scope<Self>) {
+        let leads = MemberView {
+            id: scope.fabric().node(),
+            name: "test".into(),
+            state: weft_protocol::NodeState::Ready,
+            for_ms: 0,
+            role: weft_protocol::NodeRole::Leader,
+            lag: None,
+            why: String::new(),
+        };
+        reply.ok(AgreementView { members: vec![leads], ..AgreementView::default() });
+    }
+}
+
+/// Everything is where it shall be; a new replica would go to the first node.
+impl Handle<PlanPlacement> for Registry {
+    fn handle(
+        &mut self,
+        message: PlanPlacement,
+        reply: Reply<PlanPlacement>,
+        _: &Scope<Self>,
+    ) {
+        let state = self.0.world.lock().state.clone();
+        let mut places: Vec<_> =
+            state.placements.iter().map(|p| (p.service.clone(), p.replica, p.node)).collect();
+        if let Some(spec) = message.spec {
+            for replica in 1..=spec.replicas {
+                if !places.iter().any(|p| p.0 == spec.name && p.1 == replica) {
+                    places.push((spec.name.clone(), replica, state.nodes[0].id));
+                }
+            }
+        }
+        reply.ok(PlacementPlan { places, ..PlacementPlan::default() });
     }
 }
 
@@ -190,7 +227,6 @@ async fn set_up(tree: &TestTree) -> (Shared, HttpFace) {
     let mut view = state();
     view.nodes[0].id = fabric.node();
     view.nodes[0].name = "test".into();
-    view.nodes[0].leader = true;
     view.placements[0].node = fabric.node();
     let mut directory = Directory::default();
     for node in &view.nodes {

@@ -78,6 +78,7 @@ pub(crate) fn placement(service: &str, replica: u32, node: NodeId) -> Placement 
         generation: 1,
         at: WallTime::from_micros(1),
         reason: String::new(),
+        previous: None,
     }
 }
 
@@ -90,7 +91,11 @@ pub(crate) fn node(id: NodeId, name: &str) -> NodeRecord {
         labels: vec![],
         version: "0.1.0".into(),
         key_fingerprint: String::new(),
-        leader: name == "n1",
+        ca: String::new(),
+        capacity: weft_protocol::Capacity::default(),
+        format: 1,
+        extra_labels: vec![],
+        draining: false,
         joined_at: WallTime::from_micros(1),
     }
 }

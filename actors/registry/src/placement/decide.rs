@@ -11,8 +11,8 @@ use weft_wire::NodeId;
 
 use super::table::{Key, Table};
 use super::{
-    Decision, Input, Liveness, Move, MoveKind, Previous, ReplicaState, WaitKind, Waiting, rebalance,
-    words,
+    Decision, Input, Liveness, Move, MoveKind, Previous, ReplicaState, WaitKind, Waiting,
+    rebalance, words,
 };
 
 /// The smallest set of changes that puts right what is wrong, and says why the rest waits.
@@ -129,7 +129,12 @@ impl Draft<'_> {
                     self.relocate(key, at, MoveKind::Pinned, reason);
                 }
                 Err(why) => {
-                    self.wait(key, Some(slot.id), WaitKind::Node, format!("stays on {from}: {why}"));
+                    self.wait(
+                        key,
+                        Some(slot.id),
+                        WaitKind::Node,
+                        format!("stays on {from}: {why}"),
+                    );
                 }
             }
         }
@@ -333,8 +338,7 @@ impl Draft<'_> {
                 .map(|lease| Previous { node: lease.node, lost: false })
                 .min_by_key(|previous| previous.node),
         };
-        let previous =
-            previous.filter(|p| p.node != to && self.table.index(p.node).is_some());
+        let previous = previous.filter(|p| p.node != to && self.table.index(p.node).is_some());
         self.table.put(key, to, previous);
         self.push(key, slot.map(|slot| slot.id), Some(to), previous, kind, reason);
     }

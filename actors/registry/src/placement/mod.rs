@@ -153,7 +153,9 @@ pub enum Problem {
         text: String,
     },
     /// More is declared by what is placed on a node than the node has; nothing moves for it.
-    #[error("{node}: {declared} {what} declared by what is placed there, {capacity} available: move or shrink a service")]
+    #[error(
+        "{node}: {declared} {what} declared by what is placed there, {capacity} available: move or shrink a service"
+    )]
     Overcommitted {
         /// Name of the node.
         node: String,

@@ -41,9 +41,9 @@ pub(super) fn rebalance(draft: &mut Draft<'_>) {
                 if draft.table.fits(key, to).is_err() || rank >= draft.table.rank(key, from) {
                     continue;
                 }
-                let better = best.as_ref().is_none_or(|(w, k, r, t, _)| {
-                    (worth, key, &rank, to) < (*w, *k, r, *t)
-                });
+                let better = best
+                    .as_ref()
+                    .is_none_or(|(w, k, r, t, _)| (worth, key, &rank, to) < (*w, *k, r, *t));
                 if better {
                     best = Some((worth, key, rank, to, why));
                 }
@@ -66,9 +66,7 @@ fn calm(draft: &Draft<'_>) -> bool {
     draft.decision.moves.is_empty()
         && !table.input.settings.updating
         && !draft.decision.waiting.iter().any(|waiting| soon(waiting.kind))
-        && there.all(|node| {
-            node.liveness == Liveness::Ready && Some(&node.version) == version
-        })
+        && there.all(|node| node.liveness == Liveness::Ready && Some(&node.version) == version)
         && table.slots.values().all(|slot| slot.previous.is_none())
 }
 
@@ -110,7 +108,9 @@ fn improves(draft: &Draft<'_>, key: Key, from: usize, to: usize) -> Option<(Wort
         }
         if a.zone() != b.zone() {
             if zone_a >= zone_b + 2 {
-                let zone = |name: &str| if name.is_empty() { "no zone" } else { "zone " }.to_owned() + name;
+                let zone = |name: &str| {
+                    if name.is_empty() { "no zone" } else { "zone " }.to_owned() + name
+                };
                 let why = format!(
                     "{} ran {zone_a} replicas of it, {} {zone_b}",
                     zone(a.zone()),

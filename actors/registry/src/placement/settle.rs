@@ -77,11 +77,11 @@ pub fn lost(input: &Input<'_>, ids: &[NodeId]) -> Decision {
 
 /// The part of the input that moves change.
 pub(super) struct World {
-    nodes: Vec<NodeFacts>,
+    pub(super) nodes: Vec<NodeFacts>,
     pub(super) places: Vec<Place>,
     pub(super) seen: Vec<Sighting>,
-    leases: Vec<Lease>,
-    settings: super::Settings,
+    pub(super) leases: Vec<Lease>,
+    pub(super) settings: super::Settings,
     fenced: Vec<String>,
 }
 
@@ -136,7 +136,8 @@ impl World {
             }
             if let Some(node) = step.to {
                 if fenced {
-                    let lease = Lease { service: service.clone(), replica, node, renewed_ms_ago: 0 };
+                    let lease =
+                        Lease { service: service.clone(), replica, node, renewed_ms_ago: 0 };
                     self.leases.push(lease);
                 }
                 let state = ReplicaState::Healthy;

@@ -108,9 +108,8 @@ impl<'a> Table<'a> {
             svcs.iter().enumerate().map(|(at, svc)| (svc.record.name.as_str(), at)).collect();
 
         let mut places: Vec<_> = input.places.iter().collect();
-        places.sort_by(|a, b| {
-            (&a.service, a.replica, a.node).cmp(&(&b.service, b.replica, b.node))
-        });
+        places
+            .sort_by(|a, b| (&a.service, a.replica, a.node).cmp(&(&b.service, b.replica, b.node)));
         let mut seen = BTreeMap::new();
         for sighting in input.seen {
             let key = (sighting.service.as_str(), sighting.replica, sighting.node);
@@ -168,9 +167,10 @@ impl<'a> Table<'a> {
 
     /// The node of that name or id.
     pub(super) fn find(&self, name_or_id: &str) -> Option<usize> {
-        self.by_name.get(name_or_id).copied().or_else(|| {
-            name_or_id.parse().ok().and_then(|id: NodeId| self.by_id.get(&id).copied())
-        })
+        self.by_name
+            .get(name_or_id)
+            .copied()
+            .or_else(|| name_or_id.parse().ok().and_then(|id: NodeId| self.by_id.get(&id).copied()))
     }
 
     pub(super) fn index(&self, id: NodeId) -> Option<usize> {
@@ -306,10 +306,7 @@ impl<'a> Table<'a> {
         let free = |capacity: Option<u64>, used: u64, own: u64| {
             capacity.map(|capacity| capacity.saturating_sub(used.saturating_sub(own)))
         };
-        (
-            free(node.memory, carried.memory, own.memory),
-            free(node.cpu_millis, carried.cpu, own.cpu),
-        )
+        (free(node.memory, carried.memory, own.memory), free(node.cpu_millis, carried.cpu, own.cpu))
     }
 
     fn ports(&self, key: Key, at: usize) -> Result<(), Reject> {

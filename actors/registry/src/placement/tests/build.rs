@@ -122,11 +122,8 @@ impl Service {
         self
     }
     pub(super) fn volume(mut self) -> Self {
-        let volume = VolumeMapping {
-            host: "/srv/x".into(),
-            container: "/x".into(),
-            options: String::new(),
-        };
+        let volume =
+            VolumeMapping { host: "/srv/x".into(), container: "/x".into(), options: String::new() };
         self.0.spec.components[0].volumes.push(volume);
         self
     }
@@ -162,10 +159,103 @@ impl Service {
 
 /// An input that owns what it holds.
 pub(super) struct Cluster {
-    pub(super) services: Vec<&'static mut ServiceRecord>,
+    pub(super) services: Vec<ServiceRecord>,
     pub(super) places: Vec<Place>,
     pub(super) nodes: Vec<NodeFacts>,
     pub(super) seen: Vec<Sighting>,
     pub(super) leases: Vec<Lease>,
     pub(super) settings: Settings,
+}
+
+impl Cluster {
+    /// Nodes n1 to n`count`.
+    pub(super) fn new(count: u32) -> Self {
+        Self {
+            services: Vec::new(),
+            places: Vec::new(),
+            nodes: (1..=count).map(node).collect(),
+            seen: Vec::new(),
+            leases: Vec::new(),
+            settings: Settings::default(),
+        }
+    }
+
+    pub(super) fn with(mut self, service: Service) -> Self {
+        self.services.push(service.0);
+        self
+    }
+
+    pub(super) fn edit(mut self, n: u32, change: impl FnOnce(&mut NodeFacts)) -> Self {
+        change(self.nodes.iter_mut().find(|node| node.id == id(n)).expect("a node"));
+        self
+    }
+
+    pub(super) fn placed(mut self, service: &str, replica: u32, n: u32) -> Self {
+        let service = service.to_owned();
+        self.places.push(Place { service, replica, node: id(n), previous: None });
+        self
+    }
+
+    pub(super) fn previously(mut self, service: &str, replica: u32, was: Previous) -> Self {
+        let place = self.places.iter_mut().find(|p| p.service == service && p.replica == replica);
+        place.expect("a place").previous = Some(was);
+        self
+    }
+
+    pub(super) fn sees(mut self, service: &str, replica: u32, n: u32, state: ReplicaState) -> Self {
+        self.seen.retain(|s| s.service != service || s.replica != replica);
+        self.seen.push(Sighting { service: service.to_owned(), replica, node: id(n), state });
+        self
+    }
+
+    pub(super) fn lease(mut self, service: &str, replica: u32, n: u32, ago: u64) -> Self {
+        let service = service.to_owned();
+        self.leases.push(Lease { service, replica, node: id(n), renewed_ms_ago: ago });
+        self
+    }
+
+    pub(super) fn take(&mut self, world: World) {
+        (self.places, self.nodes, self.seen, self.leases, self.settings) =
+            (world.places, world.nodes, world.seen, world.leases, world.settings);
+    }
+
+    pub(super) fn input(&self) -> Input<'_> {
+        // The input borrows a slice of references, which somebody has to own; tests are short.
+        let services: Vec<&'static ServiceRecord> =
+            self.services.iter().map(|record| &*Box::leak(Box::new(record.clone()))).collect();
+        Input {
+            services: services.leak(),
+            places: &self.places,
+            nodes: &self.nodes,
+            seen: &self.seen,
+            leases: &self.leases,
+            settings: self.settings,
+        }
+    }
+
+    pub(super) fn decide(&self) -> Decision {
+        decide(&self.input())
+    }
+
+    /// `web/1 n1 n2` for each move.
+    pub(super) fn shown(&self, decision: &Decision) -> Vec<String> {
+        let name = |node: Option<NodeId>| match node {
+            None => "-".to_owned(),
+            Some(id) => self
+                .nodes
+                .iter()
+                .find(|node| node.id == id)
+                .map_or_else(|| "?".to_owned(), |node| node.name.clone()),
+        };
+        let show = |step: &super::super::Move| {
+            format!("{}/{} {} {}", step.service, step.replica, name(step.from), name(step.to))
+        };
+        decision.moves.iter().map(show).collect()
+    }
+
+    /// `web/1 reason` for each that waits.
+    pub(super) fn waits(&self, decision: &Decision) -> Vec<String> {
+        let show = |w: &super::super::Waiting| format!("{}/{} {}", w.service, w.replica, w.reason);
+        decision.waiting.iter().map(show).collect()
+    }
 }
