@@ -77,6 +77,14 @@ pub(crate) struct Change {
     pub(crate) dry_run: bool,
 }
 
+/// Flag of everything that reads what is wanted.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct Fresh {
+    /// Not older than any change acknowledged before; fails while no majority is there
+    #[arg(long)]
+    pub(crate) consistent: bool,
+}
+
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -92,7 +100,8 @@ pub(crate) enum Verb {
     Down(Down),
     /// Store a service's definition and put it in force
     Deploy(Deploy),
-    /// Compare a definition with what is deployed and what runs; changes nothing
+    /// Compare a definition with what is deployed and what runs, or show what the loss of nodes
+    /// would do; changes nothing
     #[command(visible_alias = "diff")]
     Plan(Plan),
     /// Check definitions offline
@@ -106,7 +115,7 @@ pub(crate) enum Verb {
     /// Tear a service down; its data and its history stay
     Undeploy(Undeploy),
     /// List what is wanted, as agreed; asks no node's runtime
-    List,
+    List(List),
     /// List what runs, asking every node
     Ps(Ps),
     /// Show what runs, what is not as wanted, and the newest events
@@ -119,8 +128,10 @@ pub(crate) enum Verb {
     Actors(Actors),
     /// Break an actor on purpose, where the node file allows it, to watch it heal
     Chaos(Chaos),
-    /// List nodes, make join tokens, remove a node
+    /// List, drain, label and remove nodes, make join tokens
     Node(Node),
+    /// Show who leads, who votes and how far each node is
+    Cluster(Cluster),
     /// Show who you are to the cluster
     Whoami,
     /// Print this command's version
@@ -214,8 +225,8 @@ pub(crate) struct Login {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Example: weft up\n         weft up --detach --json && weft down")]
 pub(crate) struct Up {
-    /// How many nodes, 1 to 16 (default: 3, or those that --dir has already)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    /// How many nodes, 1 to 9 (default: 3, or those that --dir has already)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
     pub(crate) nodes: Option<u8>,
     /// Where to keep everything (default: a new temporary directory, removed at the end)
     #[arg(long, value_name = "DIR")]
@@ -264,10 +275,13 @@ pub(crate) struct Deploy {
 
 /// `weft plan`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Examples: weft plan web\n          weft plan -f ./web.toml --json")]
+#[command(
+    after_help = "Examples: weft plan web\n          weft plan -f ./web.toml --json\n          \
+    weft plan --lost n2,n3"
+)]
 pub(crate) struct Plan {
     /// `service` or `service/component`; a path that ends in .toml is taken as -f
-    #[arg(value_name = "SERVICE[/COMPONENT]", required_unless_present = "file")]
+    #[arg(value_name = "SERVICE[/COMPONENT]", required_unless_present_any = ["file", "lost"])]
     pub(crate) target: Option<String>,
     /// The definition; `-` reads standard input
     #[arg(short, long, value_name = "FILE")]
@@ -275,6 +289,16 @@ pub(crate) struct Plan {
     /// Plan for `deploy --if-changed`
     #[arg(long)]
     pub(crate) if_changed: bool,
+    /// Show instead what would move if these nodes vanished now, by name or id
+    #[arg(
+        long,
+        value_name = "NODE,…",
+        value_delimiter = ',',
+        conflicts_with_all = ["target", "file", "if_changed"]
+    )]
+    pub(crate) lost: Vec<String>,
+    #[command(flatten)]
+    pub(crate) fresh: Fresh,
 }
 
 /// `weft validate`.
@@ -311,6 +335,14 @@ pub(crate) struct Undeploy {
     pub(crate) change: Change,
 }
 
+/// `weft list`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example: weft list --consistent")]
+pub(crate) struct List {
+    #[command(flatten)]
+    pub(crate) fresh: Fresh,
+}
+
 /// `weft ps`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples: weft ps\n          weft --node n2 ps --json")]
@@ -318,6 +350,8 @@ pub(crate) struct Ps {
     /// Only this service or component
     #[arg(value_name = "SERVICE[/COMPONENT]")]
     pub(crate) target: Option<CommandRef>,
+    #[command(flatten)]
+    pub(crate) fresh: Fresh,
 }
 
 /// `weft status`.
@@ -330,6 +364,8 @@ pub(crate) struct Status {
     /// End with 8 when something is not as wanted
     #[arg(long)]
     pub(crate) exit_code: bool,
+    #[command(flatten)]
+    pub(crate) fresh: Fresh,
 }
 
 /// `weft logs`.
@@ -470,6 +506,107 @@ pub(crate) enum NodeVerb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Move a node's work to other nodes and place nothing there any more
+    #[command(after_help = "Ends with 6 when something stays that cannot move, and names it.\n\
+        Example: weft node drain n2 --timeout 10m")]
+    Drain {
+        /// Its name or id
+        #[arg(value_name = "NODE")]
+        target: String,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Let a drained node take work again
+    #[command(after_help = "Example: weft node undrain n2")]
+    Undrain {
+        /// Its name or id
+        #[arg(value_name = "NODE")]
+        target: String,
+        /// Print what would be done and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Give a node labels, or take them away
+    #[command(after_help = "Example: weft node label n2 disk=ssd gpu arch-")]
+    Label {
+        /// Its name or id
+        #[arg(value_name = "NODE")]
+        target: String,
+        /// `key=value` or `key` sets it, `key-` takes it away
+        #[arg(value_name = "LABEL", required = true)]
+        labels: Vec<LabelChange>,
+        /// Print what would be done and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Drain a node, then take it out of the cluster for ever
+    #[command(after_help = "Examples: weft node leave n3 --yes\n          \
+        weft node leave    # the attached node")]
+    Leave {
+        /// Its name or id (default: the attached node)
+        #[arg(value_name = "NODE")]
+        target: Option<String>,
+        /// Also when something there cannot move
+        #[arg(long)]
+        force: bool,
+        /// Print what would be done and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// `weft cluster`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Cluster {
+    #[command(subcommand)]
+    pub(crate) verb: ClusterVerb,
+}
+
+/// `weft cluster …`.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum ClusterVerb {
+    /// Show leader, term, what is committed, groups, and each node's part, lag and why
+    #[command(after_help = "Example: weft cluster status --json")]
+    Status,
+}
+
+/// What becomes of one label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LabelChange {
+    /// `key=value` or `key`.
+    Set(String),
+    /// The key of `key-`.
+    Remove(String),
+}
+
+impl LabelChange {
+    /// The label's key.
+    pub(crate) fn key(&self) -> &str {
+        match self {
+            Self::Set(label) => label.split_once('=').map_or(label, |(key, _)| key),
+            Self::Remove(key) => key,
+        }
+    }
+}
+
+impl std::str::FromStr for LabelChange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let change = match text.strip_suffix('-') {
+            Some(key) if !key.contains('=') => Self::Remove(key.into()),
+            _ => Self::Set(text.into()),
+        };
+        let fits = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+        let value = text.split_once('=').map_or("", |(_, value)| value);
+        let key = change.key();
+        if !key.is_empty() && key.chars().all(fits) && value.chars().all(fits) {
+            Ok(change)
+        } else {
+            Err("expected key=value, key, or key- to take it away, of letters, digits and -_./"
+                .into())
+        }
+    }
 }
 
 /// `<path>@<node>`.
@@ -574,7 +711,7 @@ mod tests {
         let verbs: Vec<String> =
             Cli::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
         let wanted = "init join login up down deploy plan validate stop start restart undeploy \
-                      list ps status logs events actors chaos node whoami version completions";
+                      list ps status logs events actors chaos node cluster whoami version completions";
         for verb in wanted.split_whitespace() {
             assert!(verbs.iter().any(|v| v == verb), "{verb}");
         }
@@ -606,7 +743,16 @@ mod tests {
             ("weft node token --ttl 5", "no unit"),
             ("weft init --bind localhost", "ip:port"),
             ("weft init --name N1", "lower-case"),
-            ("weft up --nodes 0", "1..=16"),
+            ("weft up --nodes 0", "1..=9"),
+            ("weft up --nodes 10", "1..=9"),
+            ("weft plan", "SERVICE"),
+            ("weft plan web --lost n2", "--lost"),
+            ("weft plan -f web.toml --lost n2", "--lost"),
+            ("weft node label n2", "LABEL"),
+            ("weft node label n2 =x", "key=value"),
+            ("weft node label n2 a=b=c", "key=value"),
+            ("weft node drain", "NODE"),
+            ("weft cluster", "status"),
             ("weft logs web --since yesterday", "how long ago"),
             ("weft ps --timeout 0s", "longer than 0s"),
             ("weft ps --colour", "--colour"),
@@ -634,6 +780,30 @@ mod tests {
         assert!(change("weft stop web --no-wait").no_wait);
         assert!(!change("weft stop web --no-wait --wait").no_wait);
         assert!(!change("weft stop web").no_wait);
+    }
+
+    #[test]
+    fn a_label_with_a_trailing_hyphen_is_taken_away() {
+        let parse = |text: &str| text.parse::<LabelChange>();
+        assert_eq!(parse("arch-"), Ok(LabelChange::Remove("arch".into())));
+        assert_eq!(parse("disk=ssd"), Ok(LabelChange::Set("disk=ssd".into())));
+        assert_eq!(parse("gpu"), Ok(LabelChange::Set("gpu".into())));
+        assert_eq!(parse("a=b-"), Ok(LabelChange::Set("a=b-".into())));
+        assert_eq!(parse("a=b-").expect("parses").key(), "a");
+        for bad in ["", "-", "=x", "a b", "a=ü"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn lost_nodes_are_separated_by_commas_or_given_one_by_one() {
+        let lost = |line: &str| match parse(line).expect(line).verb {
+            Verb::Plan(plan) => plan.lost.join(" "),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(lost("weft plan --lost n2,n3"), "n2 n3");
+        assert_eq!(lost("weft plan --lost n2 --lost n3"), "n2 n3");
+        assert_eq!(lost("weft plan web"), "");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Pins the bytes of stored proposals and of the snapshot: what is in a `state.db` must stay
-//! readable for ever.
+//! Pins the bytes of stored proposals and of the snapshot: what is in a log or a checkpoint
+//! must stay readable for ever.
 //!
 //! `WEFT_UPDATE_GOLDEN=1 cargo test -p weft-registry --test golden` adds what is not there yet. A
 //! file that is there is never changed: a new layout gets a new version and a file of its own, and
@@ -12,7 +12,7 @@ use std::time::Duration;
 use uuid::Uuid;
 use weft_protocol::*;
 use weft_registry::state::{ClusterState, SNAPSHOT_VERSION};
-use weft_registry::store::PROPOSAL_VERSION;
+use weft_registry::PROPOSAL_VERSION;
 use weft_wire::{Caller, Identity, NodeId, OperatorId, RequestId, Role, WallTime, codec};
 
 fn file(name: &str) -> PathBuf {
@@ -56,7 +56,11 @@ fn node(n: u128, name: &str) -> NodeRecord {
         labels: vec!["ssd".into()],
         version: "0.1.0".into(),
         key_fingerprint: "ab".into(),
-        leader: n == 1,
+        ca: format!("CA of {name}"),
+        capacity: Capacity { cpu_millis: 2_000, memory: 1 << 30 },
+        format: FORMAT_LEVEL,
+        extra_labels: vec!["rack=2".into()],
+        draining: false,
         joined_at: time(0),
     }
 }
@@ -165,9 +169,38 @@ fn commands() -> Vec<(&'static str, Command)> {
                 zone: "b".into(),
                 labels: vec!["x=y".into()],
                 key_fingerprint: "12".into(),
+                ca: "CA of n2".into(),
+                capacity: Capacity { cpu_millis: 4_000, memory: 2 << 30 },
+                format: FORMAT_LEVEL,
+            },
+        ),
+        ("trust-issuer", Command::TrustIssuer { node: node(2, "n2").id }),
+        ("drain", Command::Drain { node: node(2, "n2").id, on: true }),
+        (
+            "label-node",
+            Command::LabelNode {
+                node: node(2, "n2").id,
+                set: vec!["rack=3".into()],
+                remove: vec!["ssd".into()],
             },
         ),
         ("deploy", Command::Deploy { spec: Box::new(spec()), options }),
+        (
+            "place",
+            Command::Place {
+                moves: [(1, 1), (2, 2)]
+                    .map(|(replica, to)| PlacementMove {
+                        service: "web".into(),
+                        replica,
+                        generation: 0,
+                        to: Some(node(to, "").id),
+                        previous: Some(Previous { node: node(2, "n2").id, lost: true }),
+                        reason: "it had no place".into(),
+                    })
+                    .into(),
+            },
+        ),
+        ("raise-format", Command::RaiseFormat { level: 1 }),
         ("restart", Command::Restart { target: reference("api") }),
         (
             "set-desired",

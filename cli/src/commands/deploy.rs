@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use weft_protocol::{
-    DeployOptions, DeployService, PlanItem, PlanService, ReadState, ServiceSpec, format_time,
+    DeployOptions, DeployService, PlanItem, PlanService, ServiceSpec, format_time,
 };
 use weft_wire::{ActorKind, Address};
 
 use super::change::follow;
 use super::definition::{Wanted, check_component, read_arguments, resolve};
-use super::{App, millis, request};
+use super::{App, agreed, lost, millis, request};
 use crate::args::{Deploy, Plan};
 use crate::attach::Attached;
 use crate::error::{CliError, Exit, Result};
@@ -23,8 +23,12 @@ pub(crate) async fn run(app: &App, args: &Deploy) -> Result<Exit> {
     let attached = app.attach().await?;
     let options =
         DeployOptions { component: wanted.component.clone(), if_changed: args.if_changed };
-    let stored =
-        if wanted.spec.is_none() { Some(last(app, &attached, &wanted).await?) } else { None };
+    let stored = if wanted.spec.is_none() {
+        // A change needs a majority anyway: what it brings back is the newest there is.
+        Some(last(app, &attached, &wanted, !args.change.dry_run).await?)
+    } else {
+        None
+    };
     if args.change.dry_run {
         let spec = wanted.spec.or(stored.map(Box::new)).ok_or_else(|| none(&wanted.service))?;
         let items = plan_of(app, &attached, spec, options).await?;
@@ -65,15 +69,19 @@ pub(crate) async fn deploy(
 }
 
 pub(crate) async fn plan(app: &App, args: &Plan) -> Result<Exit> {
+    if !args.lost.is_empty() {
+        return lost::run(app, &args.lost, args.fresh).await;
+    }
     let (reference, source) = read_arguments(args.target.as_deref(), args.file.as_deref())?;
     let context = app.context()?;
     let wanted = resolve(reference.as_ref(), &source, &context.services_dir, &app.output)?;
     let attached = app.attach().await?;
+    agreed::catch_up(app, &attached, args.fresh).await?;
     let options =
         DeployOptions { component: wanted.component.clone(), if_changed: args.if_changed };
     let spec = match wanted.spec {
         Some(spec) => spec,
-        None => Box::new(last(app, &attached, &wanted).await?),
+        None => Box::new(last(app, &attached, &wanted, false).await?),
     };
     let items = plan_of(app, &attached, spec, options).await?;
     show_plan(&app.output, &items)
@@ -96,9 +104,13 @@ fn show_plan(output: &Output, items: &[PlanItem]) -> Result<Exit> {
 }
 
 /// The definition last deployed, announced on stderr (§8.1, rule 3).
-async fn last(app: &App, attached: &Attached, wanted: &Wanted) -> Result<ServiceSpec> {
-    let state =
-        attached.ask(Address::here(ActorKind::Registry), ReadState { consistent: false }, app.question()).await?;
+async fn last(
+    app: &App,
+    attached: &Attached,
+    wanted: &Wanted,
+    consistent: bool,
+) -> Result<ServiceSpec> {
+    let state = agreed::state(app, attached, consistent).await?;
     let record = state.service(&wanted.service).ok_or_else(|| none(&wanted.service))?;
     check_component(&record.spec, &wanted.component)?;
     app.output.notice(format!(

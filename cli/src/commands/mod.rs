@@ -1,9 +1,12 @@
 //! One file per verb or family of verbs.
 
 mod actors;
+pub(crate) mod agreed;
 mod change;
+mod cluster;
 pub(crate) mod definition;
 pub(crate) mod deploy;
+mod drain;
 mod events;
 mod follow;
 pub(crate) mod init;
@@ -11,11 +14,15 @@ pub(crate) mod join;
 mod lifecycle;
 mod login;
 mod logs;
+mod lost;
 mod node;
 mod show;
 mod validate;
 
 pub(crate) use node::find as find_node;
+
+#[cfg(test)]
+pub(crate) use drain::tests::node as drain_test_node;
 
 use std::time::Duration;
 
@@ -107,7 +114,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Verb::Start(args) => lifecycle::run(&app, lifecycle::Kind::Start, &args).await,
         Verb::Restart(args) => lifecycle::run(&app, lifecycle::Kind::Restart, &args).await,
         Verb::Undeploy(args) => lifecycle::undeploy(&app, &args).await,
-        Verb::List => show::list(&app).await,
+        Verb::List(args) => show::list(&app, &args).await,
         Verb::Ps(args) => show::ps(&app, &args).await,
         Verb::Status(args) => show::status(&app, &args).await,
         Verb::Logs(args) => logs::run(&app, &args).await,
@@ -115,6 +122,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Verb::Actors(args) => actors::run(&app, &args).await,
         Verb::Chaos(args) => actors::chaos(&app, &args).await,
         Verb::Node(args) => node::run(&app, &args).await,
+        Verb::Cluster(args) => cluster::run(&app, &args).await,
         Verb::Version => version(&app),
         Verb::Completions { shell } => completions(shell),
     }
@@ -126,13 +134,13 @@ fn version(app: &App) -> Result<Exit> {
         version: &'static str,
         protocol_min: u16,
         protocol_max: u16,
-        format_level: u16,
+        format_level: u32,
     }
     let view = View {
         version: weft_protocol::VERSION,
         protocol_min: weft_wire::PROTOCOL_MIN,
         protocol_max: weft_wire::PROTOCOL_MAX,
-        format_level: weft_wire::FORMAT_LEVEL,
+        format_level: weft_protocol::FORMAT_LEVEL,
     };
     app.output.result(&view, format!("weft {}", weft_protocol::VERSION))?;
     Ok(Exit::Ok)

@@ -1,5 +1,6 @@
 //! What a person or a script sees.
 
+pub(crate) mod agreed;
 pub(crate) mod table;
 pub(crate) mod views;
 

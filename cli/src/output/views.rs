@@ -13,7 +13,7 @@ use weft_wire::WallTime;
 use super::Table;
 use super::table::cut;
 
-fn some(text: &str) -> Option<String> {
+pub(crate) fn some(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
@@ -210,6 +210,7 @@ pub(crate) fn nodes_table(rows: &[NodeRow]) -> Table {
         "COMPONENTS",
         "LAST-SEEN",
         "RTT",
+        "ZONE",
     ]);
     for r in rows {
         let status = if r.state == NodeState::Ready || r.reason.is_empty() {
@@ -226,13 +227,14 @@ pub(crate) fn nodes_table(rows: &[NodeRow]) -> Table {
             r.components.to_string(),
             r.last_seen_ms.map(ago).unwrap_or_default(),
             r.rtt_us.map(rtt).unwrap_or_default(),
+            r.zone.clone(),
         ]);
     }
     table
 }
 
 /// Milliseconds as an age.
-fn ago(ms: u64) -> String {
+pub(crate) fn ago(ms: u64) -> String {
     if ms < 1000 { format!("{ms}ms") } else { uptime(Duration::from_millis(ms)) }
 }
 
@@ -538,6 +540,8 @@ pub(crate) struct StatusView {
     pub(crate) drift: Vec<DriftView>,
     pub(crate) events: Vec<EventView>,
     pub(crate) nodes: Vec<AnswerView>,
+    /// What agreed state wants that cannot be had.
+    pub(crate) waiting: Vec<String>,
 }
 
 /// `whoami --json`.

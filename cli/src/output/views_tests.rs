@@ -110,7 +110,7 @@ fn node_list_json_has_the_promised_fields() {
     let lines = nodes_table(&[node]).lines();
     assert_eq!(
         lines[0].split_whitespace().collect::<Vec<_>>().join(" "),
-        "NAME ADDRESS VERSION ROLE STATUS COMPONENTS LAST-SEEN RTT"
+        "NAME ADDRESS VERSION ROLE STATUS COMPONENTS LAST-SEEN RTT ZONE"
     );
     assert!(lines[1].contains("1.2ms"), "{}", lines[1]);
 }

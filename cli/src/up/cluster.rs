@@ -31,6 +31,8 @@ const READY: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(20);
 /// Nodes of a new cluster, unless told otherwise.
 pub(crate) const NODES: u8 = 3;
+/// Replicas of the example service, where there are as many nodes.
+const REPLICAS: usize = 3;
 /// The example service.
 pub(crate) const HELLO: &str = "hello";
 /// The context's name in the file that `up` writes.
@@ -370,7 +372,7 @@ impl Cluster {
         make_private_dir(&services)?;
         let path = services.join(format!("{HELLO}.toml"));
         if let (Some(program), false) = (&self.programs.hello, path.exists()) {
-            write_file(&path, &hello_definition(program, self.nodes.len()))?;
+            write_file(&path, &hello_definition(program, self.nodes.len().min(REPLICAS)))?;
         }
         let attached = Attacher::new(&context).attach(None).await?;
         app.output.progress(format!("deploy {HELLO}"));

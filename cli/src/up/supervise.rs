@@ -26,6 +26,10 @@ const RESTART_AFTER: Duration = Duration::from_millis(100);
 /// So many ends within [`BURST`], and a daemon is left dead, as systemd's start limit does.
 const BURST_ENDS: usize = 5;
 const BURST: Duration = Duration::from_secs(10);
+/// How a daemon ends whose command line or node file is wrong, and one whose node was removed:
+/// starting it again helps nobody (`RestartPreventExitStatus=2 4`).
+const USAGE: i32 = 2;
+const REMOVED: i32 = 4;
 /// Between two looks at the cluster.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -67,11 +71,8 @@ fn keep(cluster: &mut Cluster, at: usize, keeper: &mut Keeper, screen: &mut Scre
     {
         node.child = None;
         screen.note(format!("{name}: daemon ended ({status})"));
-        if !keeper.ended(now) {
-            screen.note(format!(
-                "{name}: ended {BURST_ENDS} times in {} s, left as it is",
-                BURST.as_secs()
-            ));
+        if let Some(why) = keeper.ended(status.code(), now) {
+            screen.note(format!("{name}: {why}, left as it is"));
             for line in tail(&node.data.join("weftd.log"), 5) {
                 screen.note(format!("{name}: | {line}"));
             }
@@ -116,15 +117,24 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Takes note of an end; whether it will be started again.
-    fn ended(&mut self, now: Instant) -> bool {
+    /// Takes note of an end, with the exit code if it was no signal; why it will not be started
+    /// again, if so.
+    fn ended(&mut self, code: Option<i32>, now: Instant) -> Option<String> {
+        self.due = None;
+        match code {
+            Some(REMOVED) => return Some("its node was removed from the cluster".into()),
+            Some(USAGE) => return Some("its command line or node file is wrong".into()),
+            _ => {}
+        }
         self.ends.push_back(now);
         while self.ends.front().is_some_and(|t| now.saturating_duration_since(*t) > BURST) {
             self.ends.pop_front();
         }
-        let again = self.ends.len() < BURST_ENDS;
-        self.due = again.then(|| now + RESTART_AFTER);
-        again
+        if self.ends.len() >= BURST_ENDS {
+            return Some(format!("ended {BURST_ENDS} times in {} s", BURST.as_secs()));
+        }
+        self.due = Some(now + RESTART_AFTER);
+        None
     }
 }
 
@@ -356,12 +366,23 @@ mod tests {
         let start = SystemClock.now();
         let mut keeper = Keeper::default();
         for second in 0..4 {
-            assert!(keeper.ended(start + Duration::from_secs(second)), "{second}");
+            assert_eq!(keeper.ended(None, start + Duration::from_secs(second)), None, "{second}");
+            assert!(keeper.due.is_some());
         }
-        assert!(!keeper.ended(start + Duration::from_secs(4)));
+        assert!(keeper.ended(Some(70), start + Duration::from_secs(4)).is_some());
         assert!(keeper.due.is_none());
         // Ends that are long past do not count.
-        assert!(keeper.ended(start + Duration::from_secs(40)));
+        assert_eq!(keeper.ended(Some(1), start + Duration::from_secs(40)), None);
         assert!(keeper.due.is_some());
+    }
+
+    #[test]
+    fn a_daemon_whose_node_was_removed_or_whose_node_file_is_wrong_is_left_as_it_is() {
+        for (code, says) in [(4, "removed from the cluster"), (2, "node file")] {
+            let mut keeper = Keeper::default();
+            let why = keeper.ended(Some(code), SystemClock.now());
+            assert!(why.as_ref().is_some_and(|why| why.contains(says)), "{code}: {why:?}");
+            assert!(keeper.due.is_none());
+        }
     }
 }

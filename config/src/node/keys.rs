@@ -167,8 +167,6 @@ pub const KEYS: &[Key] = &[
 /// any, that is in force whatever is written. A key leaves this list when something acts on it.
 pub const WITHOUT_EFFECT: &[(&str, Option<&str>)] = &[
     ("node.driver", Some("process")),
-    ("membership.profile", None),
-    ("consensus.voter_replace_after", None),
     ("reconcile.mode", Some("restart")),
     ("failover.reschedule_after", None),
     ("failover.stateful", None),

@@ -75,7 +75,6 @@ fn what_is_set_without_effect_is_named_with_its_place_and_nothing_else_is() {
     assert_eq!(
         lines,
         [
-            "`membership.profile` (file, line 10) has no effect in this version",
             "`reconcile.mode` (file, line 5) has no effect in this version: it is always `restart`",
             "`monitor.cooldown` (file, line 8) has no effect in this version",
             "`engine.socket` (environment, WEFT_ENGINE_SOCKET) has no effect in this version",

@@ -9,9 +9,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use uuid::Uuid;
 use weft_agreement::door::Door;
-use weft_agreement::membership::wire::{
-    Gossip, Health, Leave, Life, Opinion, Purpose, Suspicion,
-};
+use weft_agreement::membership::wire::{Gossip, Health, Leave, Life, Opinion, Purpose, Suspicion};
 use weft_agreement::membership::{Liveness, Membership, MembershipConfig, Profile};
 use weft_identity::{
     Credentials, DenyList, IssuingCa, PrivateKey, Subject, Trust, TrustBundle, Validity,
@@ -261,8 +259,7 @@ fn line<M: Message>(message: &M) -> String {
 fn lines() -> Vec<String> {
     let life = |n, incarnation| Life { node: node_id(n), incarnation };
     let target = life(3, 1_795_000_000_000_000);
-    let opinion =
-        |n, health| Opinion { life: life(n, 1_795_000_000_000_001), refuted: 2, health };
+    let opinion = |n, health| Opinion { life: life(n, 1_795_000_000_000_001), refuted: 2, health };
     let number = 7;
     let purposes = [
         Purpose::Ping { number },

@@ -24,7 +24,6 @@
 //! the service in the zone, not busy, most memory and then CPU free afterwards (where the service
 //! declares them), fewest components, name. With `colocate` the spread over nodes and zones does
 //! not count. A preference is an operator's word and outranks the zones, which are our own.
-#![allow(clippy::module_name_repetitions)]
 
 mod decide;
 mod facts;

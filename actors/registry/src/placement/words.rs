@@ -79,9 +79,12 @@ pub(super) fn rejected(node: &NodeFacts, why: &Reject) -> String {
     }
 }
 
+/// Picks one kind of reason: its headline, and the part about the node.
+type Pick = dyn Fn(&NodeFacts, &Reject) -> Option<(String, String)>;
+
 /// One sentence for all nodes together: the reason that came closest to fitting leads.
 pub(super) fn no_target(rejects: &[(&NodeFacts, Reject)]) -> String {
-    let closest = |f: &dyn Fn(&NodeFacts, &Reject) -> Option<(String, String)>| {
+    let closest = |f: &Pick| {
         let found: Vec<_> = rejects.iter().filter_map(|(node, why)| f(node, why)).collect();
         let (head, _) = found.first()?.clone();
         Some((head, list(found.into_iter().map(|(_, part)| part))))

@@ -80,7 +80,9 @@ mod tests {
     fn a_lost_or_torn_file_leaves_the_clock_to_count_by() {
         let dir = tempfile::tempdir().expect("a folder");
         let first = begin(dir.path(), WallTime::from_micros(5_000_000)).expect("starts");
-        for text in ["", "{\"version\":1,\"incar", "{\"version\":1,\"incarnation\":18446744073709551615}"] {
+        for text in
+            ["", "{\"version\":1,\"incar", "{\"version\":1,\"incarnation\":18446744073709551615}"]
+        {
             fs::write(dir.path().join(FILE), text).expect("writes");
             let next = begin(dir.path(), WallTime::from_micros(9_000_000)).expect("starts");
             assert!(next > first);

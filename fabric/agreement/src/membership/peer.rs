@@ -28,15 +28,28 @@ pub(crate) struct HostAnswer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Known from agreed state, never heard of by anybody.
-    Unheard { until: Instant },
-    Alive { since: Instant },
-    Suspect { since: Instant },
+    Unheard {
+        until: Instant,
+    },
+    Alive {
+        since: Instant,
+    },
+    Suspect {
+        since: Instant,
+    },
     /// Dead by SWIM; its host is being asked.
-    Silent { since: Instant, dead: Instant },
+    Silent {
+        since: Instant,
+        dead: Instant,
+    },
     /// Dead by SWIM; its host is up.
-    DaemonDown { since: Instant },
+    DaemonDown {
+        since: Instant,
+    },
     Lost,
-    Away { until: Instant },
+    Away {
+        until: Instant,
+    },
     Left,
 }
 
@@ -153,8 +166,8 @@ impl Peer {
             }
             Phase::Silent { dead, .. } => {
                 let first = self.host.first.unwrap_or(dead);
-                let asked = self.host.asked >= HOST_PROBES
-                    && now >= first + times.host_every * HOST_PROBES;
+                let asked =
+                    self.host.asked >= HOST_PROBES && now >= first + times.host_every * HOST_PROBES;
                 let up = self.host.heard.is_some();
                 if asked && (!up || now >= dead + times.host_refusal) {
                     self.lose(now);

@@ -4,7 +4,7 @@
 //! while under suspicion is not declared dead yet (see [`Swim::tick`]). An opinion that a member
 //! is dead counts as a suspicion for a node that has just heard from it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::{Duration, Instant};
 
@@ -62,9 +62,9 @@ pub(crate) struct Swim {
     /// Numbers timers, so that equal ones stay apart and in order.
     sequence: u64,
     /// When each was last heard from directly.
-    heard: HashMap<NodeId, Instant>,
+    heard: BTreeMap<NodeId, Instant>,
     /// When the present suspicion of each began here.
-    suspected: HashMap<NodeId, (Suspicion, Instant)>,
+    suspected: BTreeMap<NodeId, (Suspicion, Instant)>,
 }
 
 impl Swim {
@@ -91,8 +91,8 @@ impl Swim {
             times,
             timers: BTreeSet::new(),
             sequence: 0,
-            heard: HashMap::new(),
-            suspected: HashMap::new(),
+            heard: BTreeMap::new(),
+            suspected: BTreeMap::new(),
         }
     }
 
@@ -192,9 +192,8 @@ impl Swim {
 
     /// Asks `node` to take this node as a member.
     pub(crate) fn announce(&mut self, now: Instant, node: NodeId, out: &mut Out) {
-        let life = self
-            .opinion_of(node)
-            .map_or(Life { node, incarnation: 0 }, |opinion| opinion.life);
+        let life =
+            self.opinion_of(node).map_or(Life { node, incarnation: 0 }, |opinion| opinion.life);
         self.with(now, out, |foca, collect| foca.announce(life, collect));
     }
 
@@ -465,12 +464,8 @@ fn take_member(buf: &mut impl Buf) -> Option<Member<Life>> {
 fn put_packet(gossip: &Gossip, buf: &mut Vec<u8>) {
     let message = message(&gossip.purpose);
     let bare = matches!(message, Message::Announce | Message::TurnUndead);
-    let header = Header {
-        src: gossip.from,
-        src_incarnation: gossip.refuted,
-        dst: gossip.to,
-        message,
-    };
+    let header =
+        Header { src: gossip.from, src_incarnation: gossip.refuted, dst: gossip.to, message };
     put_header(&header, buf);
     if bare {
         return;

@@ -252,15 +252,15 @@ fn detection(n: usize, seeds: u64) -> Vec<Duration> {
 
 #[test]
 fn a_silent_node_of_three_is_dead_within_one_and_a_half_seconds() {
-    let took = detection(3, 300);
+    let took = detection(3, 150);
     let (median, most) = (took[took.len() / 2], took[took.len() - 1]);
     println!("3 nodes: median {median:?}, max {most:?}");
     assert!(most <= ms(1500), "{most:?}");
 }
 
 #[test]
-fn a_silent_node_of_five_is_dead_within_one_and_a_half_seconds() {
-    let took = detection(5, 300);
+fn a_silent_node_of_five_is_dead_within_one_and_a_half_seconds_in_99_of_100_runs() {
+    let took = detection(5, 150);
     let (median, most) = (took[took.len() / 2], took[took.len() - 1]);
     println!("5 nodes: median {median:?}, 99 % {:?}, max {most:?}", took[took.len() * 99 / 100]);
     assert!(took[took.len() * 99 / 100] <= ms(1500), "{took:?}");
@@ -270,7 +270,7 @@ fn a_silent_node_of_five_is_dead_within_one_and_a_half_seconds() {
 #[test]
 fn nobody_dies_in_a_minute_at_twenty_percent_loss() {
     for n in [3, 5] {
-        for seed in 0..25 {
+        for seed in 0..6 {
             let mut net = Net::settled(n, Profile::Lan, seed);
             net.loss = 0.2;
             net.run(ms(60_000));
@@ -403,7 +403,7 @@ fn who_leaves_for_good_has_left_and_is_forgotten_once_it_is_not_known() {
 fn a_one_way_cut_ends_in_one_state_and_stays_there() {
     for n in [3, 5] {
         for outwards in [true, false] {
-            for seed in 0..10 {
+            for seed in 0..2 {
                 let mut net = Net::settled(n, Profile::Lan, seed);
                 for other in 1..n {
                     net.cut.insert(if outwards { (0, other) } else { (other, 0) });
@@ -411,7 +411,7 @@ fn a_one_way_cut_ends_in_one_state_and_stays_there() {
                 net.run(ms(15_000));
                 let settled = net.log.len();
                 assert!(net.all_see(0, Liveness::Lost), "{outwards} {:?}", net.log);
-                net.run(ms(120_000));
+                net.run(ms(75_000));
                 let later = &net.log[settled..];
                 assert!(later.is_empty(), "n {n}, outwards {outwards}: {later:?}");
                 for a in 1..n {
@@ -496,12 +496,8 @@ fn a_stall_of_this_node_is_nobodys_death() {
         let frozen = net.nodes[1].take();
         let mut waiting = Vec::new();
         while net.now < end {
-            let late: Vec<_> = net
-                .queue
-                .iter()
-                .filter(|(_, (to, _))| *to == 1)
-                .map(|(key, _)| *key)
-                .collect();
+            let late: Vec<_> =
+                net.queue.iter().filter(|(_, (to, _))| *to == 1).map(|(key, _)| *key).collect();
             for key in late {
                 waiting.extend(net.queue.remove(&key));
             }
@@ -517,14 +513,15 @@ fn a_stall_of_this_node_is_nobodys_death() {
 }
 
 #[test]
-fn the_traffic_of_a_hundred_nodes_is_bounded() {
-    let mut net = Net::settled(60, Profile::Lan, 9);
-    net.run(ms(10_000));
-    let before = net.packets;
-    net.run(ms(2000));
-    let each = (net.packets - before) / 60 / 2;
-    println!("{each} packets a second and node");
-    assert!(each <= 60, "{each} packets a second and node");
+fn the_traffic_of_a_quiet_node_does_not_grow_with_the_cluster() {
+    for n in [5, 20] {
+        let mut net = Net::settled(n, Profile::Lan, 9);
+        net.run(ms(10_000));
+        let before = net.packets;
+        net.run(ms(2000));
+        let each = (net.packets - before) / n as u64 / 2;
+        assert!(each <= 20, "{each} packets a second and node of {n}");
+    }
 }
 
 #[test]
@@ -555,8 +552,11 @@ fn any_life() -> impl Strategy<Value = Life> {
 
 fn any_gossip() -> impl Strategy<Value = Gossip> {
     let health = prop_oneof![Just(Health::Alive), Just(Health::Suspect), Just(Health::Dead)];
-    let opinion = (any_life(), any::<u16>(), health)
-        .prop_map(|(life, refuted, health)| Opinion { life, refuted, health });
+    let opinion = (any_life(), any::<u16>(), health).prop_map(|(life, refuted, health)| Opinion {
+        life,
+        refuted,
+        health,
+    });
     let purpose = (any_life(), any::<u8>(), 0u8..10).prop_map(|(life, number, kind)| match kind {
         0 => Purpose::Ping { number },
         1 => Purpose::Ack { number },
@@ -576,7 +576,7 @@ fn any_gossip() -> impl Strategy<Value = Gossip> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
     fn whatever_peers_say_nothing_panics_and_time_goes_on(
