@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use weft_link::{Letter, Mailbox, Refusal, Rule};
 use weft_protocol::{ActorState, ChaosKind};
-use weft_wire::MessageId;
+use weft_wire::{AskError, MessageId};
 
 use crate::actor::{Actor, ChildSpec, Factory, Incarnation};
 use crate::core::Core;
@@ -34,6 +34,8 @@ const MAKE_DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// After so many messages in a row an actor lets the others on its thread run.
 const TURN: u32 = 256;
+/// In a row of messages the clock is read once for so many of them.
+const LOOK: u32 = 16;
 
 pub(crate) type Run<A> = Box<dyn FnOnce(&mut A, &Scope<A>) + Send>;
 
@@ -381,14 +383,21 @@ impl<A: Actor> actix::Handler<Wake> for Inside<A> {
 
     fn handle(&mut self, _: Wake, context: &mut Self::Context) {
         let Self { actor, scope, beat, .. } = self;
-        for _ in 0..TURN {
+        let clock = &scope.post.core.clock;
+        let mut now = clock.now();
+        for n in 1..=TURN {
             if scope.queue.life().is_over() {
                 return context.terminate();
             }
             let Some(mail) = scope.queue.next() else { return };
+            if n % LOOK == 0 {
+                now = clock.now();
+            }
             scope.post.row.handled.fetch_add(1, Ordering::Relaxed);
             beat.tick();
             match mail {
+                // Nobody waits for it any more.
+                Mail::Letter(letter) if letter.is_stale(now) => letter.refuse(&AskError::Timeout),
                 Mail::Letter(letter) => scope.post.table.deliver(actor, letter, scope),
                 Mail::Run(run) => run(actor, scope),
                 Mail::Stopping(sender) => {

@@ -73,11 +73,14 @@ impl fmt::Debug for SharedClock {
     }
 }
 
-/// Audit of one request, finished by its answer.
+/// Audit of one request, finished by its answer. Boxed: most letters have none.
 #[derive(Debug)]
-pub(crate) struct AuditStub {
+pub(crate) struct AuditStub(Box<Open>);
+
+#[derive(Debug)]
+struct Open {
     sink: AuditSink,
-    entry: Option<Box<AuditEntry>>,
+    entry: Option<AuditEntry>,
     start: Instant,
     clock: SharedClock,
 }
@@ -101,27 +104,28 @@ impl AuditStub {
             duration: Duration::ZERO,
             trace,
         };
-        Self {
+        Self(Box::new(Open {
             sink: sink.clone(),
-            entry: Some(Box::new(entry)),
+            entry: Some(entry),
             start: clock.0.now(),
             clock: clock.clone(),
-        }
+        }))
     }
 
     /// Writes the record; later calls do nothing.
     pub(crate) fn finish(&mut self, error: Option<&AskError>) {
-        if let Some(mut entry) = self.entry.take() {
+        let Open { sink, entry, start, clock } = &mut *self.0;
+        if let Some(mut entry) = entry.take() {
             entry.error = error.cloned();
-            entry.duration = self.clock.0.now().saturating_duration_since(self.start);
-            self.sink.record(*entry);
+            entry.duration = clock.0.now().saturating_duration_since(*start);
+            sink.record(entry);
         }
     }
 }
 
 impl Drop for AuditStub {
     fn drop(&mut self) {
-        if self.entry.is_some() {
+        if self.0.entry.is_some() {
             self.finish(Some(&AskError::Unreachable(
                 "the actor stopped before it answered".into(),
             )));

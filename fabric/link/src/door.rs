@@ -135,7 +135,11 @@ impl Inner {
         way: Way,
     ) {
         let id = MessageId(header.id);
-        let extension = extension.unwrap_or_default();
+        let mut extension = extension.unwrap_or_default();
+        if batch.source.node.is_none() && !extension.trace.is_some() {
+            // A request enters the cluster here; one without a trace gets its own.
+            extension.trace = TraceContext::begin(uuid::Uuid::new_v4());
+        }
         let mut audit = None;
         let admitted = self.admit(batch, header, &extension, &way, &mut audit);
         let Admitted { caller, place, mailbox, class } = match admitted {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 use weft_wire::frame::{Header, Kind};
 use weft_wire::{
@@ -16,7 +16,9 @@ use weft_wire::{
     SystemClock, Target, TraceContext, codec,
 };
 
+use crate::ask::{End, Waiting};
 use crate::audit::{AuditSink, SharedClock};
+use crate::deadlines::Deadlines;
 use crate::door::{Place, extension_for};
 use crate::endpoint::ListenConfig;
 use crate::error::close;
@@ -24,7 +26,7 @@ use crate::items::{self, Items};
 use crate::link::{Answer, Limits, Place as Held};
 use crate::local::LocalConfig;
 use crate::mailbox::{
-    ITEMS_WAITING, Letter, LocalAsk, LocalSubscribe, Mailbox, Meta, Parcel, Refusal, Rule,
+    ITEMS_WAITING, Letter, LocalSubscribe, LocalTell, Mailbox, Meta, Parcel, Refusal, Rule,
 };
 use crate::peers::{LinkEvent, PeerStatus, Peers};
 use crate::requester::{Fault, Request};
@@ -114,6 +116,7 @@ pub(crate) struct Inner {
     pub(crate) mailboxes: ArcSwap<Mailboxes>,
     pub(crate) stats: Counters,
     pub(crate) peers: Peers,
+    deadlines: Deadlines,
     sockets: parking_lot::Mutex<Vec<PathBuf>>,
 }
 
@@ -128,9 +131,8 @@ impl Inner {
         self.mailboxes.load().get(actor as usize).cloned().flatten()
     }
 
-    fn expect_mailbox(&self, to: &Address) -> Result<Arc<dyn Mailbox>, AskError> {
-        self.mailbox(to.actor)
-            .ok_or_else(|| AskError::NotFound(format!("no actor {to} on `{}`", self.config.name)))
+    fn no_mailbox(&self, to: &Address) -> AskError {
+        AskError::NotFound(format!("no actor {to} on `{}`", self.config.name))
     }
 
     pub(crate) fn add_socket(&self, path: PathBuf) {
@@ -138,33 +140,20 @@ impl Inner {
     }
 }
 
-/// Why a local ask has no answer.
-enum NoAnswer {
-    /// Its actor is gone, and another may come: what does no harm may be sent again.
-    Gone(AskError),
-    Error(AskError),
-}
-
-impl NoAnswer {
-    fn into_error(self) -> AskError {
-        match self {
-            Self::Gone(error) | Self::Error(error) => error,
-        }
-    }
-}
-
 impl Fabric {
     /// A fabric that will [`listen`](Fabric::listen).
     pub fn new(config: FabricConfig, link: LinkConfig) -> Self {
         let LinkConfig { cluster, version, clock, limits } = link;
+        let clock = SharedClock(clock);
         let instance =
-            clock.wall().as_micros().unsigned_abs() ^ u64::from(std::process::id()) << 44;
+            clock.0.wall().as_micros().unsigned_abs() ^ u64::from(std::process::id()) << 44;
         Self(Arc::new(Inner {
             config,
             cluster,
             version,
             limits,
-            clock: SharedClock(clock),
+            deadlines: Deadlines::new(clock.clone()),
+            clock,
             instance,
             directory: ArcSwap::default(),
             mailboxes: ArcSwap::default(),
@@ -291,10 +280,9 @@ impl Fabric {
         let node = match self.place(&to)? {
             Place::Node(node) => node,
             Place::Here => {
-                let parcel = Parcel::Local(Box::new(LocalAsk { message, reply: None }));
-                let mailbox = self.0.expect_mailbox(&to)?;
+                let parcel = Parcel::Local(Box::new(LocalTell(message)));
                 return self
-                    .post(&*mailbox, &to, Rule::of::<M>(), M::ID, parcel, call, None)
+                    .post(&to, Rule::of::<M>(), M::ID, parcel, call, None)
                     .map_err(|(_, error)| error);
             }
         };
@@ -322,10 +310,8 @@ impl Fabric {
             Place::Here => {
                 let (sink, receiver) = mpsc::channel(ITEMS_WAITING);
                 let parcel = Parcel::Local(Box::new(LocalSubscribe { message, sink }));
-                let mailbox = self.0.expect_mailbox(&to)?;
                 let rule = Rule::of_subscription::<S>();
-                self.post(&*mailbox, &to, rule, S::ID, parcel, &call, None)
-                    .map_err(|(_, error)| error)?;
+                self.post(&to, rule, S::ID, parcel, &call, None).map_err(|(_, error)| error)?;
                 return Ok(Items::new(receiver));
             }
         };
@@ -417,57 +403,38 @@ impl Fabric {
         let mut attempt = 0;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.ask_once(to.clone(), message.clone(), &call, left).await {
-                Ok(answer) => return Ok(answer),
-                Err(NoAnswer::Error(error)) => return Err(error),
-                Err(NoAnswer::Gone(error)) => {
-                    if !self.0.retry_pause(attempt, deadline).await {
-                        return Err(error);
-                    }
-                }
+            let gone = match self.send_here(&to, message.clone(), &call, left, None) {
+                Ok(waiting) => match waiting.await {
+                    Ok(answer) => return Ok(answer),
+                    Err(End::Error(error)) => return Err(error),
+                    Err(End::Gone) => stopped(&to),
+                },
+                Err((Some(Refusal::Gone), error)) => error,
+                Err((_, error)) => return Err(error),
+            };
+            if !self.0.retry_pause(attempt, deadline).await {
+                return Err(gone);
             }
             attempt += 1;
         }
     }
 
-    fn ask_once<M: Message>(
-        &self,
-        to: Address,
-        message: M,
-        call: &Call,
-        within: Duration,
-    ) -> impl Future<Output = Result<M::Reply, NoAnswer>> + Send + use<M> {
-        let within = within.min(WITHIN_MAX);
-        let sent = self.send_here(&to, message, call, within);
-        async move {
-            match tokio::time::timeout(within, sent?).await {
-                Ok(Ok(answer)) => answer.map_err(NoAnswer::Error),
-                Ok(Err(_)) => Err(NoAnswer::Gone(AskError::Unreachable(format!(
-                    "{to} stopped before it answered"
-                )))),
-                Err(_) => Err(NoAnswer::Error(AskError::Timeout)),
-            }
-        }
-    }
-
+    /// Puts an ask into a mailbox here. `waker`: who polls this; then the answer need not be
+    /// polled before it wakes.
     fn send_here<M: Message>(
         &self,
         to: &Address,
         message: M,
         call: &Call,
         within: Duration,
-    ) -> Result<oneshot::Receiver<Result<M::Reply, AskError>>, NoAnswer> {
-        let mailbox = self.0.expect_mailbox(to).map_err(NoAnswer::Error)?;
-        let (sender, receiver) = oneshot::channel();
-        let parcel = Parcel::Local(Box::new(LocalAsk { message, reply: Some(sender) }));
-        let deadline = Some(self.0.clock.0.now() + within);
-        self.post(&*mailbox, to, Rule::of::<M>(), M::ID, parcel, call, deadline).map_err(
-            |(refusal, error)| match refusal {
-                Some(Refusal::Gone) => NoAnswer::Gone(error),
-                _ => NoAnswer::Error(error),
-            },
-        )?;
-        Ok(receiver)
+        waker: Option<&Waker>,
+    ) -> Result<Waiting<'_, M>, (Option<Refusal>, AskError)> {
+        let deadline = self.0.clock.0.now() + within.min(WITHIN_MAX);
+        let (unopened, mut waiting) = crate::ask::new(message, waker, &self.0.deadlines);
+        let parcel = Parcel::LocalAsk(unopened);
+        self.post(to, Rule::of::<M>(), M::ID, parcel, call, Some(deadline))?;
+        waiting.until(deadline).map_err(|error| (None, error))?;
+        Ok(waiting)
     }
 
     /// Sends an ask over a link that is up. The message comes back if there is none. The poll
@@ -519,10 +486,8 @@ impl Fabric {
 
     /// The door for what this node sends to itself: rights, then the mailbox. Whom it acts for was
     /// judged, and recorded, where they came in.
-    #[allow(clippy::too_many_arguments, reason = "one door, all it looks at")]
     fn post(
         &self,
-        mailbox: &dyn Mailbox,
         to: &Address,
         rule: Rule,
         id: weft_wire::MessageId,
@@ -533,6 +498,10 @@ impl Fabric {
         let caller = match self.caller(call) {
             Ok(caller) => caller.unwrap_or(Caller::node(self.node())),
             Err(error) => return Err((None, error)),
+        };
+        let mailboxes = self.0.mailboxes.load();
+        let Some(mailbox) = mailboxes.get(to.actor as usize).and_then(Option::as_deref) else {
+            return Err((None, self.0.no_mailbox(to)));
         };
         match mailbox.rule(id) {
             Some(known) if known.subscription == rule.subscription => {}
@@ -564,6 +533,8 @@ struct Ask<'a, M: Message> {
 
 enum AskState<'a, M: Message> {
     Start(Address, M, Call),
+    /// Its waker is known; the actor, for what is said should it stop.
+    Here(Address, Waiting<'a, M>),
     Sent(Answer),
     Boxed(Pin<Box<dyn Future<Output = Result<M::Reply, AskError>> + Send + 'a>>),
     Over,
@@ -584,8 +555,10 @@ impl<'a, M: Message> Ask<'a, M> {
                 AskState::Boxed(Box::pin(fabric.ask_here(to, message, call)))
             }
             Place::Here => {
-                let sent = fabric.ask_once(to, message, &call, call.within);
-                AskState::Boxed(Box::pin(async move { sent.await.map_err(NoAnswer::into_error) }))
+                let waiting = fabric
+                    .send_here(&to, message, &call, call.within, Some(waker))
+                    .map_err(|(_, error)| error)?;
+                AskState::Here(to, waiting)
             }
             Place::Node(node) if M::IDEMPOTENT => {
                 AskState::Boxed(Box::pin(fabric.ask_slowly(node, message, call)))
@@ -607,11 +580,22 @@ impl<M: Message> Future for Ask<'_, M> {
                 std::mem::replace(&mut self.state, AskState::Over)
         {
             match self.start((to, message, call), context.waker()) {
-                Ok(state) => self.state = state,
+                Ok(state) => {
+                    self.state = state;
+                    if matches!(self.state, AskState::Here(..)) {
+                        return Poll::Pending;
+                    }
+                }
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
         let result = match &mut self.state {
+            AskState::Here(to, waiting) => match Pin::new(waiting).poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(answer)) => Ok(answer),
+                Poll::Ready(Err(End::Error(error))) => Err(error),
+                Poll::Ready(Err(End::Gone)) => Err(stopped(to)),
+            },
             AskState::Sent(answer) => match Pin::new(answer).poll(context) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(answered)) => decode_reply::<M>(&answered.body),
@@ -627,6 +611,10 @@ impl<M: Message> Future for Ask<'_, M> {
         self.state = AskState::Over;
         Poll::Ready(result)
     }
+}
+
+fn stopped(to: &Address) -> AskError {
+    AskError::Unreachable(format!("{to} stopped before it answered"))
 }
 
 /// What is left of a deadline, for the wire; never 0, which means "none".

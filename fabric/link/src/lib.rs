@@ -9,8 +9,10 @@
 //! once, in order per sender, receiver and class.
 #![forbid(unsafe_code)]
 
+mod ask;
 mod audit;
 mod client;
+mod deadlines;
 mod directory;
 mod door;
 mod endpoint;

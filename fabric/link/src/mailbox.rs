@@ -8,12 +8,13 @@ use std::any::Any;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use weft_wire::{
     AskError, Caller, Class, Failure, FailureKind, Message, MessageId, NodeId, Subscription,
     TraceContext,
 };
 
+use crate::ask::Unopened;
 use crate::audit::AuditStub;
 use crate::reply::{ItemSink, Port, Reply, SinkPort, WireReply, accepted_frame, error_frame};
 
@@ -90,8 +91,9 @@ pub struct Letter {
 }
 
 pub(crate) enum Parcel {
-    /// A `LocalAsk<M>` or a `LocalSubscribe<M>`.
+    /// A `LocalTell<M>` or a `LocalSubscribe<M>`.
     Local(Box<dyn Any + Send>),
+    LocalAsk(Unopened),
     WireAsk {
         version: u16,
         body: Bytes,
@@ -108,16 +110,14 @@ impl std::fmt::Debug for Parcel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Local(_) => "Local",
+            Self::LocalAsk(_) => "LocalAsk",
             Self::WireAsk { .. } => "WireAsk",
             Self::WireSubscribe { .. } => "WireSubscribe",
         })
     }
 }
 
-pub(crate) struct LocalAsk<M: Message> {
-    pub(crate) message: M,
-    pub(crate) reply: Option<oneshot::Sender<Result<M::Reply, AskError>>>,
-}
+pub(crate) struct LocalTell<M: Message>(pub(crate) M);
 
 pub(crate) struct LocalSubscribe<M: Subscription> {
     pub(crate) message: M,
@@ -149,14 +149,14 @@ impl Letter {
     pub fn open<M: Message>(self) -> Option<(M, Reply<M>)> {
         let Self { id, meta, parcel, audit } = self;
         match parcel {
-            Parcel::Local(any) => match any.downcast::<LocalAsk<M>>() {
-                Ok(ask) => {
-                    let LocalAsk { message, reply } = *ask;
-                    let port = reply.map_or(Port::None, Port::Local);
-                    Some((message, Reply { meta, port, audit }))
-                }
-                Err(_) => None,
-            },
+            Parcel::LocalAsk(ask) => {
+                let (message, port) = ask.open::<M>()?;
+                Some((message, Reply { meta, port: Port::Local(port), audit }))
+            }
+            Parcel::Local(any) => {
+                let LocalTell(message) = *any.downcast::<LocalTell<M>>().ok()?;
+                Some((message, Reply { meta, port: Port::None, audit }))
+            }
             Parcel::WireAsk { version, body, reply } => {
                 if reply.as_ref().is_some_and(|reply| !reply.is_wanted()) {
                     // Cancelled while it waited: nothing is done, and nobody is told.
@@ -205,7 +205,7 @@ impl Letter {
                     }
                 }
             }
-            Parcel::WireAsk { .. } => None,
+            Parcel::WireAsk { .. } | Parcel::LocalAsk(_) => None,
         }
     }
 
@@ -216,9 +216,9 @@ impl Letter {
             audit.finish(Some(error));
         }
         match parcel {
-            // The value's own port is dropped, which the asking side reads as unreachable; the
-            // fabric tells local senders the precise error itself.
+            // Nobody waits, or the port of the items is dropped.
             Parcel::Local(_) => {}
+            Parcel::LocalAsk(ask) => ask.refuse(error),
             Parcel::WireAsk { reply, .. } => {
                 if let Some(reply) = reply {
                     reply.error(error);

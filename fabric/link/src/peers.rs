@@ -4,11 +4,14 @@
 //! wins, then the one that supersedes the other, then the one the smaller node id dialled; the
 //! other is retired, which means used for nothing new and closed once nothing is in flight on it.
 
+mod keep;
+mod send;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -17,31 +20,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use weft_wire::{AskError, Class, Identity, NodeId};
+use weft_wire::{Class, NodeId};
 
 use crate::door::Source;
 use crate::endpoint::Net;
 use crate::error::{close, closed_with};
 use crate::fabric::Inner;
 use crate::link::Link;
-use crate::outbox::with_scratch;
-use crate::requester::{Answered, Fault, Request};
 use crate::serve::serve_link;
-
-/// A connection that ended sooner counts as a failed dial, so that nobody dials in a hot loop.
-const LIVED: Duration = Duration::from_secs(2);
-/// A retired connection is closed no sooner: the peer must have seen the other one come up.
-const RETIRED: Duration = Duration::from_secs(1);
-/// How often links are looked at (expiry, renewal, retirement, signs of life).
-const TICK: Duration = Duration::from_millis(250);
-/// Delays between attempts at an idempotent ask whose actor or connection went away.
-const RETRY: weft_wire::Backoff = weft_wire::Backoff {
-    base: Duration::from_millis(20),
-    max: Duration::from_millis(800),
-    jitter: 0.3,
-};
-/// An idempotent ask is sent at most this many times.
-const ATTEMPTS: u32 = 7;
 
 /// What a peer's link is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,11 +179,6 @@ impl Default for Peers {
     }
 }
 
-enum Wanted {
-    Up(Arc<Link>),
-    Wait(Arc<Notify>),
-}
-
 /// Whether `new` is to be used instead of `old`. Both ends come to the same answer.
 fn prefers(new: &Link, old: &Link, own: NodeId) -> bool {
     if new.hello.instance != old.hello.instance {
@@ -258,287 +239,6 @@ impl Inner {
             .nodes
             .get(&node)
             .map_or_else(|| node.to_string(), |entry| entry.name.clone())
-    }
-
-    /// Looks a peer up under the lock, and sees to it that somebody keeps it connected.
-    fn want(self: &Arc<Self>, table: &mut Table, node: NodeId) -> Result<Wanted, AskError> {
-        let name = || self.name_of(node);
-        let Some(net) = self.peers.net.get() else {
-            return Err(AskError::Unreachable(format!("no link to `{}`: not listening", name())));
-        };
-        if self.peers.closing.is_cancelled() {
-            return Err(AskError::Unreachable("this node is stopping".into()));
-        }
-        if self.directory.load().is_denied(&Identity::Node(node)) {
-            return Err(AskError::Unreachable(format!("`{}` was removed", name())));
-        }
-        let peer = table.peers.entry(node).or_default();
-        if let Some(link) = peer.link.as_ref().filter(|link| link.is_open()) {
-            return Ok(Wanted::Up(link.clone()));
-        }
-        if !peer.kept {
-            let address = match self.directory.load().nodes.get(&node) {
-                None => {
-                    return Err(AskError::NotFound(format!("no node {node} in this cluster")));
-                }
-                Some(entry) => entry.address,
-            };
-            if address.is_none() {
-                return Err(AskError::Unreachable(format!(
-                    "no address of `{}` is known yet",
-                    name()
-                )));
-            }
-            peer.kept = true;
-            peer.phase = Phase::Connecting;
-            net.handle.spawn(self.clone().keep(node));
-        }
-        match &peer.phase {
-            Phase::Down { .. } => {
-                Err(AskError::Unreachable(format!("`{}`: {}", name(), peer.error)))
-            }
-            Phase::Idle | Phase::Connecting => Ok(Wanted::Wait(peer.changed.clone())),
-        }
-    }
-
-    /// The link to a node: the one that is up, or the one that comes up within `within`.
-    pub(crate) async fn link_to(
-        self: &Arc<Self>,
-        node: NodeId,
-        within: Duration,
-    ) -> Result<Arc<Link>, AskError> {
-        if let Some(link) = self.up(node) {
-            return Ok(link);
-        }
-        let wait = async {
-            loop {
-                let changed = match self.want(&mut self.peers.table.lock(), node)? {
-                    Wanted::Up(link) => return Ok(link),
-                    Wanted::Wait(changed) => changed.notified_owned(),
-                };
-                // Look again: it may have changed before we listened.
-                if let Wanted::Up(link) = self.want(&mut self.peers.table.lock(), node)? {
-                    return Ok(link);
-                }
-                changed.await;
-            }
-        };
-        tokio::time::timeout(within, wait).await.unwrap_or(Err(AskError::Timeout))
-    }
-
-    /// Sends a tell to a node, or keeps it until the link that is being made is up.
-    pub(crate) fn tell_node(
-        self: &Arc<Self>,
-        node: NodeId,
-        class: Class,
-        request: &Request<'_>,
-    ) -> Result<(), AskError> {
-        if let Some(told) = self.with_up(node, |link| link.requester.tell(class, request)) {
-            return told.map_err(AskError::from);
-        }
-        let mut table = self.peers.table.lock();
-        match self.want(&mut table, node)? {
-            Wanted::Up(link) => link.requester.tell(class, request).map_err(AskError::from),
-            Wanted::Wait(_) => self.queue_tell(&mut table, node, class, request),
-        }
-    }
-
-    fn queue_tell(
-        &self,
-        table: &mut Table,
-        node: NodeId,
-        class: Class,
-        request: &Request<'_>,
-    ) -> Result<(), AskError> {
-        let peer = table.peers.entry(node).or_default();
-        with_scratch(|out| {
-            request.encode(out, 0)?;
-            if peer.queued >= self.limits.outbox || peer.queue.len() >= self.limits.in_flight {
-                return Err(AskError::Overloaded(format!(
-                    "too many messages wait for the link to `{}`",
-                    self.name_of(node)
-                )));
-            }
-            peer.queued += out.len();
-            peer.queue.push((class, out.clone()));
-            Ok(())
-        })
-    }
-
-    /// Asks a node. What was not sent is sent again; what may have been carried out only if that
-    /// does no harm (`idempotent`).
-    pub(crate) async fn ask_node<'a>(
-        self: &Arc<Self>,
-        node: NodeId,
-        class: Class,
-        within: Duration,
-        request: impl Fn(u32) -> Request<'a>,
-        idempotent: bool,
-    ) -> Result<Answered, AskError> {
-        let deadline = Instant::now() + within;
-        let mut attempt = 0;
-        loop {
-            let link = match self.up(node) {
-                Some(link) => link,
-                None => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    self.link_to(node, left).await?
-                }
-            };
-            let left = deadline.saturating_duration_since(Instant::now()).as_millis();
-            let left = u32::try_from(left).unwrap_or(u32::MAX).max(1);
-            let sent = link.requester.ask(class, &request(left), deadline, None);
-            drop(link);
-            let fault = match sent {
-                Ok(answer) => match answer.await {
-                    Ok(answered) => return Ok(answered),
-                    Err(fault) => fault,
-                },
-                Err(fault) => fault,
-            };
-            let again = match &fault {
-                Fault::NotSent(_) => true,
-                Fault::Lost(_) => idempotent,
-                Fault::Answered(error) => idempotent && matches!(**error, AskError::Unreachable(_)),
-                _ => false,
-            };
-            attempt += 1;
-            let pause = RETRY.delay(attempt - 1, self.random(attempt));
-            if !again || attempt >= ATTEMPTS || Instant::now() + pause >= deadline {
-                return Err(fault.into());
-            }
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    /// Waits between two attempts at an idempotent ask here; `false`: no more attempts.
-    pub(crate) async fn retry_pause(&self, attempt: u32, deadline: Instant) -> bool {
-        let pause = RETRY.delay(attempt, self.random(attempt));
-        if attempt + 1 >= ATTEMPTS || Instant::now() + pause >= deadline {
-            return false;
-        }
-        tokio::time::sleep(pause).await;
-        true
-    }
-
-    /// Keeps one peer connected until it leaves the directory or the fabric closes.
-    async fn keep(self: Arc<Self>, node: NodeId) {
-        let closing = self.peers.closing.clone();
-        let mut attempt = 0;
-        let mut last_up: Option<Instant> = None;
-        loop {
-            enum Step {
-                Wait(tokio::sync::futures::OwnedNotified),
-                Pause(Duration, Arc<Notify>),
-                Dial(SocketAddr, u32, Arc<Notify>),
-            }
-            let step = {
-                let directory = self.directory.load_full();
-                let mut table = self.peers.table.lock();
-                let peer = table.peers.entry(node).or_default();
-                let entry = directory.nodes.get(&node);
-                let address = entry
-                    .and_then(|entry| entry.address)
-                    .filter(|_| !directory.is_denied(&Identity::Node(node)));
-                let up = peer.link.clone().filter(|link| link.is_open());
-                let (Some(address), false) = (address, closing.is_cancelled()) else {
-                    peer.kept = false;
-                    peer.phase = Phase::Idle;
-                    peer.error = "no address is known".to_owned();
-                    peer.drop_queue();
-                    peer.changed.notify_waiters();
-                    return;
-                };
-                match up {
-                    Some(link) if !peer.redial => {
-                        last_up = Some(link.up_since);
-                        Step::Wait(peer.changed.clone().notified_owned())
-                    }
-                    Some(link) => {
-                        debug_assert!(peer.next > link.supersedes);
-                        peer.dialled = Some(address);
-                        Step::Dial(address, peer.next, peer.poke.clone())
-                    }
-                    None => match last_up.take() {
-                        Some(since) if since.elapsed() < LIVED => {
-                            attempt += 1;
-                            let pause =
-                                self.limits.backoff.delay(attempt - 1, self.random(attempt));
-                            let error = std::mem::take(&mut peer.error);
-                            peer.down(error, Instant::now() + pause);
-                            Step::Pause(pause, peer.poke.clone())
-                        }
-                        since => {
-                            if since.is_some() {
-                                attempt = 0;
-                            }
-                            if attempt == 0 {
-                                peer.phase = Phase::Connecting;
-                            }
-                            peer.redial = false;
-                            peer.dialled = Some(address);
-                            Step::Dial(address, peer.next, peer.poke.clone())
-                        }
-                    },
-                }
-            };
-            match step {
-                Step::Wait(changed) => tokio::select! {
-                    () = changed => {}
-                    () = closing.cancelled() => {}
-                },
-                Step::Pause(pause, poke) => tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    () = poke.notified() => {}
-                    () = closing.cancelled() => {}
-                },
-                Step::Dial(address, supersedes, poke) => {
-                    let Some(net) = self.peers.net.get() else { return };
-                    let mut dial = std::pin::pin!(self.dial(net, node, address, supersedes));
-                    let moved = || {
-                        let directory = self.directory.load();
-                        directory.nodes.get(&node).and_then(|entry| entry.address) != Some(address)
-                    };
-                    // A dial is given up only for another address: the peer may have taken the
-                    // connection into use already.
-                    let dialled = loop {
-                        tokio::select! {
-                            dialled = &mut dial => break Some(dialled),
-                            () = poke.notified() => if moved() { break None },
-                            () = closing.cancelled() => break None,
-                        }
-                    };
-                    let Some(dialled) = dialled else { continue };
-                    match dialled {
-                        Ok(link) => {
-                            last_up = Some(link.up_since);
-                            self.register(&link);
-                        }
-                        Err(error) => {
-                            attempt += 1;
-                            let pause =
-                                self.limits.backoff.delay(attempt - 1, self.random(attempt));
-                            tracing::debug!(
-                                target: "weft::link", peer = self.name_of(node), %address, %error,
-                                retry_ms = pause.as_millis(), "dial failed"
-                            );
-                            {
-                                let mut table = self.peers.table.lock();
-                                let peer = table.peers.entry(node).or_default();
-                                if peer.link.as_ref().is_none_or(|link| !link.is_open()) {
-                                    peer.down(error.to_string(), Instant::now() + pause);
-                                }
-                            }
-                            tokio::select! {
-                                () = tokio::time::sleep(pause) => {}
-                                () = poke.notified() => {}
-                                () = closing.cancelled() => {}
-                            }
-                        }
-                    }
-                }
-            }
-        }
     }
 
     /// Takes a connection whose hello has been answered into use.
@@ -659,101 +359,6 @@ impl Inner {
         }
     }
 
-    /// After a change of the directory: denied ids are cut off, moved peers dialled again.
-    pub(crate) fn directory_changed(self: &Arc<Self>) {
-        self.check_links();
-        let directory = self.directory.load_full();
-        let mut table = self.peers.table.lock();
-        for (id, peer) in &mut table.peers {
-            let Some(address) = directory.nodes.get(id).and_then(|entry| entry.address) else {
-                // Its keeper looks, and stops.
-                peer.changed.notify_waiters();
-                peer.poke.notify_one();
-                continue;
-            };
-            if peer.kept && peer.dialled.is_some_and(|dialled| dialled != address) {
-                if peer.link.as_ref().is_some_and(|link| link.dialled) {
-                    peer.redial = true;
-                }
-                peer.changed.notify_waiters();
-                peer.poke.notify_one();
-            }
-        }
-    }
-
-    /// Closes every connection whose identity is denied, not trusted any more or expired.
-    pub(crate) fn check_links(&self) {
-        let directory = self.directory.load_full();
-        let wall = self.clock.0.wall();
-        let links: Vec<_> = self.peers.table.lock().links.values().cloned().collect();
-        for link in links {
-            let identity = &link.peer.identity;
-            if directory.is_denied(identity) {
-                let reason = format!("{identity} was removed from the cluster");
-                tracing::warn!(target: "weft::link", peer = %identity, "denied: closed");
-                link.close(close::DENIED, &reason);
-            } else if link.peer.not_after <= wall {
-                link.close(close::EXPIRED, "the certificate of this connection has expired");
-            } else if let Some(net) = self.peers.net.get()
-                && let Err(error) = net.trust.admit(&link.leaf, wall)
-            {
-                tracing::warn!(target: "weft::link", peer = %identity, %error, "closed");
-                link.close(close::DENIED, &error.to_string());
-            }
-        }
-    }
-
-    /// Looks at the links again and again until the fabric closes.
-    pub(crate) async fn watch_links(inner: Weak<Self>, look: Arc<Notify>, end: CancellationToken) {
-        let mut trust_seen = None;
-        let mut checked: Option<Instant> = None;
-        loop {
-            let asked = tokio::select! {
-                () = tokio::time::sleep(TICK) => false,
-                () = look.notified() => true,
-                () = end.cancelled() => return,
-            };
-            let Some(inner) = inner.upgrade() else { return };
-            let revision = inner.peers.net.get().map(|net| net.trust.revision());
-            let due = checked.is_none_or(|at| at.elapsed() >= Duration::from_secs(1));
-            if asked || due || revision != trust_seen {
-                trust_seen = revision;
-                checked = Some(Instant::now());
-                inner.check_links();
-            }
-            inner.tick();
-        }
-    }
-
-    fn tick(self: &Arc<Self>) {
-        let Some(net) = self.peers.net.get() else { return };
-        let own_serial = net.credentials.own().serial;
-        let now = Instant::now();
-        let mut table = self.peers.table.lock();
-        for link in table.links.values() {
-            link.listen(now);
-            if link.is_spent(now) {
-                link.close(close::DUPLICATE, "another connection between the two is used instead");
-            }
-        }
-        for peer in table.peers.values_mut() {
-            if let Some(link) = &peer.link
-                && link.own_serial != own_serial
-                && !peer.redial
-            {
-                // Our certificate was renewed: a new connection, before the peer must close this.
-                peer.redial = true;
-                peer.changed.notify_waiters();
-                if !peer.kept {
-                    peer.kept = true;
-                    if let Some(node) = link.hello.node {
-                        net.handle.spawn(self.clone().keep(node));
-                    }
-                }
-            }
-        }
-    }
-
     /// Every peer of the directory, and those connected beside it.
     pub(crate) fn statuses(&self) -> Vec<PeerStatus> {
         let directory = self.directory.load_full();
@@ -812,30 +417,5 @@ impl Inner {
     /// Every live connection.
     pub(crate) fn links(&self) -> Vec<Arc<Link>> {
         self.peers.table.lock().links.values().cloned().collect()
-    }
-}
-
-impl Link {
-    /// Used for nothing new from now on.
-    fn retire(&self) {
-        self.retired.lock().get_or_insert_with(Instant::now);
-    }
-
-    /// Retired, and nothing is in flight on it in either direction.
-    fn is_spent(&self, now: Instant) -> bool {
-        let retired = *self.retired.lock();
-        retired.is_some_and(|at| now.saturating_duration_since(at) >= RETIRED)
-            && self.requester.in_flight() == 0
-            && self.serving.now() == 0
-            && self.subscriptions.now() == 0
-    }
-
-    /// Notes a sign of life.
-    fn listen(&self, now: Instant) {
-        let datagrams = self.conn.stats().udp_rx.datagrams;
-        let mut heard = self.heard.lock();
-        if heard.1 != datagrams {
-            *heard = (now, datagrams);
-        }
     }
 }

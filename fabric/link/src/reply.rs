@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use weft_wire::frame::{self, Header, Kind};
 use weft_wire::{AskError, Caller, Failure, FailureKind, Message, Subscription, codec};
 
+use crate::ask::LocalPort;
 use crate::audit::AuditStub;
 use crate::mailbox::Meta;
 use crate::outbox::with_scratch;
@@ -147,7 +148,7 @@ pub struct Reply<M: Message> {
 
 pub(crate) enum Port<M: Message> {
     None,
-    Local(oneshot::Sender<Result<M::Reply, AskError>>),
+    Local(LocalPort<M>),
     Wire(WireReply),
 }
 
@@ -189,7 +190,7 @@ impl<M: Message> Reply<M> {
         match std::mem::replace(&mut self.port, Port::None) {
             Port::None => {}
             // The asker may have given up; that is its right.
-            Port::Local(port) => drop(port.send(answer)),
+            Port::Local(port) => port.send(answer),
             Port::Wire(port) => match answer {
                 Ok(value) => port.value(&value),
                 Err(error) => port.error(&error),
@@ -201,7 +202,7 @@ impl<M: Message> Reply<M> {
     pub fn is_wanted(&self) -> bool {
         match &self.port {
             Port::None => false,
-            Port::Local(port) => !port.is_closed(),
+            Port::Local(port) => port.is_wanted(),
             Port::Wire(port) => port.is_wanted(),
         }
     }
