@@ -4,5 +4,15 @@
 //! `membership::swim` names foca.
 #![forbid(unsafe_code)]
 
+pub mod consensus;
 pub mod door;
 pub mod membership;
+
+pub use consensus::{
+    Consensus, ConsensusConfig, ConsensusError, Group, GroupStatus, Image, Machine, MachineError,
+    ProposeError, Proposed, Role, Timing,
+};
+pub use door::Door;
+pub use membership::{
+    Liveness, Member, Members, Membership, MembershipConfig, MembershipError, Profile,
+};

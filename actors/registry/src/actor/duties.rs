@@ -269,7 +269,7 @@ impl Registry {
         let decision = {
             let state = self.state();
             let world = self.world(&state, scope);
-            world.with(|input| placement::decide(input))
+            world.with(placement::decide)
         };
         self.duties.again =
             decision.ask_again_ms.map(|ms| now + Duration::from_millis(ms.max(1)));
@@ -311,7 +311,7 @@ impl Registry {
             join_all(nodes.into_iter().map(move |node| {
                 let fabric = fabric.clone();
                 async move {
-                    let to = Address::node(ActorKind::Runtime, node);
+                    let to = Address::on(ActorKind::Runtime, node);
                     let seen = fabric.ask(to, ListComponents {}, Call::within(LOOK_WITHIN)).await;
                     (node, seen.unwrap_or_default())
                 }

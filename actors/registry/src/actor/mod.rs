@@ -92,6 +92,7 @@ pub async fn factory(
         refused: None,
         aging,
         reporting: false,
+        stood: None,
         duties: duties::Duties::default(),
         config,
     })
@@ -218,10 +219,19 @@ impl Handle<ReadState> for Registry {
             let view = self.state().view();
             return reply.ok(view);
         }
-        if !self.leads() {
-            return self.forward(message, reply, scope);
-        }
         let route = self.route(scope);
+        if !self.leads() {
+            let meta = reply.meta().clone();
+            scope.spawn(async move {
+                let answer = route.forward(message, &meta).await;
+                if let Ok(view) = &answer {
+                    // What is asked here next must not know less.
+                    route.seen(view.index).await;
+                }
+                reply.result(answer);
+            });
+            return;
+        }
         let within = reply.meta().deadline.map_or(route::WITHIN, |end| {
             end.saturating_duration_since(scope.now())
         });

@@ -20,8 +20,10 @@ impl Handle<Propose> for Registry {
         let meta = reply.meta().clone();
         let steps = self.before(&message.command, scope);
         let (clock, caller) = (scope.clock(), reply.caller().clone());
+        let actor = scope.clone();
         scope.spawn(async move {
-            if route.leads() {
+            // One whose storage has failed says so, rather than that nobody leads.
+            if route.leads() || route.group.status().failed.is_some() {
                 let within = meta
                     .deadline
                     .map_or(WITHIN, |end| end.saturating_duration_since(clock.now()));
@@ -33,16 +35,30 @@ impl Handle<Propose> for Registry {
                 match led.await {
                     // Not the leader after all: nothing was done.
                     Err(failure) if failure.kind == FailureKind::Unavailable => {}
-                    done => return reply.send(done),
+                    done => {
+                        shown(&actor).await;
+                        return reply.send(done);
+                    }
                 }
             }
             let done = route.forward(message, &meta).await;
             if let Ok(applied) = &done {
                 route.seen(applied.index).await;
+                shown(&actor).await;
             }
             reply.result(done);
         });
     }
+}
+
+/// Waits until the rest of this node has been told: whoever is answered finds it so here.
+async fn shown(actor: &Scope<Registry>) {
+    let (done, told) = tokio::sync::oneshot::channel();
+    actor.post(move |registry, scope| {
+        registry.changed(scope);
+        let _ = done.send(());
+    });
+    let _ = told.await;
 }
 
 /// Membership and trust have messages of their own, which check what only they can.
@@ -86,7 +102,12 @@ impl Registry {
         let route = self.route(scope);
         scope.spawn_then(
             async move { route.lead(&proposal, WITHIN).await },
-            move |registry, answer, scope| then(registry, answer, scope),
+            move |registry, answer, scope| {
+                if answer.is_ok() {
+                    registry.changed(scope);
+                }
+                then(registry, answer, scope);
+            },
         );
     }
 

@@ -15,6 +15,8 @@ use crate::control::{self, Control};
 pub(super) const WITHIN: Duration = Duration::from_secs(10);
 /// Without a leader for so long, a request is refused: an election takes less.
 const LEADERLESS: Duration = Duration::from_secs(5);
+/// The leader is given so long for an answer before it is asked again, or whoever leads by then.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
 /// A node that forwarded a change waits so long to see it itself.
 const SEEN_WITHIN: Duration = Duration::from_secs(1);
 const RETRY: Backoff =
@@ -73,13 +75,13 @@ impl Route {
                 "bring nodes back, then send the same request again; it applies once. \
                  Reading and what runs are not affected; `weft cluster status` says more",
             ),
-            ProposeError::Overloaded => (
+            ProposeError::Overloaded(_) => (
                 FailureKind::Exhausted,
                 format!("{} has too many changes waiting", self.name),
                 "send it again in a moment",
             ),
             ProposeError::Refused(why) => (FailureKind::Conflict, why.clone(), ""),
-            ProposeError::Full => (
+            ProposeError::Full(_) => (
                 FailureKind::Exhausted,
                 format!("{} could not store it: no space is left", self.name),
                 "free some space there; nothing was changed, reads go on",
@@ -89,7 +91,8 @@ impl Route {
                 format!("{} could not store it", self.name),
                 "see the log of weftd on that node; reads go on",
             ),
-            ProposeError::Stopped => (
+            // Stopped, or what a later version of it may say.
+            _ => (
                 FailureKind::Unavailable,
                 format!("{} is stopping", self.name),
                 "send it again; it goes to the node that leads",
@@ -152,7 +155,11 @@ impl Route {
                     return Err(self.leaderless("it takes the sender for the leader"));
                 }
                 Some(target) => {
-                    leaderless = now;
+                    if status.borrow_and_update().leader.is_some() {
+                        leaderless = now;
+                    }
+                    // What applies once is sent again rather than waited for: who led may be gone.
+                    let left = if M::IDEMPOTENT { left.min(ASK_AGAIN) } else { left };
                     let to = Address { actor: ActorKind::Registry, target: Target::Node(target) };
                     let call = Call::on_behalf(meta, left);
                     match self.fabric.ask(to, message.clone(), call).await {
@@ -163,6 +170,9 @@ impl Route {
                         }
                         // It may have been done: only what applies once is sent again.
                         Err(AskError::Unreachable(cause)) if M::IDEMPOTENT => last = Some(cause),
+                        Err(AskError::Timeout) if M::IDEMPOTENT => {
+                            last = Some("it did not answer in time".to_owned());
+                        }
                         other => return other,
                     }
                 }

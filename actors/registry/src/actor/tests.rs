@@ -11,11 +11,11 @@ use weft_agreement::{
     Consensus, ConsensusConfig, Door, Membership, MembershipConfig, Profile,
 };
 use weft_identity::{DenyList, IssuingCa, JoinToken, PrivateKey, Trust, TrustBundle};
-use weft_link::{Call, ItemSink, Reply};
+use weft_link::{Call, Reply};
 use weft_protocol::files::NodeSeed;
 use weft_protocol::*;
 use weft_supervision::testing::{TestTree, eventually, run};
-use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope, Serve};
+use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope};
 use weft_wire::{
     ActorKind, Address, AskError, Caller, Clock, ClusterId, Failure, FailureKind, Identity,
     Message, NodeId, OperatorId, RequestId, Role, SystemClock,
@@ -173,9 +173,9 @@ async fn start(tree: &TestTree, config: &RegistryConfig) -> Consensus {
 /// The first node, once it leads and is in its own cluster.
 async fn lead(tree: &TestTree, config: &RegistryConfig) -> Consensus {
     let consensus = start(tree, config).await;
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = SystemClock.now() + Duration::from_secs(20);
     while view(tree).await.nodes.is_empty() {
-        assert!(std::time::Instant::now() < deadline, "it never led");
+        assert!(SystemClock.now() < deadline, "it never led");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     consensus
@@ -183,13 +183,13 @@ async fn lead(tree: &TestTree, config: &RegistryConfig) -> Consensus {
 
 /// Desired state once it is as wanted.
 async fn view_where(tree: &TestTree, what: &str, good: impl Fn(&StateView) -> bool) -> StateView {
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = SystemClock.now() + Duration::from_secs(20);
     loop {
         let state = view(tree).await;
         if good(&state) {
             return state;
         }
-        assert!(std::time::Instant::now() < deadline, "{what}: {state:?}");
+        assert!(SystemClock.now() < deadline, "{what}: {state:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -371,9 +371,9 @@ fn a_full_disk_refuses_the_change_and_reads_go_on() {
         let names: Vec<_> = view(&tree).await.services.into_iter().map(|s| s.name).collect();
         assert_eq!(names, ["web"]);
         consensus.limit_log(1 << 30).await.expect("raises");
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let deadline = SystemClock.now() + Duration::from_secs(20);
         while let Err(error) = tree.ask(deploy("big", &big)).await {
-            assert!(std::time::Instant::now() < deadline, "{error}");
+            assert!(SystemClock.now() < deadline, "{error}");
         }
         assert_eq!(tree.row("registry").expect("row").restarts, 0);
         consensus.stop().await;

@@ -332,11 +332,8 @@ impl Draft<'_> {
                 slot.previous
             }
             Some(slot) => Some(Previous { node: slot.id, lost }),
-            None => self
-                .table
-                .leases_of(key)
-                .map(|lease| Previous { node: lease.node, lost: false })
-                .min_by_key(|previous| previous.node),
+            // Whatever ran before has stopped, or its lease has surely ended.
+            None => None,
         };
         let previous = previous.filter(|p| p.node != to && self.table.index(p.node).is_some());
         self.table.put(key, to, previous);

@@ -1,6 +1,6 @@
 //! What the placer is told, as values: nodes, places, what was seen, leases, settings.
 
-use weft_protocol::{Placement, ServiceRecord};
+use weft_protocol::{Placement, Previous, ServiceRecord};
 use weft_wire::NodeId;
 
 /// Everything a decision depends on. The order of the slices does not matter.
@@ -103,15 +103,6 @@ impl Place {
             previous,
         }
     }
-}
-
-/// Where a replica was before its last move.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Previous {
-    /// The node.
-    pub node: NodeId,
-    /// It moved because that node was lost: it goes back if the node returns first.
-    pub lost: bool,
 }
 
 /// A replica as its node last reported it.

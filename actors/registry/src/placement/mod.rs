@@ -40,11 +40,12 @@ mod tests;
 
 pub use decide::decide;
 pub use facts::{
-    BUSY_PERCENT, Input, Lease, Liveness, NodeFacts, Place, Previous, ReplicaState, Settings,
+    BUSY_PERCENT, Input, Lease, Liveness, NodeFacts, Place, ReplicaState, Settings,
     Sighting,
 };
 pub use settle::{Settled, lost, settle};
 
+pub use weft_protocol::Previous;
 use weft_protocol::ReplicaKey;
 use weft_wire::NodeId;
 

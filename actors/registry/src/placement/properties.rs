@@ -360,7 +360,9 @@ proptest! {
         let stopped: BTreeSet<_> = decision.moves.iter().filter(|m| m.to.is_none())
             .map(|m| (m.service.clone(), m.replica)).collect();
         let next = case.decide();
+        // What was removed may leave a spread that can be better: a reason of its own.
         let more: Vec<_> = next.moves.iter()
+            .filter(|m| m.kind != MoveKind::Rebalanced)
             .filter(|m| !stopped.contains(&(m.service.clone(), m.replica))).collect();
         prop_assert!(more.is_empty(), "first {decision:#?}\nthen {more:#?}");
         prop_assert!(next.settled.iter().all(|key| !decision.settled.contains(key)));

@@ -5,7 +5,7 @@
 
 use super::decide::Draft;
 use super::table::{Key, Rank};
-use super::{Liveness, MoveKind, WaitKind};
+use super::{Liveness, MoveKind, ReplicaState, WaitKind};
 use weft_protocol::Tier;
 
 /// How much a step is worth: kind of spread, then how uneven it is now; smaller is better.
@@ -57,7 +57,7 @@ pub(super) fn rebalance(draft: &mut Draft<'_>) {
     }
 }
 
-/// Nothing moves, nothing is about to, all nodes are ready and alike.
+/// Nothing moves or starts, nothing is about to, all nodes are ready and alike.
 fn calm(draft: &Draft<'_>) -> bool {
     let table = &draft.table;
     let soon = |kind| matches!(kind, WaitKind::Grace | WaitKind::Lease | WaitKind::Turn);
@@ -67,7 +67,9 @@ fn calm(draft: &Draft<'_>) -> bool {
         && !table.input.settings.updating
         && !draft.decision.waiting.iter().any(|waiting| soon(waiting.kind))
         && there.all(|node| node.liveness == Liveness::Ready && Some(&node.version) == version)
-        && table.slots.values().all(|slot| slot.previous.is_none())
+        && table.slots.iter().all(|(key, slot)| {
+            slot.previous.is_none() && table.state(*key, slot.id) != ReplicaState::Starting
+        })
 }
 
 /// All of it is placed and healthy, and none of it must stay.

@@ -39,6 +39,23 @@ pub(crate) fn choose(
     current: &BTreeSet<NodeId>,
     replace_after: Duration,
 ) -> BTreeSet<NodeId> {
+    let mut voters = current.clone();
+    // What one round makes room for, the next may use; it comes to rest within a few.
+    for _ in 0..8 {
+        let next = round(candidates, &voters, replace_after);
+        if next == voters {
+            break;
+        }
+        voters = next;
+    }
+    voters
+}
+
+fn round(
+    candidates: &[Candidate],
+    current: &BTreeSet<NodeId>,
+    replace_after: Duration,
+) -> BTreeSet<NodeId> {
     let by_id: BTreeMap<NodeId, &Candidate> = candidates.iter().map(|c| (c.id, c)).collect();
     let want = wanted(candidates.len());
     let mut kept: Vec<&Candidate> =
@@ -80,7 +97,7 @@ pub(crate) fn choose(
         let Some(next) = next else { break };
         kept.push(next);
     }
-    if kept.len() > before && kept.len() % 2 == 0 {
+    if kept.len() > before && kept.len().is_multiple_of(2) {
         kept.pop();
     }
     kept.into_iter().map(|c| c.id).collect()

@@ -281,6 +281,11 @@ impl RaftStateMachine<Types> for MachineStore {
         for entry in entries {
             let index = entry.log_id.index;
             let state = &mut *state;
+            if state.applied >= Some(entry.log_id) {
+                // A replica that was just replaced has applied it.
+                answers.push(Answers::default());
+                continue;
+            }
             let answer = match entry.payload {
                 EntryPayload::Blank => Answers::default(),
                 EntryPayload::Normal(commands) => {

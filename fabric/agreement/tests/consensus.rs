@@ -1,0 +1,274 @@
+//! Groups over real links: elections, loss, restarts, images, full disks.
+
+mod cluster;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use cluster::{Cluster, LONG, ids, node_id, until};
+use futures_util::future::join_all;
+use weft_agreement::consensus::{ProposeError, Role};
+use weft_wire::{Clock, SystemClock};
+
+fn command(n: u64) -> Vec<u8> {
+    format!("command {n}").into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_elect_agree_and_hold_the_same() {
+    let mut cluster = Cluster::three().await;
+    for n in 0..10 {
+        cluster.propose(&command(n)).await;
+    }
+    let seen = cluster.equal().await;
+    let expected: Vec<Vec<u8>> = (0..10).map(command).collect();
+    assert_eq!(cluster.leader().await.commands(), expected);
+    assert_eq!(seen.voters, ids(&[1, 2, 3]));
+    let leader = cluster.leader().await;
+    let index = leader.group().barrier(LONG).await.expect("a majority answers");
+    assert!(index >= seen.commands.last().expect("commands").0);
+    let follower = cluster.nodes.values().find(|n| n.id() != leader.id()).expect("a follower");
+    let refused = follower.group().propose(command(0), LONG).await.expect_err("no leader");
+    assert_eq!(refused, ProposeError::NotLeader { leader: Some(leader.id()) });
+    assert!(follower.group().status().leader_seen.is_some());
+    until("the leader knows how far the others are", || {
+        let status = leader.group().status();
+        status.matched.len() == 3 && status.quorum_age.is_some()
+    })
+    .await;
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_leader_is_lost_another_leads_and_nothing_acknowledged_is_lost() {
+    let mut cluster = Cluster::three().await;
+    let mut acknowledged = Vec::new();
+    for n in 0..20 {
+        cluster.propose(&command(n)).await;
+        acknowledged.push(command(n));
+    }
+    let lost = cluster.leader().await.n;
+    cluster.stop(lost).await;
+    for node in cluster.nodes.values() {
+        node.group().stand_for_election();
+    }
+    for n in 20..30 {
+        cluster.propose(&command(n)).await;
+        acknowledged.push(command(n));
+    }
+    cluster.equal().await;
+    assert_eq!(cluster.leader().await.commands(), acknowledged);
+    cluster.start(lost).await;
+    cluster.equal().await;
+    assert_eq!(cluster.nodes[&lost].commands(), acknowledged);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_nodes_restarted_from_disk_hold_the_same_as_before() {
+    let mut cluster = Cluster::three().await;
+    for n in 0..25 {
+        cluster.propose(&command(n)).await;
+    }
+    let before = cluster.equal().await;
+    cluster.stop_all().await;
+    for n in 1..=3 {
+        cluster.start(n).await;
+        // Applied before the group was given out.
+        let known = cluster.nodes[&n].commands().len();
+        assert!(known >= 24, "n{n} knows {known}");
+    }
+    cluster.leader().await;
+    assert_eq!(cluster.equal().await, before);
+    cluster.propose(b"after").await;
+    assert_eq!(cluster.equal().await.commands.len(), 26);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_away_for_longer_than_the_log_is_kept_gets_an_image() {
+    let mut cluster = Cluster::new(&[], &["control"]).await;
+    (cluster.checkpoint_every, cluster.kept_behind) = (20, 5);
+    for n in 1..=3 {
+        cluster.start(n).await;
+    }
+    cluster.form("control").await;
+    cluster.propose(b"first").await;
+    cluster.equal().await;
+    let away = cluster.nodes.values().find(|n| n.group().status().role != Role::Leader);
+    let away = away.expect("a follower").n;
+    cluster.stop(away).await;
+    // Large enough for several pieces.
+    let mut last = 0;
+    for n in 0..60u8 {
+        last = cluster.propose(&vec![n; 50_000]).await;
+    }
+    until("there are checkpoints", || {
+        cluster.nodes.values().all(|node| node.group().status().checkpoint + 25 > last)
+    })
+    .await;
+    cluster.start(away).await;
+    let seen = cluster.equal().await;
+    assert_eq!(seen.commands.len(), 61);
+    assert_eq!(cluster.nodes[&away].restores(), 1, "it was given an image");
+    // And it comes back with it.
+    cluster.stop(away).await;
+    cluster.start(away).await;
+    assert_eq!(cluster.equal().await, seen);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_majority_a_proposal_is_refused_in_its_time_and_later_ones_work_again() {
+    let mut cluster = Cluster::three().await;
+    cluster.propose(b"before").await;
+    let leader = cluster.leader().await.n;
+    let others: Vec<u128> = (1..=3).filter(|n| *n != leader).collect();
+    for n in &others {
+        cluster.stop(*n).await;
+    }
+    let group = cluster.nodes[&leader].group().clone();
+    let began = SystemClock.now();
+    let within = Duration::from_millis(400);
+    let refused = group.propose(b"lonely".to_vec(), within).await.expect_err("no majority");
+    assert_eq!(refused, ProposeError::NoQuorum);
+    let second = group.propose(b"lonely too".to_vec(), within).await.expect_err("no majority");
+    assert_eq!(second, ProposeError::NoQuorum);
+    assert_eq!(group.barrier(within).await, Err(ProposeError::NoQuorum));
+    assert!(SystemClock.now() - began < Duration::from_secs(5));
+    cluster.start(others[0]).await;
+    cluster.propose(b"after").await;
+    let seen = cluster.equal().await;
+    let commands: Vec<&[u8]> = seen.commands.iter().map(|(_, c)| c.as_slice()).collect();
+    assert!(commands.starts_with(&[b"before"]) && commands.ends_with(&[b"after"]));
+    // Never sent, and its asker has gone.
+    assert!(!commands.contains(&b"lonely too".as_slice()));
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proposals_that_wait_share_entries_and_syncs() {
+    let mut cluster = Cluster::new(&[1], &["control"]).await;
+    cluster.form("control").await;
+    let node = &cluster.nodes[&1];
+    let before = node.consensus.syncs();
+    let done = join_all((0..500).map(|n| node.group().propose(command(n), LONG))).await;
+    let entries: BTreeSet<u64> = done.into_iter().map(|done| done.expect("agreed").index).collect();
+    let syncs = node.consensus.syncs() - before;
+    assert!(entries.len() < 50, "{} entries", entries.len());
+    assert!(syncs < 60, "{syncs} syncs");
+    assert_eq!(node.commands().len(), 500);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_of_a_node_are_independent_and_share_a_writer() {
+    let mut cluster = Cluster::new(&[1, 2, 3], &["control", "session/1", "session/2"]).await;
+    for name in ["control", "session/1", "session/2"] {
+        cluster.form(name).await;
+    }
+    for name in ["session/1", "session/2"] {
+        let leader = cluster.nodes.values().find(|n| n.groups[name].0.status().role == Role::Leader);
+        let leader = leader.expect("a leader");
+        leader.groups[name].0.propose(name.into(), LONG).await.expect("agreed");
+        for node in cluster.nodes.values() {
+            until("it is everywhere", || node.groups[name].1.lock().commands.len() == 1).await;
+        }
+    }
+    assert!(cluster.equal().await.commands.is_empty());
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_holds_everything_and_the_log_below_it_goes() {
+    let mut cluster = Cluster::new(&[], &["control"]).await;
+    (cluster.checkpoint_every, cluster.kept_behind) = (1_000_000, 0);
+    cluster.start(1).await;
+    cluster.form("control").await;
+    for n in 0..30 {
+        cluster.propose(&command(n)).await;
+    }
+    let group = cluster.nodes[&1].group().clone();
+    group.checkpoint().await.expect("a checkpoint");
+    let status = group.status();
+    assert!(status.checkpoint >= 30 && status.checkpoint <= status.applied, "{status:?}");
+    group.checkpoint().await.expect("again, with nothing new");
+    cluster.propose(b"beyond").await;
+    let before = cluster.equal().await;
+    cluster.stop(1).await;
+    cluster.start(1).await;
+    assert_eq!(cluster.nodes[&1].restores(), 1);
+    cluster.leader().await;
+    until("the rest is applied", || cluster.nodes[&1].seen() == before).await;
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn voters_change_and_what_would_take_the_majority_away_is_refused() {
+    let mut cluster = Cluster::new(&[1, 2, 3, 4], &["control"]).await;
+    let first = cluster.nodes[&1].group().clone();
+    first.bootstrap().await.expect("bootstraps");
+    first.bootstrap().await.expect("again, to no effect");
+    until("it leads", || first.status().role == Role::Leader).await;
+    first.add_learner(node_id(4)).await.expect("a learner");
+    first.set_voters(ids(&[1, 2, 3]), ids(&[4]), &ids(&[1, 2, 3, 4])).await.expect("voters");
+    cluster.propose(b"x").await;
+    let seen = cluster.equal().await;
+    assert_eq!((seen.voters, seen.learners), (ids(&[1, 2, 3]), ids(&[4])));
+    let leader = cluster.leader().await.group();
+    for (voters, learners, live, why) in [
+        (ids(&[]), ids(&[1]), ids(&[1, 2, 3]), "at least one voter"),
+        (ids(&[1]), ids(&[1]), ids(&[1, 2, 3]), "a voter and a learner"),
+        (ids(&[1, 2, 4]), ids(&[]), ids(&[1]), "present voters have no majority"),
+        (ids(&[3, 4, 5]), ids(&[]), ids(&[1, 2, 3]), "new voters would have no majority"),
+    ] {
+        let refused = leader.set_voters(voters, learners, &live).await.expect_err("refused");
+        assert!(matches!(&refused, ProposeError::Refused(text) if text.contains(why)), "{refused}");
+    }
+    // The lost voter is replaced.
+    let leader = cluster.leader().await.n;
+    let lost = if leader == 3 { 2 } else { 3 };
+    cluster.stop(lost).await;
+    let kept: Vec<u128> = (1..=4).filter(|n| *n != lost).collect();
+    let group = cluster.nodes[&leader].group();
+    group.set_voters(ids(&kept), ids(&[]), &ids(&kept)).await.expect("replaced");
+    cluster.propose(b"y").await;
+    let seen = cluster.equal().await;
+    assert_eq!((seen.voters, seen.learners), (ids(&kept), ids(&[])));
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_said_and_the_group_comes_back_with_the_space() {
+    let mut cluster = Cluster::new(&[1], &["control"]).await;
+    cluster.form("control").await;
+    cluster.propose(b"before").await;
+    let node = &cluster.nodes[&1];
+    node.consensus.limit_log(1).await.expect("limits");
+    let refused = node.group().propose(vec![1; 1 << 20], LONG).await.expect_err("full");
+    assert!(matches!(refused, ProposeError::Full(_)), "{refused}");
+    until("the status says so", || {
+        node.group().status().failed.as_ref().is_some_and(|text| text.contains("no space"))
+    })
+    .await;
+    let again = node.group().propose(b"small".to_vec(), LONG).await.expect_err("down");
+    assert!(matches!(again, ProposeError::Full(_)), "{again}");
+    assert_eq!(node.commands(), [b"before".to_vec()]);
+    node.consensus.limit_log(1 << 30).await.expect("raises");
+    until("it leads again", || node.group().status().role == Role::Leader).await;
+    cluster.propose(b"after").await;
+    assert_eq!(cluster.nodes[&1].commands(), [b"before".to_vec(), b"after".to_vec()]);
+    assert_eq!(cluster.nodes[&1].group().status().failed, None);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_panics_stops_its_group_here_and_says_where() {
+    let mut cluster = Cluster::new(&[1], &["control"]).await;
+    cluster.form("control").await;
+    let group = cluster.nodes[&1].group();
+    let failed = group.propose(b"panic".to_vec(), LONG).await.expect_err("it panics");
+    assert!(matches!(&failed, ProposeError::Storage(text) if text.contains("panicked")), "{failed}");
+    until("the status says so", || group.status().failed.is_some()).await;
+    cluster.stop_all().await;
+}
