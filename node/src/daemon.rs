@@ -6,9 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weft_agreement::{
-    Consensus, ConsensusConfig, Door, Membership, MembershipConfig, Profile,
-};
+use weft_agreement::{Consensus, ConsensusConfig, Door, Membership, MembershipConfig, Profile};
 use weft_config::node::{Loaded, NodeConfig};
 use weft_gateway::HttpFace;
 use weft_identity::{Credentials, DenyList, IdentityError, IdentityFiles, IssuingCa, Trust};
@@ -17,9 +15,9 @@ use weft_link::{
     LocalConfig, PeerEntry,
 };
 use weft_protocol::files::{FILES_VERSION, PortsFile};
-use weft_protocol::{ReadState, ReportNode};
-use weft_runtime::Needs;
+use weft_protocol::{Capacity, ReadState, ReportNode};
 use weft_registry::Control;
+use weft_runtime::Needs;
 use weft_supervision::{ChildSpec, EXIT_GAVE_UP, Tree, TreeConfig, block_on_system};
 use weft_wire::{ActorKind, Address, Backoff, Clock, ClusterId, Identity, SystemClock};
 
@@ -436,7 +434,10 @@ fn say_removed(data: &DataDir, how: &str) {
 /// Which service needs which, as far as the registry says.
 async fn service_needs(fabric: &Fabric) -> Needs {
     let call = Call::within(NEEDS_WITHIN);
-    match fabric.ask(Address::here(ActorKind::Registry), ReadState { consistent: false }, call).await {
+    match fabric
+        .ask(Address::here(ActorKind::Registry), ReadState { consistent: false }, call)
+        .await
+    {
         Ok(state) => state
             .services
             .into_iter()
@@ -526,7 +527,7 @@ impl Agreed {
             let parts = weft_registry::Agreement { control, group, membership };
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Self { parts, consensus })
         });
-        Ok(started.await??)
+        Ok(started.await?.map_err(|error| -> Fatal { error })?)
     }
 }
 

@@ -3,6 +3,10 @@
 //! Nothing here reaches inside: binaries, their output, exit codes, files, HTTP and signals only.
 #![forbid(unsafe_code)]
 
+pub mod net;
+pub mod nodes;
+pub mod writer;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};

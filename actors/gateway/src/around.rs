@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use weft_link::{Call, Fabric, Items, Meta};
-use weft_protocol::{AgreementView, NodeState, ReadAgreement, ComponentKey, ComponentStatus, ObservedState, ReadState, StateView};
+use weft_protocol::{
+    AgreementView, ComponentKey, ComponentStatus, NodeState, ObservedState, ReadAgreement,
+    ReadState, StateView,
+};
 use weft_wire::{
     ActorKind, Address, AskError, Caller, Clock, Identity, Message, NodeId, Subscription,
     TraceContext,
@@ -178,10 +181,7 @@ impl Asker {
         view.members
             .iter()
             .filter(|member| {
-                matches!(
-                    member.state,
-                    NodeState::DaemonDown | NodeState::Lost | NodeState::Left
-                )
+                matches!(member.state, NodeState::DaemonDown | NodeState::Lost | NodeState::Left)
             })
             .map(|member| (member.id, member.state))
             .collect()

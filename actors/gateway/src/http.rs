@@ -18,7 +18,8 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::task::JoinHandle;
 use weft_protocol::{
-    ActorTree, EventFilter, ListComponents, QueryEvents, ReadAgreement, ReadHost, ReadState, StateView, VERSION,
+    ActorTree, EventFilter, ListComponents, QueryEvents, ReadAgreement, ReadHost, ReadState,
+    StateView, VERSION,
 };
 use weft_wire::AskError;
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use weft_protocol::{AgreementView, HostFigures, NodeRole, NodeRow, NodeState, Ping, ReadHost, StateView, VERSION,};
+use weft_protocol::{
+    AgreementView, HostFigures, NodeRole, NodeRow, NodeState, Ping, ReadHost, StateView, VERSION,
+};
 use weft_wire::{AskError, NodeId};
 
 use crate::around::{Asker, Member, NODE_TIMEOUT};

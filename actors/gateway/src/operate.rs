@@ -9,8 +9,7 @@ use weft_link::{Closed, ItemSink};
 use weft_protocol::{
     Applied, Command, CommandRef, ComponentStatus, DeployService, DeployUpdate, Desired,
     LifecycleAction, LifecycleRequest, ListComponents, LogLine, PlanPlacement, Propose, ReadLogs,
-    RestartPolicy,
-    StateView, WatchComponents, spec_hash,
+    RestartPolicy, StateView, WatchComponents, spec_hash,
 };
 use weft_wire::{AskError, Failure, FailureKind, NodeId, RequestId, Subscription};
 
@@ -283,10 +282,12 @@ async fn placed(
     let mut index = index;
     loop {
         let state = caught_up(asker, index, end).await?;
-        let lacks = state.service(service).filter(|record| !record.undeployed).is_some_and(|record| {
-            let placed = state.placements.iter().filter(|place| place.service == service).count();
-            placed < record.spec.replicas as usize
-        });
+        let lacks =
+            state.service(service).filter(|record| !record.undeployed).is_some_and(|record| {
+                let placed =
+                    state.placements.iter().filter(|place| place.service == service).count();
+                placed < record.spec.replicas as usize
+            });
         let question = PlanPlacement { lost: Vec::new(), spec: None };
         let moving = match asker.ask(question, NODE_TIMEOUT).await {
             Ok(plan) => plan.moves.iter().any(|step| step.service == service),

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use weft_protocol::{
     ComponentKey, ComponentState, ComponentStatus, DeployOptions, PlanAction, PlanItem,
-    PlanPlacement, ServiceRecord, ServiceSpec, StateView, changed_fields, changed_service_fields, spec_hash,
+    PlanPlacement, ServiceRecord, ServiceSpec, StateView, changed_fields, changed_service_fields,
+    spec_hash,
 };
 use weft_wire::{AskError, NodeId};
 
@@ -54,7 +55,10 @@ pub(crate) fn plan(
                     if spec.node.is_empty() || state.nodes.iter().any(|n| n.name == spec.node) {
                         "there is no node to place it on".into()
                     } else {
-                        format!("it is pinned to `{}`, which is not a node of this cluster", spec.node)
+                        format!(
+                            "it is pinned to `{}`, which is not a node of this cluster",
+                            spec.node
+                        )
                     }
                 });
                 items.push(item);
@@ -183,7 +187,8 @@ pub(crate) async fn places(asker: &Asker, spec: &ServiceSpec, state: &StateView)
     match planned {
         Ok(plan) => {
             let at = |replica: u32| {
-                let of = |place: &&(String, u32, NodeId)| place.0 == spec.name && place.1 == replica;
+                let of =
+                    |place: &&(String, u32, NodeId)| place.0 == spec.name && place.1 == replica;
                 plan.places.iter().find(of).map(|place| place.2)
             };
             places.at = replicas.map(|replica| (replica, at(replica))).collect();
@@ -197,7 +202,9 @@ pub(crate) async fn places(asker: &Asker, spec: &ServiceSpec, state: &StateView)
                 };
                 let node = state.placements.iter().find(of).map(|place| place.node);
                 if node.is_none() {
-                    places.waiting.insert(replica, format!("where it would go is not known: {error}"));
+                    places
+                        .waiting
+                        .insert(replica, format!("where it would go is not known: {error}"));
                 }
                 places.at.insert(replica, node);
             }

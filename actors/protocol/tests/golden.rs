@@ -240,11 +240,7 @@ fn commands() -> Vec<Command> {
         },
         Command::TrustIssuer { node: node() },
         Command::Drain { node: node(), on: true },
-        Command::LabelNode {
-            node: node(),
-            set: vec!["rack=2".into()],
-            remove: vec!["ssd".into()],
-        },
+        Command::LabelNode { node: node(), set: vec!["rack=2".into()], remove: vec!["ssd".into()] },
         Command::RaiseFormat { level: 2 },
     ]
 }

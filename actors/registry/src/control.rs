@@ -123,13 +123,14 @@ impl Machine for Control {
     }
 
     fn snapshot(&self) -> Result<Image, MachineError> {
-        let bytes = self.0.state.read().snapshot().map_err(|error| MachineError(error.to_string()))?;
+        let bytes =
+            self.0.state.read().snapshot().map_err(|error| MachineError(error.to_string()))?;
         Ok(Image { version: SNAPSHOT_VERSION, bytes })
     }
 
     fn restore(&mut self, image: &Image) -> Result<(), MachineError> {
-        let state =
-            ClusterState::restore(image.version, &image.bytes).map_err(|error| MachineError(error.to_string()))?;
+        let state = ClusterState::restore(image.version, &image.bytes)
+            .map_err(|error| MachineError(error.to_string()))?;
         let head = state.index();
         *self.0.state.write() = state;
         self.0.head.send_replace(head);

@@ -14,8 +14,8 @@ mod steward;
 pub mod store;
 
 pub use actor::{Registry, factory};
-pub use control::{Control, GROUP, PROPOSAL_VERSION};
 pub use config::{Agreement, RETENTION, RegistryConfig, SelfReport};
+pub use control::{Control, GROUP, PROPOSAL_VERSION};
 pub use state::REMOVED;
 
 /// Opens the databases under `data`, as a registry would, and closes them again: what cannot be

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 use weft_protocol::*;
-use weft_registry::state::{ClusterState, SNAPSHOT_VERSION};
 use weft_registry::PROPOSAL_VERSION;
+use weft_registry::state::{ClusterState, SNAPSHOT_VERSION};
 use weft_wire::{Caller, Identity, NodeId, OperatorId, RequestId, Role, WallTime, codec};
 
 fn file(name: &str) -> PathBuf {

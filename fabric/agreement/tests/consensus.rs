@@ -168,7 +168,8 @@ async fn groups_of_a_node_are_independent_and_share_a_writer() {
         cluster.form(name).await;
     }
     for name in ["session/1", "session/2"] {
-        let leader = cluster.nodes.values().find(|n| n.groups[name].0.status().role == Role::Leader);
+        let leader =
+            cluster.nodes.values().find(|n| n.groups[name].0.status().role == Role::Leader);
         let leader = leader.expect("a leader");
         leader.groups[name].0.propose(name.into(), LONG).await.expect("agreed");
         for node in cluster.nodes.values() {
@@ -193,6 +194,7 @@ async fn a_checkpoint_holds_everything_and_the_log_below_it_goes() {
     let status = group.status();
     assert!(status.checkpoint >= 30 && status.checkpoint <= status.applied, "{status:?}");
     group.checkpoint().await.expect("again, with nothing new");
+    drop(group);
     cluster.propose(b"beyond").await;
     let before = cluster.equal().await;
     cluster.stop(1).await;
@@ -200,6 +202,28 @@ async fn a_checkpoint_holds_everything_and_the_log_below_it_goes() {
     assert_eq!(cluster.nodes[&1].restores(), 1);
     cluster.leader().await;
     until("the rest is applied", || cluster.nodes[&1].seen() == before).await;
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_that_fails_is_said_and_stops_nothing() {
+    let mut cluster = Cluster::new(&[], &["control"]).await;
+    (cluster.checkpoint_every, cluster.kept_behind) = (5, 0);
+    cluster.start(1).await;
+    cluster.form("control").await;
+    cluster.propose(b"no image").await;
+    for n in 0..20 {
+        cluster.propose(&command(n)).await;
+    }
+    let error = cluster.nodes[&1].group().checkpoint().await.expect_err("it fails");
+    assert!(error.to_string().contains("no image, as told"), "{error}");
+    cluster.propose(b"after").await;
+    let before = cluster.equal().await;
+    assert_eq!(cluster.nodes[&1].group().status().failed, None);
+    // Nothing was cut off the log for it.
+    cluster.stop(1).await;
+    cluster.start(1).await;
+    until("all is there", || cluster.nodes[&1].seen() == before).await;
     cluster.stop_all().await;
 }
 
@@ -268,7 +292,10 @@ async fn a_machine_that_panics_stops_its_group_here_and_says_where() {
     cluster.form("control").await;
     let group = cluster.nodes[&1].group();
     let failed = group.propose(b"panic".to_vec(), LONG).await.expect_err("it panics");
-    assert!(matches!(&failed, ProposeError::Storage(text) if text.contains("panicked")), "{failed}");
+    assert!(
+        matches!(&failed, ProposeError::Storage(text) if text.contains("panicked")),
+        "{failed}"
+    );
     until("the status says so", || group.status().failed.is_some()).await;
     cluster.stop_all().await;
 }

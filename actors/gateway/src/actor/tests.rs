@@ -11,9 +11,10 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 use weft_link::{Call, Directory, Items, PeerEntry};
 use weft_protocol::{
-    Applied, CheckSpec, ComponentState, ComponentStatus, DeployOptions, DeployUpdate, Drift, Event,
-    FollowEvents, HostFigures, LifecycleAction, LogLine, LogRow, LogStream, NodeState, PlanAction,
-    AgreementView, MemberView, PlacementPlan, PlanPlacement, ReadAgreement, ReadLogs, ReadState, RestartActor, SpecProblem, StateView, WatchComponents,
+    AgreementView, Applied, CheckSpec, ComponentState, ComponentStatus, DeployOptions,
+    DeployUpdate, Drift, Event, FollowEvents, HostFigures, LifecycleAction, LogLine, LogRow,
+    LogStream, MemberView, NodeState, PlacementPlan, PlanAction, PlanPlacement, ReadAgreement,
+    ReadLogs, ReadState, RestartActor, SpecProblem, StateView, WatchComponents,
 };
 use weft_supervision::testing::{self, PATIENCE, TestTree};
 use weft_wire::{ActorKind, Address, FailureKind, RequestId, WallTime};
@@ -89,12 +90,7 @@ impl Handle<ReadAgreement> for Registry {
 
 /// Everything is where it shall be; a new replica would go to the first node.
 impl Handle<PlanPlacement> for Registry {
-    fn handle(
-        &mut self,
-        message: PlanPlacement,
-        reply: Reply<PlanPlacement>,
-        _: &Scope<Self>,
-    ) {
+    fn handle(&mut self, message: PlanPlacement, reply: Reply<PlanPlacement>, _: &Scope<Self>) {
         let state = self.0.world.lock().state.clone();
         let mut places: Vec<_> =
             state.placements.iter().map(|p| (p.service.clone(), p.replica, p.node)).collect();

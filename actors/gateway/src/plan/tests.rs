@@ -32,8 +32,7 @@ fn actions(items: &[PlanItem]) -> Vec<(u32, &str, PlanAction)> {
 #[test]
 fn the_same_definition_keeps_everything() {
     let spec = spec("web", 3, &["api"]);
-    let items =
-        plan(&spec, &DeployOptions::default(), &state(), &answers(&spec), &places(&spec));
+    let items = plan(&spec, &DeployOptions::default(), &state(), &answers(&spec), &places(&spec));
     assert!(items.iter().all(|item| item.action == PlanAction::Keep && item.problem.is_empty()));
     assert_eq!(items.len(), 3);
 }

@@ -96,7 +96,7 @@ impl Registry {
     }
 
     pub(super) fn see_to_duties(&mut self, scope: &Scope<Self>) {
-        if !self.leads() {
+        if !self.elected() {
             self.stand_if_leader_is_gone(scope);
             if self.duties.since.is_some() {
                 tracing::info!("this node leads no longer");
@@ -145,9 +145,10 @@ impl Registry {
                 let since = member.map(|member| member.since).or(self.duties.since);
                 let close = node.id == own
                     || status.voters.contains(&node.id)
-                    || status.matched.get(&node.id).is_some_and(|matched| {
-                        matched.saturating_add(CLOSE) >= status.last_log
-                    });
+                    || status
+                        .matched
+                        .get(&node.id)
+                        .is_some_and(|matched| matched.saturating_add(CLOSE) >= status.last_log);
                 Candidate {
                     id: node.id,
                     name: node.name.clone(),
@@ -243,8 +244,7 @@ impl Registry {
         let moved: BTreeSet<NodeId> = {
             let state = self.state();
             let view = state.view();
-            let draining =
-                |node: NodeId| state.node(node).is_some_and(|node| node.draining);
+            let draining = |node: NodeId| state.node(node).is_some_and(|node| node.draining);
             let leaving: BTreeSet<&str> = view
                 .placements
                 .iter()
@@ -271,8 +271,7 @@ impl Registry {
             let world = self.world(&state, scope);
             world.with(placement::decide)
         };
-        self.duties.again =
-            decision.ask_again_ms.map(|ms| now + Duration::from_millis(ms.max(1)));
+        self.duties.again = decision.ask_again_ms.map(|ms| now + Duration::from_millis(ms.max(1)));
         let named: Vec<String> = {
             let waits = |wait: &placement::Waiting| {
                 format!("{}/{}: {}", wait.service, wait.replica, wait.reason)
@@ -353,10 +352,8 @@ impl Registry {
                         Liveness::Lost => {
                             // A new leader counts from when it began to lead: it may have
                             // missed the node for longer than the node was gone.
-                            let since = self
-                                .duties
-                                .since
-                                .map_or(member.since, |led| led.max(member.since));
+                            let since =
+                                self.duties.since.map_or(member.since, |led| led.max(member.since));
                             placement::Liveness::Lost { for_ms: ms(since) }
                         }
                         Liveness::Left => placement::Liveness::Left,
@@ -379,8 +376,7 @@ impl Registry {
                 }
             })
             .collect();
-        let places =
-            view.placements.iter().map(|p| Place::of(p, p.previous)).collect();
+        let places = view.placements.iter().map(|p| Place::of(p, p.previous)).collect();
         World {
             services: view.services,
             places,
@@ -456,13 +452,9 @@ fn sightings(node: NodeId, components: &[ComponentStatus]) -> Vec<Sighting> {
     let mut replicas: BTreeMap<(&str, u32), (u8, ReplicaState)> = BTreeMap::new();
     for status in components {
         let state = match (status.state, status.health) {
-            (ComponentState::Running, Health::Healthy | Health::None) => {
-                (0, ReplicaState::Healthy)
-            }
+            (ComponentState::Running, Health::Healthy | Health::None) => (0, ReplicaState::Healthy),
             (ComponentState::Running, _) => (1, ReplicaState::Running),
-            (ComponentState::Pending | ComponentState::Starting, _) => {
-                (2, ReplicaState::Starting)
-            }
+            (ComponentState::Pending | ComponentState::Starting, _) => (2, ReplicaState::Starting),
             (ComponentState::Exited | ComponentState::Failed, _) => (3, ReplicaState::Failed),
             (ComponentState::Stopped | ComponentState::Stopping | ComponentState::Removed, _) => {
                 (4, ReplicaState::Stopped)
@@ -488,12 +480,7 @@ fn sightings(node: NodeId, components: &[ComponentStatus]) -> Vec<Sighting> {
 }
 
 impl Handle<PlanPlacement> for Registry {
-    fn handle(
-        &mut self,
-        message: PlanPlacement,
-        reply: Reply<PlanPlacement>,
-        scope: &Scope<Self>,
-    ) {
+    fn handle(&mut self, message: PlanPlacement, reply: Reply<PlanPlacement>, scope: &Scope<Self>) {
         // Who leads knows what the placer goes by.
         if !self.leads() {
             return self.forward(message, reply, scope);
@@ -588,12 +575,7 @@ fn plan(world: &World, lost: &[NodeId]) -> PlacementPlan {
 }
 
 impl Handle<ReadAgreement> for Registry {
-    fn handle(
-        &mut self,
-        _: ReadAgreement,
-        reply: Reply<ReadAgreement>,
-        scope: &Scope<Self>,
-    ) {
+    fn handle(&mut self, _: ReadAgreement, reply: Reply<ReadAgreement>, scope: &Scope<Self>) {
         let view = self.agreement_view(scope);
         reply.ok(view);
     }
@@ -659,9 +641,10 @@ impl Registry {
                 checkpoint: status.checkpoint,
                 voters: status.voters.iter().copied().collect(),
                 learners: status.learners.iter().copied().collect(),
-                contact_ms: status.quorum_age.map(ms).or_else(|| {
-                    status.leader_seen.map(|at| ms(now.saturating_duration_since(at)))
-                }),
+                contact_ms: status
+                    .quorum_age
+                    .map(ms)
+                    .or_else(|| status.leader_seen.map(|at| ms(now.saturating_duration_since(at)))),
             }],
             format: state.format(),
             waiting: self.duties.waiting.clone(),

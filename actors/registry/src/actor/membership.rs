@@ -137,12 +137,13 @@ impl Registry {
             )
             .help("choose 1 second to 7 days"));
         }
-        let addresses: Vec<String> = self
-            .peers()
-            .into_iter()
-            .map(|peer| peer.address)
-            .filter(|address| !address.is_empty())
-            .collect();
+        let mut addresses: Vec<String> =
+            self.peers().into_iter().map(|peer| peer.address).collect();
+        // Its own may not have been agreed yet.
+        addresses.extend((self.config.report)().map(|report| report.address));
+        addresses.retain(|address| !address.is_empty());
+        let mut seen = std::collections::BTreeSet::new();
+        addresses.retain(|address| seen.insert(address.clone()));
         if addresses.is_empty() {
             return Err(Failure::new(
                 FailureKind::Unavailable,

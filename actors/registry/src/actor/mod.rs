@@ -200,11 +200,14 @@ impl Registry {
         self.agreement.control.read()
     }
 
-    /// Whether this node leads, as far as it knows.
+    /// Whether this node leads a cluster, as far as it knows.
     fn leads(&self) -> bool {
-        let status = self.agreement.group.status();
-        status.role == weft_agreement::Role::Leader
-            && status.leader == Some(self.config.seed.node)
+        self.elected() && !self.state().is_empty()
+    }
+
+    /// Whether this node leads the group, which may hold nothing yet.
+    fn elected(&self) -> bool {
+        route::elected(&self.agreement.group, self.config.seed.node)
     }
 }
 
@@ -232,9 +235,10 @@ impl Handle<ReadState> for Registry {
             });
             return;
         }
-        let within = reply.meta().deadline.map_or(route::WITHIN, |end| {
-            end.saturating_duration_since(scope.now())
-        });
+        let within = reply
+            .meta()
+            .deadline
+            .map_or(route::WITHIN, |end| end.saturating_duration_since(scope.now()));
         scope.spawn(async move {
             match route.group.barrier(within).await {
                 Ok(_) => {

@@ -24,9 +24,8 @@ impl Handle<Propose> for Registry {
         scope.spawn(async move {
             // One whose storage has failed says so, rather than that nobody leads.
             if route.leads() || route.group.status().failed.is_some() {
-                let within = meta
-                    .deadline
-                    .map_or(WITHIN, |end| end.saturating_duration_since(clock.now()));
+                let within =
+                    meta.deadline.map_or(WITHIN, |end| end.saturating_duration_since(clock.now()));
                 let led = async {
                     steps.take(&route).await?;
                     let proposal = message.clone().stamp(clock.wall(), caller);
@@ -175,10 +174,6 @@ impl Before {
             )
             .help("wait until another node is ready, `weft cluster status` says which"));
         }
-        route
-            .group
-            .set_voters(voters, learners, &live)
-            .await
-            .map_err(|error| route.failure(&error))
+        route.group.set_voters(voters, learners, &live).await.map_err(|error| route.failure(&error))
     }
 }

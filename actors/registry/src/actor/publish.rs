@@ -101,7 +101,10 @@ impl Registry {
         let Some(mine) = (self.config.report)() else { return };
         // A node that has nothing yet is not followed by anybody until it says where it is.
         let known = self.state().node(node).is_some_and(|known| !differs(known, &mine));
-        if self.reporting || known || (self.state().is_empty() && self.config.seed.bootstrap.is_some()) {
+        if self.reporting
+            || known
+            || (self.state().is_empty() && self.config.seed.bootstrap.is_some())
+        {
             return;
         }
         self.reporting = true;
@@ -136,7 +139,17 @@ pub(super) fn differs(known: &NodeRecord, mine: &ReportNode) -> bool {
 pub(super) fn update(id: weft_wire::NodeId, report: ReportNode) -> Command {
     let ReportNode { address, version, zone, labels, key_fingerprint, ca, capacity, format } =
         report;
-    Command::UpdateNode { id, address, version, zone, labels, key_fingerprint, ca, capacity, format }
+    Command::UpdateNode {
+        id,
+        address,
+        version,
+        zone,
+        labels,
+        key_fingerprint,
+        ca,
+        capacity,
+        format,
+    }
 }
 
 /// Who is who, from what is agreed; before anything is, from the seed.

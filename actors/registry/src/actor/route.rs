@@ -22,6 +22,12 @@ const SEEN_WITHIN: Duration = Duration::from_secs(1);
 const RETRY: Backoff =
     Backoff { base: Duration::from_millis(20), max: Duration::from_millis(500), jitter: 0.3 };
 
+/// Whether this node leads the group, as far as it knows.
+pub(super) fn elected(group: &Group, own: NodeId) -> bool {
+    let status = group.status();
+    status.role == GroupRole::Leader && status.leader == Some(own)
+}
+
 /// Cheap to clone; used outside the actor, so that waiting holds nobody up.
 #[derive(Clone)]
 pub(super) struct Route {
@@ -35,10 +41,9 @@ pub(super) struct Route {
 }
 
 impl Route {
-    /// Whether this node leads, as far as it knows.
+    /// Whether this node leads a cluster, as far as it knows.
     pub(super) fn leads(&self) -> bool {
-        let status = self.group.status();
-        status.role == GroupRole::Leader && status.leader == Some(self.node)
+        elected(&self.group, self.node) && !self.control.read().is_empty()
     }
 
     fn now(&self) -> Instant {
@@ -154,6 +159,8 @@ impl Route {
                 Some(target) if meta.from == Some(target) => {
                     return Err(self.leaderless("it takes the sender for the leader"));
                 }
+                // Elected, but the cluster's first records are still on their way.
+                Some(target) if target == self.node && !self.leads() => {}
                 Some(target) => {
                     if status.borrow_and_update().leader.is_some() {
                         leaderless = now;

@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use shared::Shared;
 use uuid::Uuid;
-use weft_agreement::{
-    Consensus, ConsensusConfig, Door, Membership, MembershipConfig, Profile,
-};
+use weft_agreement::{Consensus, ConsensusConfig, Door, Membership, MembershipConfig, Profile};
 use weft_identity::{DenyList, IssuingCa, JoinToken, PrivateKey, Trust, TrustBundle};
 use weft_link::{Call, Reply};
 use weft_protocol::files::NodeSeed;
@@ -163,9 +161,8 @@ async fn start(tree: &TestTree, config: &RegistryConfig) -> Consensus {
     }
     let agreement = Agreement { control, group, membership };
     let config = config.clone();
-    let make = move |incarnation: Incarnation| {
-        factory(config.clone(), agreement.clone(), incarnation)
-    };
+    let make =
+        move |incarnation: Incarnation| factory(config.clone(), agreement.clone(), incarnation);
     tree.add(ActorKind::Registry, make).await;
     consensus
 }

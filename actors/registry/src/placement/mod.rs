@@ -40,8 +40,7 @@ mod tests;
 
 pub use decide::decide;
 pub use facts::{
-    BUSY_PERCENT, Input, Lease, Liveness, NodeFacts, Place, ReplicaState, Settings,
-    Sighting,
+    BUSY_PERCENT, Input, Lease, Liveness, NodeFacts, Place, ReplicaState, Settings, Sighting,
 };
 pub use settle::{Settled, lost, settle};
 

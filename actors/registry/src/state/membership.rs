@@ -230,8 +230,9 @@ impl ClusterState {
             return Err(self.unknown_node(&id.to_string()));
         };
         if node.ca.is_empty() {
-            return Err(conflict(format!("{} has not told its issuing CA", node.name))
-                .node(&node.name));
+            return Err(
+                conflict(format!("{} has not told its issuing CA", node.name)).node(&node.name)
+            );
         }
         if !self.cas.contains(&node.ca) {
             self.cas.push(node.ca.clone());

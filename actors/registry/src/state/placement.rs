@@ -11,8 +11,7 @@ impl ClusterState {
     /// Takes away the places of replicas that are no longer wanted.
     pub(super) fn trim(&mut self, name: &str, out: &mut Vec<Change>) {
         let Some(service) = self.services.get(name) else { return };
-        let wanted =
-            if service.record.undeployed { 0 } else { service.record.spec.replicas };
+        let wanted = if service.record.undeployed { 0 } else { service.record.spec.replicas };
         let gone: Vec<u32> = self
             .of_service(name)
             .map(|placement| placement.replica)

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use uuid::Uuid;
 use weft_protocol::{
     Applied, Capacity, Command, CommandRef, ComponentSpec, DeployOptions, Desired, Driver,
-    NodeRecord, OperatorRecord, PlacementMove, Previous, Proposal, Resources, RestartPolicy, ServiceSpec, TokenRecord,
+    NodeRecord, OperatorRecord, PlacementMove, Previous, Proposal, Resources, RestartPolicy,
+    ServiceSpec, TokenRecord,
 };
 use weft_wire::{
     Caller, Failure, FailureKind, Identity, NodeId, OperatorId, RequestId, Role, WallTime,
@@ -301,7 +302,10 @@ fn the_same_place_with_another_story_is_no_move() {
     };
     m.ok(Command::Place { moves: vec![settled] });
     let placement = m.state.view().placements.remove(0);
-    assert_eq!((placement.generation, placement.previous), (1, Some(Previous { node: node_id(1), lost: true })));
+    assert_eq!(
+        (placement.generation, placement.previous),
+        (1, Some(Previous { node: node_id(1), lost: true }))
+    );
 }
 
 #[test]
@@ -380,13 +384,30 @@ fn the_format_level_is_raised_only_when_every_node_understands_it() {
     let refusal = m.refused(Command::RaiseFormat { level: 2 });
     assert!(refusal.message.contains("n1 understands format level 1"), "{refusal:?}");
     for n in 1..=2 {
-        let Command::UpdateNode { id, address, version, zone, labels, key_fingerprint, ca, capacity, .. } =
-            report(n, "127.0.0.1:1")
+        let Command::UpdateNode {
+            id,
+            address,
+            version,
+            zone,
+            labels,
+            key_fingerprint,
+            ca,
+            capacity,
+            ..
+        } = report(n, "127.0.0.1:1")
         else {
             unreachable!("a report");
         };
         m.ok(Command::UpdateNode {
-            id, address, version, zone, labels, key_fingerprint, ca, capacity, format: 2,
+            id,
+            address,
+            version,
+            zone,
+            labels,
+            key_fingerprint,
+            ca,
+            capacity,
+            format: 2,
         });
     }
     m.ok(Command::RaiseFormat { level: 2 });

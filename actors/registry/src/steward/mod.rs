@@ -41,11 +41,7 @@ pub(crate) enum Step {
     /// A node's issuing CA joins the bundle, before it votes.
     Trust(NodeId),
     /// Others vote.
-    SetVoters {
-        voters: BTreeSet<NodeId>,
-        learners: BTreeSet<NodeId>,
-        live: BTreeSet<NodeId>,
-    },
+    SetVoters { voters: BTreeSet<NodeId>, learners: BTreeSet<NodeId>, live: BTreeSet<NodeId> },
     /// Every node understands a higher format level.
     RaiseFormat(u32),
 }
@@ -67,17 +63,13 @@ pub(crate) fn next(facts: &Facts) -> Option<Step> {
     let voters = voters::choose(&facts.candidates, &facts.voters, facts.replace_after);
     let gone = facts.voters.iter().chain(&facts.learners).any(|id| !nodes.contains(id));
     if !voters.is_empty() && (voters != facts.voters || gone) {
-        let untrusted = voters
-            .iter()
-            .find(|id| facts.issuers.contains(id) && !facts.trusted.contains(id));
+        let untrusted =
+            voters.iter().find(|id| facts.issuers.contains(id) && !facts.trusted.contains(id));
         if let Some(id) = untrusted {
             return Some(Step::Trust(*id));
         }
-        let learners = nodes
-            .iter()
-            .filter(|id| !voters.contains(id) && member(id))
-            .copied()
-            .collect();
+        let learners =
+            nodes.iter().filter(|id| !voters.contains(id) && member(id)).copied().collect();
         let live = facts.candidates.iter().filter(|c| c.live).map(|c| c.id).collect();
         return Some(Step::SetVoters { voters, learners, live });
     }

@@ -104,11 +104,7 @@ fn round(
 }
 
 /// Why a node votes or does not; for people.
-pub(crate) fn why(
-    id: NodeId,
-    voters: &BTreeSet<NodeId>,
-    candidates: &[Candidate],
-) -> String {
+pub(crate) fn why(id: NodeId, voters: &BTreeSet<NodeId>, candidates: &[Candidate]) -> String {
     let want = wanted(candidates.len());
     let of = |count: usize| format!("{count} of {} nodes vote", candidates.len());
     let Some(own) = candidates.iter().find(|c| c.id == id) else {

@@ -26,7 +26,9 @@ impl RegistryError {
             Self::Store(StoreError::Full { .. }) => {
                 (FailureKind::Exhausted, "free some space there; nothing was changed, reads go on")
             }
-            Self::Store(_) => (FailureKind::Internal, "see the log of weftd on that node; reads go on"),
+            Self::Store(_) => {
+                (FailureKind::Internal, "see the log of weftd on that node; reads go on")
+            }
         };
         Failure::new(kind, format!("{node} could not store it"))
             .node(node)

@@ -317,8 +317,7 @@ impl Group {
         self.leading()?;
         let overloaded = || ProposeError::Overloaded(self.inner.name.clone());
         let (reply, answer) = oneshot::channel();
-        let pending =
-            Pending::new(command, reply, &self.inner.waiting).ok_or_else(overloaded)?;
+        let pending = Pending::new(command, reply, &self.inner.waiting).ok_or_else(overloaded)?;
         self.inner.queue.try_send(pending).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => overloaded(),
             mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
@@ -498,11 +497,9 @@ impl Group {
             return Err(ProposeError::Stopped);
         }
         self.engine()?;
-        match self.inner.view.lock().role {
-            Role::Leader => Ok(()),
-            _ => Err(()),
-        }
-        .map_err(|()| self.inner.not_leader())
+        // The lock is let go before `not_leader` takes it.
+        let role = self.inner.view.lock().role;
+        if role == Role::Leader { Ok(()) } else { Err(self.inner.not_leader()) }
     }
 
     fn engine(&self) -> Result<Engine, ProposeError> {

@@ -6,6 +6,8 @@
 mod engine;
 mod group;
 mod propose;
+#[cfg(test)]
+mod tests;
 mod voters;
 mod wire;
 mod writer;

@@ -37,7 +37,10 @@ pub(crate) fn check(
         )
     };
     if let Some(config) = configs.iter().find(|config| !majority(config, live)) {
-        return Err(format!("the present voters have no majority to agree on it: {}", counts(config)));
+        return Err(format!(
+            "the present voters have no majority to agree on it: {}",
+            counts(config)
+        ));
     }
     if !majority(voters, live) {
         return Err(format!("the new voters would have no majority: {}", counts(voters)));

@@ -207,12 +207,7 @@ pub(crate) enum InstallAnswer {
     /// Written; the highest vote it knows.
     Taken(Ballot),
     /// It expected another piece: start again.
-    Mismatch {
-        expected_id: String,
-        expected_offset: u64,
-        id: String,
-        offset: u64,
-    },
+    Mismatch { expected_id: String, expected_offset: u64, id: String, offset: u64 },
 }
 
 /// Version of what is stored: the first byte.

@@ -115,8 +115,7 @@ type Riders = Arc<Mutex<HashMap<i64, Vec<u8>>>>;
 impl LogWriter {
     /// Opens `raft.db` in `directory` and starts the task.
     pub(crate) async fn open(directory: &Path) -> Result<Self, StoreError> {
-        let store =
-            Store::open(&directory.join("raft.db"), Durability::Full, MIGRATIONS).await?;
+        let store = Store::open(&directory.join("raft.db"), Durability::Full, MIGRATIONS).await?;
         let (requests, waiting) = mpsc::channel(WAITING);
         let riders = Riders::default();
         let syncs = Arc::new(AtomicU64::new(0));
@@ -319,14 +318,12 @@ async fn perform(on: &mut WriteTransaction, group: i64, op: &Op) -> Result<(), S
                 .await;
             done.map_err(|error| on.error("append to", error))?;
             for (index, entry) in entries {
-                let done = sqlx::query(
-                    "INSERT INTO entries (grp, idx, entry) VALUES (?1, ?2, ?3)",
-                )
-                .bind(group)
-                .bind(number(*index))
-                .bind(entry.as_slice())
-                .execute(&mut **on)
-                .await;
+                let done = sqlx::query("INSERT INTO entries (grp, idx, entry) VALUES (?1, ?2, ?3)")
+                    .bind(group)
+                    .bind(number(*index))
+                    .bind(entry.as_slice())
+                    .execute(&mut **on)
+                    .await;
                 done.map_err(|error| on.error("append to", error))?;
             }
             Ok(())

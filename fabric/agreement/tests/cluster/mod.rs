@@ -62,6 +62,9 @@ impl Machine for Ledger {
     }
 
     fn snapshot(&self) -> Result<Image, MachineError> {
+        if self.seen.lock().commands.iter().any(|(_, command)| command == b"no image") {
+            return Err(MachineError("no image, as told".into()));
+        }
         let bytes = weft_wire::codec::encode(&self.seen.lock().commands)
             .map_err(|error| MachineError(error.to_string()))?;
         Ok(Image { version: 7, bytes })
@@ -85,12 +88,15 @@ impl Machine for Ledger {
     }
 }
 
+/// A group, what its machine holds, and how often that was restored.
+pub type Opened = (Group, Arc<Mutex<Seen>>, Arc<Mutex<u32>>);
+
 /// A running node.
 pub struct Node {
     pub n: u128,
     pub fabric: Fabric,
     pub consensus: Consensus,
-    pub groups: BTreeMap<String, (Group, Arc<Mutex<Seen>>, Arc<Mutex<u32>>)>,
+    pub groups: BTreeMap<String, Opened>,
 }
 
 impl Node {
@@ -174,11 +180,8 @@ impl Cluster {
     }
 
     pub async fn start(&mut self, n: u128) {
-        let config = FabricConfig {
-            node: node_id(n),
-            name: format!("n{n}"),
-            audit: AuditSink::none(),
-        };
+        let config =
+            FabricConfig { node: node_id(n), name: format!("n{n}"), audit: AuditSink::none() };
         let limits = Limits { idle: Duration::from_secs(2), ..Limits::default() };
         let link = LinkConfig { limits, ..LinkConfig::new(self.id, "0.1.0") };
         let fabric = Fabric::new(config, link);
@@ -196,8 +199,7 @@ impl Cluster {
         let bind = bind.unwrap_or_else(|| "127.0.0.1:0".parse().expect("an address"));
         let door = Door::new(fabric.clone());
         door.attach();
-        let (consensus, groups) =
-            open(&self.data(n), &fabric, &door, &self.groups, self).await;
+        let (consensus, groups) = open(&self.data(n), &fabric, &door, &self.groups, self).await;
         let address = until_some("the port is free", || {
             let config =
                 ListenConfig { bind, credentials: credentials.clone(), trust: trust.clone() };
@@ -282,7 +284,7 @@ async fn open(
     door: &Door,
     names: &[&'static str],
     cluster: &Cluster,
-) -> (Consensus, BTreeMap<String, (Group, Arc<Mutex<Seen>>, Arc<Mutex<u32>>)>) {
+) -> (Consensus, BTreeMap<String, Opened>) {
     let timing = Timing {
         heartbeat: Duration::from_millis(100),
         election_min: Duration::from_millis(300),

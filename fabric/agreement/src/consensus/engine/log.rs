@@ -12,6 +12,7 @@ use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, LogState, OptionalSend, RaftLogReader, Vote};
 use parking_lot::Mutex;
 use weft_store::StoreError;
+use weft_wire::codec::CodecError;
 
 use super::types::{self, Entry, Id, RaftId, StorageError, StorageIoError, Types};
 use crate::consensus::wire::{self, Ballot, Item, Point};
@@ -85,10 +86,8 @@ impl Memory {
     }
 }
 
-fn decode(bytes: &[u8]) -> Result<Entry, StorageError> {
-    wire::load::<Item>(bytes)
-        .map(types::entry)
-        .map_err(|error| StorageIoError::read_logs(AnyError::new(&error)).into())
+fn decode(bytes: &[u8]) -> Result<Entry, CodecError> {
+    wire::load::<Item>(bytes).map(types::entry)
 }
 
 fn read_failed(error: StoreError) -> StorageError {
@@ -99,14 +98,11 @@ impl LogStore {
     /// Reads where the group's log stands.
     pub(crate) async fn open(writer: LogWriter, name: &str) -> Result<Self, StoreError> {
         let group = writer.group(name).await?;
-        let damaged = |cause: String| StoreError::Damaged {
-            path: writer.store().path().to_owned(),
-            cause,
-        };
+        let damaged =
+            |cause: String| StoreError::Damaged { path: writer.store().path().to_owned(), cause };
         let load = |bytes: Option<Vec<u8>>| -> Result<Option<Id>, StoreError> {
             let Some(bytes) = bytes else { return Ok(None) };
-            let point: Point =
-                wire::load(&bytes).map_err(|error| damaged(error.to_string()))?;
+            let point: Point = wire::load(&bytes).map_err(|error| damaged(error.to_string()))?;
             Ok(Some(types::id(&point)))
         };
         let purged = load(writer.mark(group, Mark::Purged).await?)?;
@@ -122,8 +118,7 @@ impl LogStore {
         let last = match writer.last(group).await? {
             None => purged,
             Some(bytes) => {
-                let item: Item =
-                    wire::load(&bytes).map_err(|error| damaged(error.to_string()))?;
+                let item: Item = wire::load(&bytes).map_err(|error| damaged(error.to_string()))?;
                 Some(types::id(&item.at)).max(purged)
             }
         };
@@ -167,7 +162,9 @@ impl LogStore {
             to
         };
         let rows = self.0.writer.entries(self.0.group, from, to, bytes as u64).await;
-        rows.map_err(read_failed)?.iter().map(|bytes| decode(bytes)).collect()
+        let entries: Result<_, _> =
+            rows.map_err(read_failed)?.iter().map(|bytes| decode(bytes)).collect();
+        entries.map_err(|error| StorageIoError::read_logs(AnyError::new(&error)).into())
     }
 }
 

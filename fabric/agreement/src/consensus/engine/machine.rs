@@ -115,7 +115,12 @@ impl MachineStore {
                 state.machine.restore(&image)?;
                 let (voters, learners) = types::sets(meta.last_membership.membership());
                 state.machine.membership_changed(&voters, &learners);
-                Ok(State { applied: meta.last_log_id, membership: meta.last_membership, seq, ..state })
+                Ok(State {
+                    applied: meta.last_log_id,
+                    membership: meta.last_membership,
+                    seq,
+                    ..state
+                })
             })
             .await?;
         }
@@ -224,8 +229,7 @@ async fn read_checkpoint(
             .await
             .map_err(|error| store.error("read a checkpoint of", error))?;
     let Some((seq, meta, version, bytes)) = row else { return Ok(None) };
-    let damaged =
-        |cause: String| StoreError::Damaged { path: store.path().to_owned(), cause };
+    let damaged = |cause: String| StoreError::Damaged { path: store.path().to_owned(), cause };
     let meta: ImageMeta = wire::load(&meta).map_err(|error| damaged(error.to_string()))?;
     let version = u16::try_from(version).map_err(|error| damaged(error.to_string()))?;
     Ok(Some((seq, types::meta(&meta), Image { version, bytes })))
@@ -236,9 +240,13 @@ impl RaftSnapshotBuilder<Types> for MachineStore {
     /// again, which openraft takes for no news, and it is tried again later.
     async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError> {
         let now = self.0.clock.now();
-        let waits = self.0.troubles.lock().checkpoint.as_ref().is_some_and(|(at, _)| {
-            now.saturating_duration_since(*at) < AFTER_FAILURE
-        });
+        let waits = self
+            .0
+            .troubles
+            .lock()
+            .checkpoint
+            .as_ref()
+            .is_some_and(|(at, _)| now.saturating_duration_since(*at) < AFTER_FAILURE);
         if !waits {
             match self.checkpoint().await {
                 Ok(done) => {
@@ -304,8 +312,7 @@ impl RaftStateMachine<Types> for MachineStore {
                     let (voters, learners) = types::sets(&membership);
                     state.membership = Stored::new(Some(entry.log_id), membership);
                     let machine = &mut state.machine;
-                    let tell =
-                        AssertUnwindSafe(|| machine.membership_changed(&voters, &learners));
+                    let tell = AssertUnwindSafe(|| machine.membership_changed(&voters, &learners));
                     if std::panic::catch_unwind(tell).is_err() {
                         return Err(self.broke(format!(
                             "the state machine of `{}` panicked at the members of entry {index}",

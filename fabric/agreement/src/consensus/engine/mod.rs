@@ -18,15 +18,15 @@ use openraft::error::{
     ChangeMembershipError, CheckIsLeaderError, ClientWriteError, Fatal, InitializeError,
     InstallSnapshotError, RaftError,
 };
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, VoteRequest};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, VoteRequest,
+};
 use openraft::{ChangeMembers, Config, EmptyNode, Raft, RaftMetrics, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 use weft_link::Fabric;
 use weft_wire::NodeId;
 
-use super::wire::{
-    Append, AppendAnswer, AskVote, Commands, Install, InstallAnswer, VoteAnswer,
-};
+use super::wire::{Append, AppendAnswer, AskVote, Commands, Install, InstallAnswer, VoteAnswer};
 use super::{ConsensusConfig, Role};
 pub(super) use log::LogStore;
 pub(super) use machine::{MachineStore, OpenError, open_checkpoints};

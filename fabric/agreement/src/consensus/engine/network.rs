@@ -212,9 +212,7 @@ impl RaftNetwork<Types> for Network {
             done: rpc.done,
         };
         match self.ask(message, RPCTypes::InstallSnapshot, option.hard_ttl()).await? {
-            InstallAnswer::Taken(vote) => {
-                Ok(InstallSnapshotResponse { vote: types::vote(&vote) })
-            }
+            InstallAnswer::Taken(vote) => Ok(InstallSnapshotResponse { vote: types::vote(&vote) }),
             InstallAnswer::Mismatch { expected_id, expected_offset, id, offset } => {
                 let mismatch = SnapshotMismatch {
                     expect: SnapshotSegmentId { id: expected_id, offset: expected_offset },
