@@ -527,7 +527,7 @@ impl Agreed {
             let parts = weft_registry::Agreement { control, group, membership };
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Self { parts, consensus })
         });
-        Ok(started.await?.map_err(|error| -> Fatal { error })?)
+        started.await?.map_err(|error| -> Fatal { error })
     }
 }
 

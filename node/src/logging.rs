@@ -5,8 +5,10 @@ use weft_config::node::{LogFormat, NodeConfig};
 /// Installs the log. `RUST_LOG` wins over the configured level.
 pub(crate) fn init(config: &NodeConfig) {
     use tracing_subscriber::EnvFilter;
-    // quinn and rustls say little of use to an operator below warnings.
-    let usual = format!("{},quinn=warn,rustls=warn,sqlx=warn", config.log_level.as_str());
+    // quinn and rustls say little of use to an operator below warnings. openraft logs an error for
+    // each heartbeat that a dead peer does not answer: what matters of it, consensus says itself.
+    let usual =
+        format!("{},quinn=warn,rustls=warn,sqlx=warn,openraft=off", config.log_level.as_str());
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -31,6 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("weft-identity", &["weft-wire"]),
     ("weft-store", &[]),
     ("weft-link", &["weft-wire", "weft-identity"]),
+    ("weft-agreement", &["weft-wire", "weft-identity", "weft-link", "weft-store"]),
     ("weft-protocol", &["weft-wire"]),
     ("weft-config", &["weft-protocol", "weft-wire"]),
     ("weft-supervision", &["weft-wire", "weft-link", "weft-protocol"]),
@@ -38,6 +39,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "weft-registry",
         &[
             "weft-wire",
+            "weft-agreement",
             "weft-identity",
             "weft-link",
             "weft-protocol",
@@ -86,7 +88,7 @@ fn cli_is_light(root: &Path) -> Result<Vec<String>, String> {
         .lines()
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    Ok(["sqlx", "libsqlite3-sys", "openraft", "actix"]
+    Ok(["sqlx", "libsqlite3-sys", "openraft", "foca", "actix"]
         .into_iter()
         .filter(|name| names.contains(name))
         .map(|name| format!("weft-cli compiles {name} (invariant 5)"))
@@ -121,6 +123,16 @@ const ONLY: &[Only] = &[
         word: "bincode::",
         within: &["fabric/wire/src/codec.rs", "xtask/src/check.rs"],
         why: "one module names bincode (invariant 3)",
+    },
+    Only {
+        word: "openraft::",
+        within: &["fabric/agreement/src/consensus/engine/", "xtask/src/check.rs"],
+        why: "one module names openraft (invariant 2)",
+    },
+    Only {
+        word: "foca::",
+        within: &["fabric/agreement/src/membership/swim", "xtask/src/check.rs"],
+        why: "one module names foca (invariant 2)",
     },
     Only { word: "unsafe ", within: &["xtask/src/check.rs"], why: "no unsafe code" },
 ];
@@ -173,11 +185,12 @@ fn sources(root: &Path) -> Result<Vec<String>, String> {
     Ok(wrong)
 }
 
-/// `actors/*/src/state.rs` and everything beneath `actors/*/src/state/`, tests apart.
+/// `actors/*/src/state.rs` and everything beneath `state/`, `placement/` and `steward/`, tests
+/// apart.
 fn is_pure_state(name: &str) -> bool {
     let parts: Vec<_> = name.split('/').collect();
     matches!(parts.as_slice(), ["actors", _, "src", "state.rs"])
-        || (matches!(parts.as_slice(), ["actors", _, "src", "state", ..])
+        || (matches!(parts.as_slice(), ["actors", _, "src", "state" | "placement" | "steward", ..])
             && !name.ends_with("tests.rs"))
 }
 
