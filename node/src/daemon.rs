@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weft_agreement::{Consensus, ConsensusConfig, Door, Membership, MembershipConfig, Profile};
+use weft_agreement::{
+    Consensus, ConsensusConfig, Door, Membership, MembershipConfig, Profile, Timing,
+};
 use weft_config::node::{Loaded, NodeConfig};
 use weft_gateway::HttpFace;
 use weft_identity::{Credentials, DenyList, IdentityError, IdentityFiles, IssuingCa, Trust};
@@ -517,7 +519,9 @@ impl Agreed {
             let door = Door::new(fabric.clone());
             let membership =
                 Membership::start(MembershipConfig::new(&data, profile), fabric.clone(), &door)?;
-            let consensus = Consensus::open(ConsensusConfig::new(&data), fabric, &door).await?;
+            let timing = timing(profile);
+            let config = ConsensusConfig { timing, ..ConsensusConfig::new(&data) };
+            let consensus = Consensus::open(config, fabric, &door).await?;
             let control = Control::default();
             let group = consensus.group(weft_registry::GROUP, control.machine()).await?;
             door.attach();
@@ -528,6 +532,19 @@ impl Agreed {
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Self { parts, consensus })
         });
         started.await?.map_err(|error| -> Fatal { error })
+    }
+}
+
+/// Over a wide area a round trip alone may take what a heartbeat has in a local one.
+fn timing(profile: Profile) -> Timing {
+    match profile {
+        Profile::Wan => Timing {
+            heartbeat: Duration::from_millis(500),
+            election_min: Duration::from_secs(2),
+            election_max: Duration::from_secs(4),
+            ..Timing::default()
+        },
+        _ => Timing::default(),
     }
 }
 

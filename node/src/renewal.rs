@@ -18,6 +18,8 @@ use crate::removal;
 /// Between attempts that fail.
 const RETRY: Backoff =
     Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300), jitter: 0.2 };
+/// Between looks at whether it is due.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// One attempt may take this long.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
@@ -124,15 +126,31 @@ impl Renewal {
         Ok(())
     }
 
-    /// Renews for ever, whenever it is due.
+    /// Whether the present certificate has to be replaced: its time has come, or the node that
+    /// signed it was removed, and its issuing CA with it.
+    fn is_due(&self) -> bool {
+        let now = self.clock.wall();
+        now >= self.credentials.renew_at()
+            || self.trust.admit(&self.credentials.chain().leaf, now).is_err()
+    }
+
+    /// Renews for ever, whenever it is due, and keeps the stored bundle as agreed.
     pub(crate) async fn keep(self, fabric: Fabric) {
         let mut failures = 0u32;
+        let mut stored = None;
         loop {
+            let bundle = self.trust.bundle();
+            if stored != Some(bundle.fingerprint()) {
+                match self.files.save_bundle(&bundle) {
+                    Ok(()) => stored = Some(bundle.fingerprint()),
+                    Err(error) => tracing::warn!(%error, "the trust bundle is not stored yet"),
+                }
+            }
             let due = self.credentials.renew_at().since(self.clock.wall());
-            // Wall time may jump: look again at least once a minute.
+            // Wall time may jump, and an issuer may go: look again every few seconds.
             let wait = if failures == 0 { due } else { RETRY.delay(failures - 1, random()) };
-            tokio::time::sleep(wait.min(Duration::from_secs(60))).await;
-            if self.clock.wall() < self.credentials.renew_at() {
+            tokio::time::sleep(wait.min(LOOK_AGAIN)).await;
+            if !self.is_due() {
                 continue;
             }
             match self.over_the_fabric(&fabric).await {

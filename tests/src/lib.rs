@@ -3,6 +3,7 @@
 //! Nothing here reaches inside: binaries, their output, exit codes, files, HTTP and signals only.
 #![forbid(unsafe_code)]
 
+pub mod agreed;
 pub mod net;
 pub mod nodes;
 pub mod writer;

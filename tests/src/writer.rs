@@ -318,7 +318,8 @@ pub fn state(cluster: &NetCluster, node: usize) -> Result<StateView, String> {
             let client =
                 Client::connect_local(&socket, CONNECT).await.map_err(|e| e.to_string())?;
             let to = Address::here(ActorKind::Registry);
-            let answer = client.ask(to, ReadState { consistent: false }, Call::within(DEADLINE)).await;
+            let answer =
+                client.ask(to, ReadState { consistent: false }, Call::within(DEADLINE)).await;
             answer.map_err(|error| error.to_string())
         };
         timeout(DEADLINE, read).await.unwrap_or_else(|_| Err("no answer".into()))

@@ -157,12 +157,19 @@ async fn ready(State(face): State<Face>) -> Response {
         return dead;
     }
     let asker = face.asker.traced();
-    let (state, components, host) = tokio::join!(
+    let (state, agreement, components, host) = tokio::join!(
         asker.ask(ReadState { consistent: false }, PROBE),
+        asker.ask(ReadAgreement {}, PROBE),
         asker.ask(ListComponents {}, PROBE),
         asker.ask(ReadHost {}, PROBE),
     );
     let mut reasons = not_replicated(&state, &asker.fabric.node().to_string());
+    // What it has on disk may be old: it may still be told that something is not its any more.
+    if let Ok(view) = agreement
+        && view.groups.iter().any(|group| group.leader.is_none() && group.contact_ms.is_none())
+    {
+        reasons.push("no leader has been heard of since this daemon started".to_owned());
+    }
     if let Err(error) = components {
         reasons.push(format!("the runtime does not answer: {error}"));
     }

@@ -28,18 +28,20 @@ const LOOK_WITHIN: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// A follower this close to the newest entry has caught up.
 const CLOSE: u64 = 100;
-/// A vote is granted once the leader has not been heard of for so long (design §6).
-const GRANTED_AFTER: Duration = Duration::from_secs(2);
-/// An election takes less.
-const STAND_EVERY: Duration = Duration::from_secs(1);
+/// Waiting for the lease of the leader that is gone, and the election, take less.
+const STAND_EVERY: Duration = Duration::from_secs(4);
+/// A decision that is not agreed within so long is made anew.
+const PLACE_WITHIN: Duration = Duration::from_secs(3);
 /// After a step that failed, the next one waits.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
 /// Nothing of it outlives this node's lead.
 #[derive(Default)]
 pub(super) struct Duties {
-    /// A step is on its way.
-    busy: bool,
+    /// A step of membership or trust is on its way; it may have to wait for a node to catch up.
+    stepping: bool,
+    /// A decision of the placer, or a look at what became of one, is on its way.
+    placing: bool,
     /// This node leads since.
     since: Option<Instant>,
     /// No step before.
@@ -65,30 +67,20 @@ impl Registry {
         self.see_to_duties(scope);
     }
 
-    /// The verdict of membership that the leader is gone makes the next voter stand as soon as the
-    /// others may grant it (design §6); the first by id, so that they do not all stand.
+    /// The verdict of membership that the leader is gone makes a voter stand as soon as the others
+    /// may grant it (design §6); consensus has them stand one after the other.
     fn stand_if_leader_is_gone(&mut self, scope: &Scope<Self>) {
         let status = self.agreement.group.status();
         let own = self.config.seed.node;
         let now = scope.now();
-        let Some(leader) = status.leader.filter(|leader| *leader != own) else { return };
-        let lately = |at: Option<Instant>, within| {
-            at.is_some_and(|at| now.saturating_duration_since(at) < within)
-        };
-        if lately(status.leader_seen, GRANTED_AFTER) || lately(self.stood, STAND_EVERY) {
-            return;
-        }
-        let members = self.agreement.membership.members();
-        let gone = |id: NodeId| {
-            members.get(id).is_some_and(|member| {
-                !matches!(member.liveness, Liveness::Alive | Liveness::Suspect)
-            })
-        };
-        if !gone(leader) || !status.voters.contains(&own) {
-            return;
-        }
-        let next = status.voters.iter().find(|id| **id != leader && !gone(**id));
-        if next == Some(&own) {
+        let lately = self.stood.is_some_and(|at| now.saturating_duration_since(at) < STAND_EVERY);
+        let gone = status.leader.is_some_and(|leader| {
+            leader != own
+                && self.agreement.membership.members().get(leader).is_some_and(|member| {
+                    !matches!(member.liveness, Liveness::Alive | Liveness::Suspect)
+                })
+        });
+        if gone && !lately && status.voters.contains(&own) {
             tracing::info!("the leader is gone; standing for election");
             self.stood = Some(now);
             self.agreement.group.stand_for_election();
@@ -101,7 +93,8 @@ impl Registry {
             if self.duties.since.is_some() {
                 tracing::info!("this node leads no longer");
             }
-            self.duties = Duties { busy: self.duties.busy, ..Duties::default() };
+            let Duties { stepping, placing, .. } = self.duties;
+            self.duties = Duties { stepping, placing, ..Duties::default() };
             return;
         }
         let now = scope.now();
@@ -109,20 +102,26 @@ impl Registry {
             tracing::info!("this node leads the cluster");
             self.duties.since = Some(now);
         }
-        if self.duties.busy || self.duties.not_before.is_some_and(|at| now < at) {
-            return;
-        }
+        let waits = self.duties.not_before.is_some_and(|at| now < at);
         if self.state().is_empty() {
-            if let Some(command) = self.config.seed.bootstrap.clone() {
+            if let Some(command) = self.config.seed.bootstrap.clone()
+                && !waits
+                && !self.duties.stepping
+            {
                 // The same request however often it is made.
                 let request = RequestId::new(self.config.seed.node.uuid());
                 self.step(command, Some(request), scope);
             }
             return;
         }
-        match steward::next(&self.facts(scope)) {
-            Some(step) => self.take(step, scope),
-            None => self.see_to_places(scope),
+        if !self.duties.stepping
+            && !waits
+            && let Some(step) = steward::next(&self.facts(scope))
+        {
+            self.take(step, scope);
+        }
+        if !self.duties.placing {
+            self.see_to_places(scope);
         }
     }
 
@@ -193,12 +192,12 @@ impl Registry {
             Step::Trust(node) => self.step(Command::TrustIssuer { node }, None, scope),
             Step::RaiseFormat(level) => self.step(Command::RaiseFormat { level }, None, scope),
             Step::AddLearner(node) => {
-                self.busy_with(scope, async move {
+                self.stepping(scope, async move {
                     group.add_learner(node).await.map_err(|error| error.to_string())
                 });
             }
             Step::SetVoters { voters, learners, live } => {
-                self.busy_with(scope, async move {
+                self.stepping(scope, async move {
                     group
                         .set_voters(voters, learners, &live)
                         .await
@@ -214,21 +213,20 @@ impl Registry {
             proposal.request = request;
         }
         let route = self.route(scope);
-        self.busy_with(scope, async move {
+        self.stepping(scope, async move {
             let done = route.lead(&proposal, super::route::WITHIN).await;
             done.map(drop).map_err(|failure| failure.to_string())
         });
     }
 
-    fn busy_with(
+    fn stepping(
         &mut self,
         scope: &Scope<Self>,
         work: impl Future<Output = Result<(), String>> + Send + 'static,
     ) {
-        self.duties.busy = true;
+        self.duties.stepping = true;
         scope.spawn_then(work, |registry, done, scope| {
-            registry.duties.busy = false;
-            registry.duties.decided = None;
+            registry.duties.stepping = false;
             if let Err(cause) = done {
                 tracing::warn!(cause, "a step of leading failed; trying again");
                 registry.duties.not_before = Some(scope.now() + AFTER_FAILURE);
@@ -298,13 +296,33 @@ impl Registry {
                     "placing"
                 );
             }
-            self.step(Command::Place { moves }, None, scope);
+            self.place(moves, scope);
         }
+    }
+
+    fn place(&mut self, moves: Vec<PlacementMove>, scope: &Scope<Self>) {
+        self.duties.placing = true;
+        let caller = Caller::node(self.config.seed.node);
+        let proposal = self.own(Command::Place { moves }, caller, scope);
+        let route = self.route(scope);
+        scope.spawn_then(
+            async move { route.lead(&proposal, PLACE_WITHIN).await },
+            |registry, done, scope| {
+                registry.duties.placing = false;
+                registry.duties.decided = None;
+                if let Err(failure) = done {
+                    tracing::warn!(%failure, "places could not be agreed; trying again");
+                    // The tick does: at once it would fail again.
+                    return;
+                }
+                registry.see_to_duties(scope);
+            },
+        );
     }
 
     /// Asks the nodes of moved replicas what became of them.
     fn look(&mut self, nodes: BTreeSet<NodeId>, scope: &Scope<Self>) {
-        self.duties.busy = true;
+        self.duties.placing = true;
         let fabric = scope.fabric().clone();
         scope.spawn_then(
             join_all(nodes.into_iter().map(move |node| {
@@ -317,7 +335,7 @@ impl Registry {
             })),
             |registry, seen: Vec<(NodeId, Vec<ComponentStatus>)>, scope| {
                 let duties = &mut registry.duties;
-                duties.busy = false;
+                duties.placing = false;
                 duties.looked = Some(scope.now());
                 let fresh: Vec<Sighting> =
                     seen.iter().flat_map(|(node, all)| sightings(*node, all)).collect();
