@@ -12,7 +12,7 @@ usage: cargo xtask <command>
 
   up [--release] [args...]   build, then `weft up` with the given arguments
   test [--quick]             formats, lints, all tests, docs; what CI runs (--quick: no docs build)
-  bench <name> [args...]     run a benchmark in release: remote, mailbox
+  bench <name> [args...]     run a benchmark in release: remote, mailbox, propose
   tidy                       only the checks on the tree itself (who may know whom, and so on)
 ";
 
@@ -163,10 +163,12 @@ fn test(args: &[String]) -> Result<u8, String> {
 
 fn bench(args: &[String]) -> Result<u8, String> {
     let Some((name, rest)) = args.split_first() else {
-        return Err("bench: which? remote, mailbox".to_owned());
+        return Err("bench: which? remote, mailbox, propose".to_owned());
     };
-    if !["remote", "mailbox"].contains(&name.as_str()) {
-        return Err(format!("bench: `{name}` is not a benchmark: expected remote or mailbox"));
+    if !["remote", "mailbox", "propose"].contains(&name.as_str()) {
+        return Err(format!(
+            "bench: `{name}` is not a benchmark: expected remote, mailbox or propose"
+        ));
     }
     step(
         name,

@@ -31,7 +31,7 @@ pub use gateway::{
     PlanAction, PlanItem, PlanService, PsReply, RemoveNode, ServiceRow, StatusReply,
 };
 pub use monitor::{HostFigures, Observed, ReadDrift, ReadHost, Transition};
-pub use node::{ActorInfo, ActorTree, ChaosActor, ChaosKind, GoodBye, Ping, Pong, RestartActor};
+pub use node::{ActorInfo, ActorTree, ChaosActor, ChaosKind, Ping, Pong, RestartActor};
 pub use registry::{
     AgreementView, FollowEvents, GroupView, IssueToken, IssuedToken, JoinCluster, JoinedCluster,
     MemberView, PeerAddress, PlacementPlan, PlanPlacement, PlannedMove, Propose, QueryAudit,

@@ -5,23 +5,6 @@ use weft_wire::{ActorKind, Allow, Class, Message, MessageId, NodeId, WallTime};
 
 use crate::ActorState;
 
-/// Last word of a daemon that stops on purpose.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GoodBye {
-    /// It expects to be back after so many seconds; 0: never.
-    pub back_in_secs: u32,
-}
-
-impl Message for GoodBye {
-    const ID: MessageId = MessageId(5);
-    const ACTOR: ActorKind = ActorKind::Node;
-    const NAME: &'static str = "node.goodbye";
-    const CLASS: Class = Class::System;
-    const ALLOW: Allow = Allow::NODES;
-    const IDEMPOTENT: bool = true;
-    type Reply = ();
-}
-
 /// Are you there?
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ping {}

@@ -274,7 +274,6 @@ fn lines() -> Vec<String> {
         line(&ActorTree {}),
         line(&RestartActor { path: "registry".into() }),
         line(&ChaosActor { path: "registry".into(), kind: ChaosKind::Hang }),
-        line(&GoodBye { back_in_secs: 5 }),
         line(&ReadState { consistent: true }),
         line(&ReadAgreement {}),
         line(&PlanPlacement { lost: vec![node()], spec: Some(Box::new(spec())) }),

@@ -157,7 +157,7 @@ impl Tree {
         Some(started)
     }
 
-    /// Answers a message of the node's own with a function on the shared pool, such as `GoodBye`.
+    /// Answers a message of the node's own with a function on the shared pool.
     pub fn answer<M: Message>(&self, f: impl Fn(M, Reply<M>) + Send + Sync + 'static) {
         self.0.node.answer(f);
     }

@@ -241,16 +241,14 @@ impl Registry {
         let due = self.duties.again.is_some_and(|at| now >= at);
         let moved: BTreeSet<NodeId> = {
             let state = self.state();
-            let view = state.view();
             let draining = |node: NodeId| state.node(node).is_some_and(|node| node.draining);
-            let leaving: BTreeSet<&str> = view
-                .placements
-                .iter()
+            let leaving: BTreeSet<&str> = state
+                .placements()
                 .filter(|placement| draining(placement.node))
                 .map(|placement| placement.service.as_str())
                 .collect();
-            view.placements
-                .iter()
+            state
+                .placements()
                 .filter(|p| p.previous.is_some() || leaving.contains(p.service.as_str()))
                 .map(|placement| placement.node)
                 .collect()

@@ -1,8 +1,10 @@
 //! The way of a change: to whoever leads, however often that changes while its sender waits.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weft_agreement::{Group, ProposeError, Role as GroupRole};
+use tokio::sync::watch;
+use weft_agreement::{Group, GroupStatus, ProposeError, Role as GroupRole};
 use weft_link::{Call, Fabric, Meta};
 use weft_protocol::{Applied, Proposal};
 use weft_wire::{
@@ -26,6 +28,14 @@ const RETRY: Backoff =
 pub(super) fn elected(group: &Group, own: NodeId) -> bool {
     let status = group.status();
     status.role == GroupRole::Leader && status.leader == Some(own)
+}
+
+/// Ends once another node than this one is known to lead.
+async fn led_by_another(status: &mut watch::Receiver<Arc<GroupStatus>>, target: NodeId) {
+    if status.wait_for(|now| now.leader.is_some_and(|leader| leader != target)).await.is_err() {
+        // The group has stopped: nobody is told of a leader any more.
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Cheap to clone; used outside the actor, so that waiting holds nobody up.
@@ -169,7 +179,14 @@ impl Route {
                     let left = if M::IDEMPOTENT { left.min(ASK_AGAIN) } else { left };
                     let to = Address { actor: ActorKind::Registry, target: Target::Node(target) };
                     let call = Call::on_behalf(meta, left);
-                    match self.fabric.ask(to, message.clone(), call).await {
+                    let answer = tokio::select! {
+                        answer = self.fabric.ask(to, message.clone(), call) => answer,
+                        // A node that vanished answers nothing: its successor is not waited for.
+                        () = led_by_another(&mut status, target), if M::IDEMPOTENT => {
+                            Err(AskError::Unreachable("another node leads by now".to_owned()))
+                        }
+                    };
+                    match answer {
                         Err(AskError::Failed(failure))
                             if failure.kind == FailureKind::Unavailable =>
                         {

@@ -129,6 +129,11 @@ impl ClusterState {
         self.services.get(service).map_or(&[], |service| &service.revisions)
     }
 
+    /// Where replicas are, by service and replica.
+    pub fn placements(&self) -> impl Iterator<Item = &Placement> {
+        self.placements.values()
+    }
+
     /// Everything, for readers.
     pub fn view(&self) -> StateView {
         StateView {
