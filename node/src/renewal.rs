@@ -19,7 +19,7 @@ use crate::removal;
 const RETRY: Backoff =
     Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300), jitter: 0.2 };
 /// Between looks at whether it is due.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// One attempt may take this long.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
@@ -129,9 +129,12 @@ impl Renewal {
     /// Whether the present certificate has to be replaced: its time has come, or the node that
     /// signed it was removed, and its issuing CA with it.
     fn is_due(&self) -> bool {
-        let now = self.clock.wall();
-        now >= self.credentials.renew_at()
-            || self.trust.admit(&self.credentials.chain().leaf, now).is_err()
+        self.clock.wall() >= self.credentials.renew_at() || self.is_refused()
+    }
+
+    /// Whether no node of the cluster would take the present certificate.
+    fn is_refused(&self) -> bool {
+        self.trust.admit(&self.credentials.chain().leaf, self.clock.wall()).is_err()
     }
 
     /// Renews for ever, whenever it is due, and keeps the stored bundle as agreed.
@@ -147,13 +150,23 @@ impl Renewal {
                 }
             }
             let due = self.credentials.renew_at().since(self.clock.wall());
-            // Wall time may jump, and an issuer may go: look again every few seconds.
+            // Wall time may jump, and an issuer may go: look again every second.
             let wait = if failures == 0 { due } else { RETRY.delay(failures - 1, random()) };
             tokio::time::sleep(wait.min(LOOK_AGAIN)).await;
             if !self.is_due() {
                 continue;
             }
-            match self.over_the_fabric(&fabric).await {
+            // Where an issuer went, no link may be left to ask over: what signs for others signs
+            // for itself.
+            let own = self.files.load_ca().is_ok_and(|ca| self.by_own_ca(&ca).is_ok());
+            let done = if own {
+                Ok(())
+            } else if self.is_refused() {
+                self.by_key(&others(&fabric, self.node)).await
+            } else {
+                self.over_the_fabric(&fabric).await
+            };
+            match done {
                 Ok(()) => {
                     failures = 0;
                     let until = weft_protocol::format_time(self.credentials.own().not_after);
@@ -167,6 +180,13 @@ impl Renewal {
             }
         }
     }
+}
+
+/// Where the other nodes are.
+fn others(fabric: &Fabric, own: NodeId) -> Vec<SocketAddr> {
+    let directory = fabric.directory();
+    let others = directory.nodes.values().filter(|peer| peer.id != own);
+    others.filter_map(|peer| peer.address).collect()
 }
 
 /// A number in 0.0..1.0 for jitter.

@@ -212,7 +212,7 @@ fn split(nodes: usize, minority: usize, leader_with_minority: bool) {
     } else {
         (order[nodes - minority..].to_vec(), order[..nodes - minority].to_vec())
     };
-    cluster.deploy(leader, &hello("all", nodes.try_into().expect("few")));
+    cluster.deploy(leader, &hello("all", nodes));
     let bound: Vec<(String, usize)> = few.iter().map(|node| (format!("b{node}"), *node)).collect();
     for (name, node) in &bound {
         cluster.deploy(*node, &hello_on(name, &cluster.node_name(*node)));
@@ -224,8 +224,13 @@ fn split(nodes: usize, minority: usize, leader_with_minority: bool) {
     let start = SystemClock.now();
     cluster.net.partition(&[&few, &many]);
     // The majority goes on.
+    let led = leader_with_minority.then(|| {
+        cluster.led_by_another(many[0], leader);
+        start.elapsed()
+    });
     cluster.deploy(many[0], &hello_on("after", &cluster.node_name(many[1])));
-    measured("split", &[("majority deployed", start.elapsed())]);
+    let times = [("led by another", led.unwrap_or_default()), ("deployed", start.elapsed())];
+    measured("split, majority", &times);
     writes(&cluster, &writer, 100);
     // The minority runs what it runs, refuses writes, and answers.
     let asked = SystemClock.now();
@@ -301,15 +306,16 @@ fn a_link_open_one_way_only_ends_in_one_of_the_two_states() {
         std::thread::park_timeout(Duration::from_millis(50));
     }
     eprintln!("measured: one-way: {seen:?}, leaders {leaders:?}");
+    // A member for everybody, even if one of them does not reach it, or lost for everybody.
+    let out = |state: &String| state == "lost" || state == "daemon-down";
     for (through, states) in &seen {
-        let turns = states.iter().filter(|(state, _)| state == "lost").count();
-        assert!(turns <= 1, "{through} lost it {turns} times: {states:?}");
-        let (last, at) = states.last().expect("one");
-        assert!(last == "ready" || last == "lost", "neither: {states:?}");
+        let turns = states.windows(2).filter(|two| out(&two[0].0) != out(&two[1].0)).count();
+        assert!(turns <= 1, "{through} changed its mind {turns} times: {states:?}");
+        let (_, at) = states.last().expect("one");
         assert!(*at < Duration::from_secs(10), "it has come to rest: {states:?}");
     }
-    let last: BTreeSet<&str> =
-        seen.values().filter_map(|states| Some(states.last()?.0.as_str())).collect();
+    let last: BTreeSet<bool> =
+        seen.values().filter_map(|states| Some(out(&states.last()?.0))).collect();
     assert_eq!(last.len(), 1, "the two agree: {seen:?}");
     assert!(leaders.len() <= 2, "{leaders:?}");
 
@@ -356,7 +362,16 @@ fn no_node_is_taken_for_dead_in_60_s_in_which_every_fifth_packet_is_lost() {
         dead.len()
     );
     assert_eq!(dead, Vec::new());
-    assert_eq!(cluster.places(0), before, "nothing moved");
+    // Nor between two looks.
+    for node in 0..3 {
+        let log = cluster.log(node);
+        let said =
+            log.lines().find(|line| line.contains("now=Lost") || line.contains("now=DaemonDown"));
+        assert_eq!(said, None, "on {}", cluster.node_name(node));
+    }
+    let mut places = cluster.places(0);
+    places.retain(|key, _| before.contains_key(key));
+    assert_eq!(places, before, "nothing moved");
     cluster.settled(0);
     nothing_is_lost(&cluster, writer);
 }
@@ -404,41 +419,6 @@ fn a_rolling_restart_under_200_writes_a_second_loses_nothing() {
     nothing_is_lost(&cluster, writer);
     let after: Vec<Vec<u32>> = (0..3).map(|node| cluster.copies(node, "all")).collect();
     assert_eq!(after, before, "components did not notice");
-}
-
-#[test]
-fn a_node_away_for_longer_than_the_log_is_kept_gets_an_image() {
-    let Some(mut cluster) = NetCluster::start(3) else { return };
-    let leader = cluster.settled(0);
-    let away = (leader + 1) % 3;
-    let others: Vec<usize> = (0..3).filter(|node| *node != away).collect();
-    cluster.kill(away);
-    let group = |cluster: &NetCluster, field: &str| {
-        let status = cluster.status(leader)?;
-        status["groups"][0][field].as_u64()
-    };
-    let first = group(&cluster, "last_log").expect("the leader answers");
-    let writer = Writer::start(&cluster, &others, 20_000);
-    // 1000 entries are kept below a checkpoint, which is made every 1000.
-    let start = SystemClock.now();
-    let (last, took) = cluster.wait_until("the log is much longer", DEADLINE * 2, |cluster| {
-        let checkpoint = group(cluster, "checkpoint")?;
-        (checkpoint >= first + 1500).then(|| group(cluster, "last_log"))?
-    });
-    measured("log grown", &[("by over 2500 entries", took), ("in all", start.elapsed())]);
-    eprintln!("measured: {first} to {last}, {} writes", writer.acknowledged());
-    let written = writer.stop();
-    cluster.restart(away);
-    let back = SystemClock.now();
-    cluster.settled(leader);
-    measured("image", &[("caught up", back.elapsed())]);
-    for node in 0..3 {
-        written.assert_kept(&cluster, node);
-    }
-    cluster.one_state();
-    // It votes with what it was given: with it and one more there is a majority.
-    cluster.crash(others[1]);
-    cluster.deploy(away, &hello_on("after", &cluster.node_name(away)));
 }
 
 #[test]
@@ -524,7 +504,7 @@ fn a_leader_that_is_removed_hands_over_and_the_others_go_on() {
 }
 
 #[test]
-fn a_drained_node_gives_its_replicas_away_one_by_one_and_undrained_takes_new_ones() {
+fn a_drained_node_gives_away_one_replica_of_a_service_at_a_time_and_undrained_takes_new_ones() {
     let Some(cluster) = NetCluster::start(3) else { return };
     let leader = cluster.settled(0);
     let drained = (leader + 1) % 3;
@@ -545,14 +525,15 @@ fn a_drained_node_gives_its_replicas_away_one_by_one_and_undrained_takes_new_one
     let done = std::thread::scope(|scope| {
         let drain = scope.spawn(|| cluster.weft(through, &["node", "drain", &name, "--json"]));
         while !drain.is_finished() {
-            // A replica leaves when its replacement is healthy, and then the next one may.
+            // Of each service one at a time.
             if let Ok(state) = state(&cluster, leader) {
-                let moving = state.placements.iter().filter(|p| p.previous.is_some()).count();
-                assert!(moving <= 1, "{moving} at once: {:?}", state.placements);
-            }
-            for service in &mine {
-                let copies: usize = (0..3).map(|node| cluster.copies(node, service).len()).sum();
-                assert!(copies >= 1, "{service} runs nowhere");
+                for service in &mine {
+                    let moving = state
+                        .placements
+                        .iter()
+                        .filter(|place| place.service == *service && place.previous.is_some());
+                    assert!(moving.count() <= 1, "{:?}", state.placements);
+                }
             }
         }
         drain.join().expect("it ends")

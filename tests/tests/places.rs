@@ -140,8 +140,10 @@ fn a_data_directory_from_a_newer_version_is_refused_and_left_alone() {
     refused(&mut cluster.weftd("n1"), &["node.json", "newer version of Weft", "newer weftd"]);
     std::fs::write(&seed, text).expect("writes");
 
-    for name in ["local.db", "state.db"] {
-        let file = data.join(name);
+    for name in ["local.db", "raft.db", "state.db"] {
+        let cluster = Cluster::with(&["--no-hello", "--nodes", "1"]);
+        cluster.kill_daemon("n1");
+        let file = cluster.data_dir("n1").join(name);
         migrate_to_the_future(&file);
         let before = std::fs::read(&file).expect("the database");
         refused(&mut cluster.weftd("n1"), &[name, "schema version 99", "at least as new"]);

@@ -159,6 +159,10 @@ fn row(
                 NodeState::Suspect | NodeState::Lost,
                 known @ (NodeState::DaemonDown | NodeState::Lost | NodeState::Left),
             ) => node_state = known,
+            // Out of reach from here only: who is lost, membership alone says (design §6).
+            (NodeState::Lost, NodeState::Ready | NodeState::Draining | NodeState::Suspect) => {
+                node_state = NodeState::Suspect;
+            }
             _ => {}
         }
     }

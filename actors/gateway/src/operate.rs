@@ -1,6 +1,6 @@
 //! Changing what is wanted, and watching it come true on the nodes concerned.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -289,11 +289,18 @@ async fn placed(
                 placed < record.spec.replicas as usize
             });
         let question = PlanPlacement { lost: Vec::new(), spec: None };
-        let moving = match asker.ask(question, NODE_TIMEOUT).await {
-            Ok(plan) => plan.moves.iter().any(|step| step.service == service),
-            Err(_) => lacks,
+        let settled = match asker.ask(question, NODE_TIMEOUT).await {
+            // What was moved meanwhile has to be in what is read here.
+            Ok(plan) => {
+                let planned = plan.places.iter().filter(|place| place.0 == service);
+                let planned: BTreeSet<_> = planned.map(|place| (place.1, place.2)).collect();
+                let places = state.placements.iter().filter(|place| place.service == service);
+                let places: BTreeSet<_> = places.map(|p| (p.replica, p.node)).collect();
+                !plan.moves.iter().any(|step| step.service == service) && places == planned
+            }
+            Err(_) => !lacks,
         };
-        if !moving || asker.now() >= give_up {
+        if settled || asker.now() >= give_up {
             return Ok(state);
         }
         index = state.index;

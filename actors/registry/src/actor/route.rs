@@ -71,7 +71,8 @@ impl Route {
                 .node(&self.name)
                 .cause(error)
         })?;
-        match self.group.propose(bytes, within).await {
+        // Who leads a minority says so while its sender still listens.
+        match self.group.propose(bytes, within.min(LEADERLESS)).await {
             Ok(done) => control::answer(&done.answer),
             Err(error) => Err(self.failure(&error)),
         }
