@@ -164,12 +164,15 @@ impl Peer {
             Phase::Silent { since, .. } if self.host.refused => {
                 self.phase = Phase::DaemonDown { since };
             }
-            Phase::Silent { dead, .. } => {
+            Phase::Silent { since, dead } => {
                 let first = self.host.first.unwrap_or(dead);
                 let asked =
                     self.host.asked >= HOST_PROBES && now >= first + times.host_every * HOST_PROBES;
-                let up = self.host.heard.is_some();
-                if asked && (!up || now >= dead + times.host_refusal) {
+                // A host that says anything is up, and kernels refuse datagrams about once a second
+                // only: what it refuses a stream with counts as well.
+                if asked && self.host.heard.is_some() {
+                    self.phase = Phase::DaemonDown { since };
+                } else if asked {
                     self.lose(now);
                 }
             }

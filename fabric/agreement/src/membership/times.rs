@@ -31,9 +31,6 @@ pub(crate) struct Times {
     pub(crate) unheard: Duration,
     /// Between two probes of a silent member's host.
     pub(crate) host_every: Duration,
-    /// A host that answers, but does not say that the daemon's port is closed, has this long for
-    /// it: kernels answer so once a second only.
-    pub(crate) host_refusal: Duration,
     /// Between two probes of the host while its daemon is down.
     pub(crate) daemon_every: Duration,
     /// A silent daemon counts as lost after this, though its host is up.
@@ -53,7 +50,6 @@ impl Times {
                 stall: ms(250),
                 unheard: ms(3000),
                 host_every: ms(100),
-                host_refusal: ms(2500),
                 daemon_every: ms(500),
                 daemon_grace,
             },
@@ -66,7 +62,6 @@ impl Times {
                 stall: ms(1000),
                 unheard: ms(15_000),
                 host_every: ms(300),
-                host_refusal: ms(4000),
                 daemon_every: ms(500),
                 daemon_grace,
             },
