@@ -141,7 +141,10 @@ fn a_cut_nodes_components_go_on_and_its_peers_stay_usable() {
     cluster.net.heal(2);
     cluster.node_is(0, 2, &["ready"]);
     cluster.node_is(2, 0, &["ready"]);
-    assert!(cluster.ps_json(2).iter().any(|row| row["service"] == "after"));
+    cluster.wait_until("n3 has caught up", DEADLINE, |cluster| {
+        let rows = cluster.ps_json(2);
+        rows.iter().any(|row| row["service"] == "after").then_some(())
+    });
 }
 
 #[test]
