@@ -137,13 +137,12 @@ impl Registry {
             )
             .help("choose 1 second to 7 days"));
         }
-        let mut addresses: Vec<String> =
-            self.peers().into_iter().map(|peer| peer.address).collect();
-        // Its own may not have been agreed yet.
-        addresses.extend((self.config.report)().map(|report| report.address));
-        addresses.retain(|address| !address.is_empty());
-        let mut seen = std::collections::BTreeSet::new();
-        addresses.retain(|address| seen.insert(address.clone()));
+        let addresses: Vec<String> = self
+            .peers()
+            .into_iter()
+            .map(|peer| peer.address)
+            .filter(|address| !address.is_empty())
+            .collect();
         if addresses.is_empty() {
             return Err(Failure::new(
                 FailureKind::Unavailable,
@@ -398,6 +397,8 @@ impl Registry {
     /// All nodes, the one that leads first.
     fn peers(&self) -> Vec<PeerAddress> {
         let leader = self.agreement.group.status().leader;
+        // Where this node is may not have been agreed yet, and whoever joins has to find it.
+        let here = (self.config.report)().map(|report| report.address);
         let state = self.state();
         let mut nodes = state.nodes();
         nodes.sort_by_key(|node| Some(node.id) != leader);
@@ -406,7 +407,10 @@ impl Registry {
             .map(|node| PeerAddress {
                 id: node.id,
                 name: node.name.clone(),
-                address: node.address.clone(),
+                address: match &here {
+                    Some(here) if node.id == self.config.seed.node => here.clone(),
+                    _ => node.address.clone(),
+                },
             })
             .collect()
     }
