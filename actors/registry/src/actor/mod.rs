@@ -1,8 +1,8 @@
 //! The registry as an actor.
 //!
-//! Desired state is agreed by consensus and kept in [`Control`], which outlives this actor: here it
-//! is published to the rest of the node, and changes find their way to whoever leads. On the node
-//! that leads, the [`steward`](crate::steward) sees to voters and places.
+//! Desired state is agreed by consensus and kept in [`Control`](crate::Control), which outlives
+//! this actor: here it is published to the rest of the node, and changes find their way to whoever
+//! leads. On the node that leads, the [`steward`](crate::steward) sees to voters and places.
 
 mod duties;
 mod history;

@@ -1,6 +1,6 @@
 //! The placer: which replica lives where (orchestration §24, design §6, §9, §11).
 //!
-//! [`decide`] is a pure function from what is known to the smallest set of changes. Whoever leads
+//! [`decide()`] is a pure function from what is known to the smallest set of changes. Whoever leads
 //! calls it after every change of its input and when [`Decision::ask_again_ms`] is over, proposes
 //! the moves, and calls it again; a node without a majority does not call it at all.
 //!

@@ -48,8 +48,8 @@ pub fn settle(input: &Input<'_>) -> Settled {
 }
 
 /// What would happen if these nodes vanished now: where each of their replicas would go in the
-/// end, and what would wait (`weft plan --lost`). Agrees with [`decide`] step by step, because it
-/// is [`decide`] step by step.
+/// end, and what would wait (`weft plan --lost`). Agrees with [`decide()`] step by step, because it
+/// is [`decide()`] step by step.
 pub fn lost(input: &Input<'_>, ids: &[NodeId]) -> Decision {
     let mut nodes = input.nodes.to_vec();
     for node in nodes.iter_mut().filter(|node| ids.contains(&node.id)) {
