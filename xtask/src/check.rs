@@ -31,7 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("weft-identity", &["weft-wire"]),
     ("weft-store", &[]),
     ("weft-link", &["weft-wire", "weft-identity"]),
-    ("weft-agreement", &["weft-wire", "weft-identity", "weft-link", "weft-store"]),
+    ("weft-agreement", &["weft-wire", "weft-link", "weft-store"]),
     ("weft-protocol", &["weft-wire"]),
     ("weft-config", &["weft-protocol", "weft-wire"]),
     ("weft-supervision", &["weft-wire", "weft-link", "weft-protocol"]),

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use weft_wire::{Caller, NodeId, OperatorId, RequestId, Role, WallTime};
 
-use crate::{CommandRef, Desired, ServiceSpec};
+use crate::{CommandRef, Desired, ReportNode, ServiceSpec};
 
 /// A stored definition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -198,26 +198,12 @@ pub enum Command {
         /// SHA-256 of the token's secret, hex.
         secret_hash: String,
     },
-    /// A node reports its address and version.
+    /// A node reports where it is and what it runs.
     UpdateNode {
         /// Which.
         id: NodeId,
-        /// `ip:port`.
-        address: String,
-        /// Version of its daemon.
-        version: String,
-        /// Zone.
-        zone: String,
-        /// Labels.
-        labels: Vec<String>,
-        /// SHA-256 of its public key, hex.
-        key_fingerprint: String,
-        /// PEM of its issuing CA.
-        ca: String,
-        /// What it has to give.
-        capacity: Capacity,
-        /// The newest format level it understands.
-        format: u32,
+        /// What it tells.
+        report: ReportNode,
     },
     /// A node is taken out for ever; its id is denied.
     RemoveNode {

@@ -8,7 +8,10 @@
 //! ports.json           PortsFile: the ports chosen
 //! weftd.lock           held (flock) by the running daemon
 //! identity/            keys and certificates (weft-identity)
-//! state.db local.db    SQLite (weft-registry)
+//! raft.db state.db     SQLite: log and checkpoints of consensus (weft-agreement)
+//! local.db             SQLite: events and audit of this node (weft-registry)
+//! membership.json      this node's incarnation (weft-agreement)
+//! removed.json         the node was removed from its cluster, and how it learned it (weftd)
 //! weft.sock            local socket, unless the path is too long for one
 //! components/<service>/<replica>/<component>/shim.json   ShimFile
 //! logs/<service>/<replica>/<component>.log

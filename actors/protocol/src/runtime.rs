@@ -42,7 +42,8 @@ pub struct Assignment {
 /// All components of this node; those not listed are to be stopped and forgotten.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assign {
-    /// Position of desired state this was read at; an older one is ignored.
+    /// Position of desired state this was read at. An older one, or another list of the same
+    /// position, is refused with `Conflict`.
     pub index: u64,
     /// All of them.
     pub assignments: Vec<Assignment>,

@@ -15,7 +15,7 @@ use weft_supervision::{Handle, Scope};
 use weft_wire::{Failure, FailureKind, Identity, NodeId, OperatorId, Role};
 
 use super::Registry;
-use super::publish::{differs, update};
+use super::publish::differs;
 use crate::state::REMOVED;
 
 /// Longest life of a join token.
@@ -112,7 +112,8 @@ impl Handle<ReportNode> for Registry {
             let index = self.state().index();
             return reply.ok(Applied { index, revision: 0, changed: false });
         }
-        let proposal = self.own(update(id, message), reply.caller().clone(), scope);
+        let proposal =
+            self.own(Command::UpdateNode { id, report: message }, reply.caller().clone(), scope);
         self.propose(proposal, Box::new(move |_, answer, _| reply.send(answer)), scope);
     }
 }
@@ -318,14 +319,16 @@ impl Registry {
         let key_fingerprint = csr.public_key_fingerprint().to_string();
         let record = (node.key_fingerprint != key_fingerprint).then(|| Command::UpdateNode {
             id: node.id,
-            address: node.address.clone(),
-            version: node.version.clone(),
-            zone: node.zone.clone(),
-            labels: node.labels.clone(),
-            key_fingerprint,
-            ca: node.ca.clone(),
-            capacity: node.capacity,
-            format: node.format,
+            report: ReportNode {
+                address: node.address.clone(),
+                version: node.version.clone(),
+                zone: node.zone.clone(),
+                labels: node.labels.clone(),
+                key_fingerprint,
+                ca: node.ca.clone(),
+                capacity: node.capacity,
+                format: node.format,
+            },
         });
         Ok((self.renewed(&chain, &node.name, &identity)?, record))
     }

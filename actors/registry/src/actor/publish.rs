@@ -7,7 +7,7 @@ use std::time::Duration;
 use weft_identity::{DenyList, IdentityError, TrustBundle};
 use weft_link::{Call, Directory, PeerEntry};
 use weft_protocol::files::NodeSeed;
-use weft_protocol::{Assign, Command, NodeRecord, ReportNode};
+use weft_protocol::{Assign, NodeRecord, ReportNode};
 use weft_supervision::Scope;
 use weft_wire::{ActorKind, Address, AskError, FailureKind, Identity};
 
@@ -134,22 +134,6 @@ pub(super) fn differs(known: &NodeRecord, mine: &ReportNode) -> bool {
         || known.format != mine.format
         || !mine.ca.is_empty() && known.ca != mine.ca
         || !mine.key_fingerprint.is_empty() && known.key_fingerprint != mine.key_fingerprint
-}
-
-pub(super) fn update(id: weft_wire::NodeId, report: ReportNode) -> Command {
-    let ReportNode { address, version, zone, labels, key_fingerprint, ca, capacity, format } =
-        report;
-    Command::UpdateNode {
-        id,
-        address,
-        version,
-        zone,
-        labels,
-        key_fingerprint,
-        ca,
-        capacity,
-        format,
-    }
 }
 
 /// Who is who, from what is agreed; before anything is, from the seed.

@@ -170,11 +170,7 @@ async fn start(tree: &TestTree, config: &RegistryConfig) -> Consensus {
 /// The first node, once it leads and is in its own cluster.
 async fn lead(tree: &TestTree, config: &RegistryConfig) -> Consensus {
     let consensus = start(tree, config).await;
-    let deadline = SystemClock.now() + Duration::from_secs(20);
-    while view(tree).await.nodes.is_empty() {
-        assert!(SystemClock.now() < deadline, "it never led");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    view_where(tree, "it leads", |state| !state.nodes.is_empty()).await;
     consensus
 }
 
@@ -264,12 +260,7 @@ async fn ask_as<M: Message>(
 }
 
 async fn token(tree: &TestTree) -> JoinToken {
-    // Its own address is recorded shortly after the start.
-    for _ in 0..500 {
-        if view(tree).await.nodes[0].address.is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
+    view_where(tree, "its own address is recorded", |s| !s.nodes[0].address.is_empty()).await;
     let issued = tree.ask(IssueToken { ttl_secs: 60, name: String::new() }).await.expect("token");
     issued.token.parse().expect("parses")
 }

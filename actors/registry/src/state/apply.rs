@@ -83,29 +83,7 @@ impl ClusterState {
                 self.bootstrap(node, operator, ca, out)?;
             }
             Command::AddNode { node, secret_hash } => self.add_node(node, secret_hash, at, out)?,
-            Command::UpdateNode {
-                id,
-                address,
-                version,
-                zone,
-                labels,
-                key_fingerprint,
-                ca,
-                capacity,
-                format,
-            } => {
-                let report = super::membership::Report {
-                    address,
-                    version,
-                    zone,
-                    labels,
-                    key_fingerprint,
-                    ca,
-                    capacity: *capacity,
-                    format: *format,
-                };
-                self.update_node(*id, &report, out)?;
-            }
+            Command::UpdateNode { id, report } => self.update_node(*id, report, out)?,
             Command::RemoveNode { id, force } => self.remove_node(*id, *force, out)?,
             Command::AddToken { token } => self.add_token(token, at, out)?,
             Command::PutOperator { operator } => self.put_operator(operator, out)?,

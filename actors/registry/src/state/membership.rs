@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use weft_protocol::{Capacity, NodeRecord, OperatorRecord, TokenRecord, format_time, valid_name};
+use weft_protocol::{NodeRecord, OperatorRecord, ReportNode, TokenRecord, format_time, valid_name};
 use weft_wire::{Failure, NodeId, WallTime};
 
 use super::apply::Change;
@@ -14,18 +14,6 @@ const TOKEN_MEMORY: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Labels that operators may give one node.
 const LABELS_MAX: usize = 64;
-
-/// What a node tells of itself.
-pub(super) struct Report<'a> {
-    pub(super) address: &'a str,
-    pub(super) version: &'a str,
-    pub(super) zone: &'a str,
-    pub(super) labels: &'a [String],
-    pub(super) key_fingerprint: &'a str,
-    pub(super) ca: &'a str,
-    pub(super) capacity: Capacity,
-    pub(super) format: u32,
-}
 
 impl ClusterState {
     pub(super) fn bootstrap(
@@ -124,7 +112,7 @@ impl ClusterState {
     pub(super) fn update_node(
         &mut self,
         id: NodeId,
-        report: &Report<'_>,
+        report: &ReportNode,
         out: &mut Vec<Change>,
     ) -> Result<(), Failure> {
         let Some(node) = self.nodes.get_mut(&id) else {
@@ -136,16 +124,16 @@ impl ClusterState {
             });
         };
         let fresh = NodeRecord {
-            address: report.address.to_owned(),
-            version: report.version.to_owned(),
-            zone: report.zone.to_owned(),
-            labels: report.labels.to_vec(),
+            address: report.address.clone(),
+            version: report.version.clone(),
+            zone: report.zone.clone(),
+            labels: report.labels.clone(),
             key_fingerprint: if report.key_fingerprint.is_empty() {
                 node.key_fingerprint.clone()
             } else {
-                report.key_fingerprint.to_owned()
+                report.key_fingerprint.clone()
             },
-            ca: if report.ca.is_empty() { node.ca.clone() } else { report.ca.to_owned() },
+            ca: if report.ca.is_empty() { node.ca.clone() } else { report.ca.clone() },
             capacity: report.capacity,
             format: report.format,
             ..node.clone()

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use uuid::Uuid;
 use weft_protocol::{
     Applied, Capacity, Command, CommandRef, ComponentSpec, DeployOptions, Desired, Driver,
-    NodeRecord, OperatorRecord, PlacementMove, Previous, Proposal, Resources, RestartPolicy,
-    ServiceSpec, TokenRecord,
+    NodeRecord, OperatorRecord, PlacementMove, Previous, Proposal, ReportNode, Resources,
+    RestartPolicy, ServiceSpec, TokenRecord,
 };
 use weft_wire::{
     Caller, Failure, FailureKind, Identity, NodeId, OperatorId, RequestId, Role, WallTime,
@@ -384,31 +384,10 @@ fn the_format_level_is_raised_only_when_every_node_understands_it() {
     let refusal = m.refused(Command::RaiseFormat { level: 2 });
     assert!(refusal.message.contains("n1 understands format level 1"), "{refusal:?}");
     for n in 1..=2 {
-        let Command::UpdateNode {
-            id,
-            address,
-            version,
-            zone,
-            labels,
-            key_fingerprint,
-            ca,
-            capacity,
-            ..
-        } = report(n, "127.0.0.1:1")
-        else {
+        let Command::UpdateNode { id, report } = report(n, "127.0.0.1:1") else {
             unreachable!("a report");
         };
-        m.ok(Command::UpdateNode {
-            id,
-            address,
-            version,
-            zone,
-            labels,
-            key_fingerprint,
-            ca,
-            capacity,
-            format: 2,
-        });
+        m.ok(Command::UpdateNode { id, report: ReportNode { format: 2, ..report } });
     }
     m.ok(Command::RaiseFormat { level: 2 });
     assert_eq!(m.state.format(), 2);
@@ -416,8 +395,7 @@ fn the_format_level_is_raised_only_when_every_node_understands_it() {
 }
 
 fn report(n: u128, address: &str) -> Command {
-    Command::UpdateNode {
-        id: node_id(n),
+    let report = ReportNode {
         address: address.into(),
         version: String::new(),
         zone: String::new(),
@@ -426,7 +404,8 @@ fn report(n: u128, address: &str) -> Command {
         ca: String::new(),
         capacity: Capacity::default(),
         format: 1,
-    }
+    };
+    Command::UpdateNode { id: node_id(n), report }
 }
 
 #[test]
