@@ -191,10 +191,14 @@ impl State {
     ) {
         let mut last: HashMap<ComponentKey, (ComponentState, WallTime)> = HashMap::new();
         for event in history {
+            // What was told to this incarnation before it could look back is counted already.
+            let counted = self.waiting.contains(&event.id) || self.recorded.contains(&event.id);
             self.remember(event.id);
             let key = key_of(event);
             if event.cause != "flapping" {
-                self.count(&key, event, Desired::Running);
+                if !counted {
+                    self.count(&key, event, Desired::Running);
+                }
                 last.insert(key, (event.new_state, event.time));
             }
         }

@@ -242,6 +242,28 @@ fn a_change_while_the_monitor_was_away_is_found_by_its_history() {
     assert_eq!((events[0].prev_state, events[0].new_state), (S::Running, S::Exited));
 }
 
+/// A transition may be told, and recorded, before the first look back at the events: it is in
+/// both, and must count once.
+#[test]
+fn what_was_told_before_the_history_was_read_counts_once() {
+    let mut state = State::new(settings());
+    let told = [
+        transition(1, 0, ComponentState::Starting, ComponentState::Running, "self"),
+        transition(2, 1, ComponentState::Running, ComponentState::Exited, "self"),
+    ];
+    state.observe(&told).unwrap();
+    let history = drain(&mut state);
+    assert_eq!(history.len(), 2);
+    let listed = [status(1, ComponentState::Exited, Desired::Running, 1)];
+    state.rebuild(&listed, &history, at(2), &mut ids());
+    assert!(state.batch(usize::MAX).is_empty(), "two changes are not flapping");
+    state
+        .observe(&[transition(3, 3, ComponentState::Starting, ComponentState::Running, "self")])
+        .unwrap();
+    let causes: Vec<String> = drain(&mut state).into_iter().map(|event| event.cause).collect();
+    assert_eq!(causes, ["self", "flapping"], "the third is");
+}
+
 #[test]
 fn three_failed_passes_make_everything_unknown() {
     let mut state = State::new(settings());
