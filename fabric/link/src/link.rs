@@ -425,6 +425,10 @@ pub(crate) struct Link {
     pub(crate) closing: Mutex<Option<Arc<str>>>,
     /// Another connection is used instead.
     pub(crate) retired: Mutex<Option<Instant>>,
+    /// The peer was told that this side waits for nothing more on it.
+    pub(crate) told_done: AtomicBool,
+    /// The peer said so: by a one-way stream without a byte.
+    pub(crate) peer_done: AtomicBool,
     /// Subscriptions of either side.
     pub(crate) subscriptions: Arc<InFlight>,
 }
@@ -452,6 +456,8 @@ impl Link {
             open: AtomicBool::new(true),
             closing: Mutex::default(),
             retired: Mutex::default(),
+            told_done: AtomicBool::new(false),
+            peer_done: AtomicBool::new(false),
             conn,
             hello,
             peer,

@@ -2,7 +2,8 @@
 //!
 //! When two connections to one peer race, both sides keep the same one: the later run of the peer
 //! wins, then the one that supersedes the other, then the one the smaller node id dialled; the
-//! other is retired, which means used for nothing new and closed once nothing is in flight on it.
+//! other is retired, which means used for nothing new and closed once both sides have said that
+//! they wait for nothing more on it.
 
 mod keep;
 mod send;
@@ -335,6 +336,7 @@ impl Inner {
                 peer.seen = Some(link.heard.lock().0);
                 if let Some(spare) = &peer.link {
                     *spare.retired.lock() = None;
+                    spare.told_done.store(false, Ordering::Release);
                 }
                 peer.error = reason.to_string();
                 peer.phase = if peer.kept { Phase::Connecting } else { Phase::Idle };

@@ -446,7 +446,10 @@ async fn serve_uni(
     read: quinn::RecvStream,
 ) -> Result<(), ReadError> {
     let mut reader = FrameReader::new(read, frame::FRAME_MAX);
-    let Some((bytes, _share)) = reader.one(Some(budget)).await? else { return Ok(()) };
+    let Some((bytes, _share)) = reader.one(Some(budget)).await? else {
+        link.peer_done.store(true, Ordering::Release);
+        return Ok(());
+    };
     let mut at = 0;
     let Some((frame, body)) = next_frame(&bytes, &mut at)? else { return Ok(()) };
     match (frame.header.kind, inner) {

@@ -1,9 +1,11 @@
 //! Keeping links: dialling, backoff, renewal, retirement, signs of life.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +20,8 @@ use crate::link::Link;
 const LIVED: Duration = Duration::from_secs(2);
 /// A retired connection is closed no sooner: the peer must have seen the other one come up.
 const RETIRED: Duration = Duration::from_secs(1);
+/// A retired connection on which nothing happens is closed by then also without the peer's word.
+const RETIRED_MOST: Duration = Duration::from_secs(60);
 /// How often links are looked at (expiry, renewal, retirement, signs of life).
 const TICK: Duration = Duration::from_millis(250);
 
@@ -215,8 +219,11 @@ impl Inner {
         let mut table = self.peers.table.lock();
         for link in table.links.values() {
             link.listen(now);
-            if link.is_spent(now) {
-                link.close(close::DUPLICATE, "another connection between the two is used instead");
+            match link.spent(now) {
+                Spent::No => {}
+                Spent::Here => link.say_done(&net.handle),
+                Spent::Wholly => link
+                    .close(close::DUPLICATE, "another connection between the two is used instead"),
             }
         }
         for peer in table.peers.values_mut() {
@@ -238,19 +245,53 @@ impl Inner {
     }
 }
 
+/// How far a retired connection is done with.
+enum Spent {
+    /// It is in use, or was until just now.
+    No,
+    /// This side waits for nothing on it.
+    Here,
+    /// Neither side does.
+    Wholly,
+}
+
 impl Link {
     /// Used for nothing new from now on.
     pub(super) fn retire(&self) {
         self.retired.lock().get_or_insert_with(Instant::now);
     }
 
-    /// Retired, and nothing is in flight on it in either direction.
-    fn is_spent(&self, now: Instant) -> bool {
-        let retired = *self.retired.lock();
-        retired.is_some_and(|at| now.saturating_duration_since(at) >= RETIRED)
-            && self.requester.in_flight() == 0
-            && self.serving.now() == 0
-            && self.subscriptions.now() == 0
+    /// Whether it is retired and done with. That nothing is being answered here does not mean that
+    /// the last answer has arrived: only the peer knows that it waits for nothing more.
+    fn spent(&self, now: Instant) -> Spent {
+        let Some(retired) = *self.retired.lock() else { return Spent::No };
+        let since = now.saturating_duration_since(retired);
+        if since < RETIRED
+            || self.requester.in_flight() != 0
+            || self.serving.now() != 0
+            || self.subscriptions.now() != 0
+        {
+            Spent::No
+        } else if self.told_done.load(Ordering::Acquire)
+            && (self.peer_done.load(Ordering::Acquire) || since >= RETIRED_MOST)
+        {
+            Spent::Wholly
+        } else {
+            Spent::Here
+        }
+    }
+
+    /// Tells the peer, once, that this side waits for nothing more: a one-way stream without a
+    /// byte.
+    fn say_done(&self, handle: &Handle) {
+        if !self.told_done.swap(true, Ordering::AcqRel) {
+            let conn = self.conn.clone();
+            handle.spawn(async move {
+                if let Ok(mut stream) = conn.open_uni().await {
+                    let _ = stream.finish();
+                }
+            });
+        }
     }
 
     /// Notes a sign of life.
