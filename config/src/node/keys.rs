@@ -124,6 +124,18 @@ pub const KEYS: &[Key] = &[
         "a voter that is lost for so long is replaced",
     ),
     key(
+        "consensus.checkpoint_every",
+        Kind::Count,
+        Some("1000"),
+        "entries of the log between two checkpoints; less only for tests and small disks",
+    ),
+    key(
+        "consensus.log_kept",
+        Kind::Count,
+        Some("1000"),
+        "entries kept below a checkpoint for who is behind; less only for tests and small disks",
+    ),
+    key(
         "reconcile.mode",
         Kind::Choice(&["restart", "report", "full"]),
         Some("restart"),

@@ -421,6 +421,10 @@ fn build(values: &Values) -> NodeConfig {
         Some(Value::Bind(address)) => *address,
         _ => SocketAddr::from(([127, 0, 0, 1], GATEWAY_PORT)),
     };
+    let count = |key: &str| match value(key) {
+        Some(Value::Count(count)) => *count,
+        _ => 1,
+    };
     NodeConfig {
         node: Node {
             name: text("node.name"),
@@ -445,6 +449,8 @@ fn build(values: &Values) -> NodeConfig {
             _ => Profile::Lan,
         },
         voter_replace_after: time("consensus.voter_replace_after"),
+        checkpoint_every: count("consensus.checkpoint_every"),
+        log_kept: count("consensus.log_kept"),
         reconcile: match text("reconcile.mode").as_str() {
             "report" => ReconcileMode::Report,
             "full" => ReconcileMode::Full,

@@ -203,6 +203,10 @@ pub struct NodeConfig {
     pub membership: Profile,
     /// `[consensus] voter_replace_after`: a voter lost for so long is replaced.
     pub voter_replace_after: Duration,
+    /// `[consensus] checkpoint_every`: entries of the log between two checkpoints.
+    pub checkpoint_every: u32,
+    /// `[consensus] log_kept`: entries kept below a checkpoint for who is behind.
+    pub log_kept: u32,
     /// `[reconcile] mode`.
     pub reconcile: ReconcileMode,
     /// `[failover]`: for services without one of their own.
@@ -371,6 +375,8 @@ impl NodeConfig {
                 Profile::Wan => "wan",
             }),
             "consensus.voter_replace_after" => time(self.voter_replace_after),
+            "consensus.checkpoint_every" => self.checkpoint_every.to_string(),
+            "consensus.log_kept" => self.log_kept.to_string(),
             "reconcile.mode" => text(match self.reconcile {
                 ReconcileMode::Restart => "restart",
                 ReconcileMode::Report => "report",

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weft_link::Fabric;
@@ -14,8 +14,11 @@ use weft_wire::{Backoff, Clock, NodeId};
 
 use super::engine::{Engine, EngineError, LogStore, MachineStore, View, Views};
 use super::propose::{self, COMMAND_MAX, Pending, WAITING};
-use super::wire::{AppendAnswer, Ballot};
-use super::{ConsensusConfig, ConsensusError, GroupStatus, ProposeError, Proposed, Role, voters};
+use super::wire::{AppendAnswer, Ballot, Point};
+use super::{
+    ConsensusConfig, ConsensusError, GroupStatus, ProposeError, Proposed, Role, Timing, campaign,
+    voters,
+};
 
 /// A change of members is given up after this long per step.
 const CHANGE: Duration = Duration::from_secs(10);
@@ -56,7 +59,14 @@ pub(crate) struct Inner {
     status: watch::Sender<Arc<GroupStatus>>,
     queue: mpsc::Sender<Pending>,
     waiting: Arc<AtomicUsize>,
-    heard: Mutex<Option<(Ballot, Instant)>>,
+    /// When a leader last showed that it lives.
+    heard: Mutex<Option<Instant>>,
+    /// The leader that was last heard then is gone, as membership says.
+    gone: Mutex<Option<Instant>>,
+    nudge: Notify,
+    /// The last vote granted to another, and when.
+    granted: Mutex<Option<(NodeId, Instant)>>,
+    began: Instant,
     cancel: CancellationToken,
     tasks: TaskTracker,
 }
@@ -85,6 +95,7 @@ impl Inner {
             name: name.to_owned(),
             node: fabric.node(),
             config,
+            began: fabric.clock().now(),
             clock: fabric.clock(),
             fabric,
             log,
@@ -95,11 +106,15 @@ impl Inner {
             queue,
             waiting: Arc::default(),
             heard: Mutex::default(),
+            gone: Mutex::default(),
+            nudge: Notify::new(),
+            granted: Mutex::default(),
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
         this.tasks.spawn(this.clone().keep(views));
         this.tasks.spawn(propose::run(this.clone(), waiting));
+        this.tasks.spawn(campaign::run(this.clone()));
         this.tasks.close();
         Ok(this)
     }
@@ -125,8 +140,65 @@ impl Inner {
     /// A leader has been heard, unless its message was refused.
     pub(super) fn heard(&self, leader: &Ballot, answer: &AppendAnswer) {
         if leader.elected && !matches!(answer, AppendAnswer::Outvoted(_)) {
-            *self.heard.lock() = Some((*leader, self.clock.now()));
+            *self.heard.lock() = Some(self.clock.now());
         }
+    }
+
+    /// This node granted another its vote.
+    pub(super) fn grants(&self, candidate: NodeId) {
+        *self.granted.lock() = Some((candidate, self.clock.now()));
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) const fn node(&self) -> NodeId {
+        self.node
+    }
+
+    pub(super) const fn fabric(&self) -> &Fabric {
+        &self.fabric
+    }
+
+    pub(super) fn timing(&self) -> &Timing {
+        &self.config.timing
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// When it was opened.
+    pub(super) const fn began(&self) -> Instant {
+        self.began
+    }
+
+    pub(super) fn view(&self) -> View {
+        self.view.lock().clone()
+    }
+
+    pub(super) fn heard_at(&self) -> Option<Instant> {
+        *self.heard.lock()
+    }
+
+    /// When the leader was last heard that membership says is gone.
+    pub(super) fn gone(&self) -> Option<Instant> {
+        *self.gone.lock()
+    }
+
+    pub(super) fn granted(&self) -> Option<(NodeId, Instant)> {
+        *self.granted.lock()
+    }
+
+    /// The end of the log.
+    pub(super) fn last(&self) -> Option<Point> {
+        self.log.last()
+    }
+
+    /// Waits until membership has said something.
+    pub(super) async fn nudged(&self) {
+        self.nudge.notified().await;
     }
 
     /// What the caller is told.
@@ -355,7 +427,7 @@ impl Group {
     pub fn status(&self) -> Arc<GroupStatus> {
         let status = self.inner.status.borrow().clone();
         match *self.inner.heard.lock() {
-            Some((_, at)) if status.role != Role::Leader => {
+            Some(at) if status.role != Role::Leader => {
                 Arc::new(GroupStatus { leader_seen: Some(at), ..GroupStatus::clone(&status) })
             }
             _ => status,
@@ -419,42 +491,13 @@ impl Group {
         Ok(())
     }
 
-    /// Membership says the leader is dead: stand for election as soon as the others may grant it,
-    /// which is `election_max` after it was last heard. Nothing happens if it is heard again
-    /// meanwhile, or if this node does not vote. Voters start one after the other.
+    /// Membership says the leader is dead: this node, if it votes, stands for election as soon as
+    /// the others may grant it, which is `election_max` after it was last heard; without this it
+    /// waits longer. Nothing happens if the leader is heard again meanwhile, or if no majority of
+    /// the voters would grant it. Voters start one after the other.
     pub fn stand_for_election(&self) {
-        let group = self.clone();
-        self.inner.tasks.spawn(async move {
-            let inner = &group.inner;
-            let (heard, rank) = {
-                let view = inner.view.lock();
-                let before = view.voters.iter().filter(|id| Some(**id) != view.leader);
-                let rank = before.take_while(|id| **id != inner.node).count();
-                (*inner.heard.lock(), u32::try_from(rank).unwrap_or(0))
-            };
-            let timing = &inner.config.timing;
-            let lease = match heard {
-                None => Duration::ZERO,
-                Some((_, at)) => {
-                    let passed = inner.clock.now().saturating_duration_since(at);
-                    // A little more: the other voters may have heard it a little later.
-                    (timing.election_max + timing.heartbeat / 4).saturating_sub(passed)
-                }
-            };
-            let wait = lease + timing.heartbeat / 2 * rank;
-            tokio::select! {
-                () = inner.stopped() => return,
-                () = tokio::time::sleep(wait) => {}
-            }
-            let same = inner.heard.lock().map(|(_, at)| at) == heard.map(|(_, at)| at);
-            let role = inner.view.lock().role;
-            if same
-                && matches!(role, Role::Voter | Role::Candidate)
-                && let Ok(engine) = inner.engine()
-            {
-                engine.elect().await;
-            }
-        });
+        *self.inner.gone.lock() = self.inner.heard_at();
+        self.inner.nudge.notify_one();
     }
 
     /// Makes a checkpoint of all that is applied now, synced when this returns; the log below it

@@ -3,6 +3,8 @@
 //! [`Consensus`] is what a node has once: `raft.db` with the logs and votes of all its groups and
 //! one writer for them, `state.db` with their checkpoints. [`Group`] proposes, reads and watches.
 
+mod campaign;
+mod election;
 mod engine;
 mod group;
 mod propose;
@@ -27,7 +29,7 @@ pub use group::Group;
 use crate::door::Door;
 use engine::{EngineError, OpenError};
 use group::Inner;
-use wire::{Append, AskVote, Install};
+use wire::{Append, AskSupport, AskVote, Install};
 use writer::LogWriter;
 
 /// When a group's members give up on each other (design §6).
@@ -36,7 +38,8 @@ pub struct Timing {
     /// How often a leader shows that it lives; also how long one small append may take before it
     /// is sent again, so longer than a round trip and a sync.
     pub heartbeat: Duration,
-    /// Shortest wait, beyond the leader's lease, before standing for election.
+    /// Shortest wait, beyond the leader's lease, before standing for election against a leader that
+    /// membership says is alive; also how long a vote may take.
     pub election_min: Duration,
     /// Longest; also the leader's lease: no vote is granted sooner after its last sign of life.
     pub election_max: Duration,
@@ -347,6 +350,7 @@ impl Consensus {
 
     /// Stops all groups, writes what is left and closes the databases.
     pub async fn stop(&self) {
+        self.door.forget::<AskSupport>();
         self.door.forget::<AskVote>();
         self.door.forget::<Append>();
         self.door.forget::<Install>();
@@ -363,7 +367,18 @@ impl Consensus {
         self.door.serve::<AskVote>(move |ask, reply| {
             let candidate = ask.vote.node;
             handle(&groups, &ask.group.clone(), candidate, reply, |group| async move {
-                group.engine()?.on_vote(ask).await
+                let answer = group.engine()?.on_vote(ask).await?;
+                if answer.granted {
+                    group.grants(candidate);
+                }
+                Ok(answer)
+            });
+        });
+        let groups = self.groups.clone();
+        self.door.serve::<AskSupport>(move |ask, reply| {
+            let candidate = ask.candidate;
+            handle(&groups, &ask.group.clone(), candidate, reply, |group| async move {
+                Ok(campaign::answer(&group, &ask))
             });
         });
         let groups = self.groups.clone();

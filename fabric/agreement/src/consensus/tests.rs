@@ -73,6 +73,7 @@ fn the_bytes_of_messages_and_stored_entries_are_as_they_were() {
     let group = || "control".to_owned();
     message(&mut out, &AskVote { group: group(), vote: ballot(), last: Some(point(6)) });
     line(&mut out, "answer", &VoteAnswer { vote: ballot(), granted: true, last: None });
+    message(&mut out, &AskSupport { group: group(), candidate: node(2), last: Some(point(6)) });
     message(
         &mut out,
         &Append {
@@ -151,6 +152,7 @@ proptest! {
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
         let _ = codec::decode::<AskVote>(&bytes);
         let _ = codec::decode::<VoteAnswer>(&bytes);
+        let _ = codec::decode::<AskSupport>(&bytes);
         let _ = codec::decode::<Append>(&bytes);
         let _ = codec::decode::<AppendAnswer>(&bytes);
         let _ = codec::decode::<Install>(&bytes);

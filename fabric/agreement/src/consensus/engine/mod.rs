@@ -171,6 +171,8 @@ impl Engine {
             snapshot_max_chunk_size: 1 << 20,
             max_in_snapshot_log_to_keep: config.kept_behind,
             replication_lag_threshold: config.checkpoint_every.max(1000),
+            // Standing for election is decided by `election`: these timers know no pre-vote.
+            enable_elect: false,
             ..Config::default()
         };
         let settings = settings.validate().map_err(|error| {
