@@ -357,7 +357,7 @@ impl Node {
             key_fingerprint: self.credentials.own().public_key_fingerprint.to_string(),
             ca: ca.to_owned(),
             capacity: capacity(),
-            format: weft_protocol::FORMAT_LEVEL,
+            format: self.config.format_level.unwrap_or(weft_protocol::FORMAT_LEVEL),
         }
     }
 

@@ -167,6 +167,12 @@ pub const KEYS: &[Key] = &[
     key("engine.socket", Kind::Text, Some(""), "API socket of the container engine; empty: found"),
     key("chaos.enabled", Kind::Bool, Some("false"), "allow `weft chaos` on this node"),
     key(
+        "chaos.format_level",
+        Kind::Text,
+        Some(""),
+        "for tests of upgrades, with `chaos.enabled`: the format level this node claims; empty: its own",
+    ),
+    key(
         "log.level",
         Kind::Choice(&["trace", "debug", "info", "warn", "error"]),
         Some("info"),

@@ -217,6 +217,8 @@ pub struct NodeConfig {
     pub engine_socket: String,
     /// `[chaos] enabled`: `weft chaos` may break actors of this node.
     pub chaos: bool,
+    /// `[chaos] format_level`: claimed instead of the build's own, where chaos is enabled.
+    pub format_level: Option<u32>,
     /// `[log] level`.
     pub log_level: LogLevel,
     /// `[log] format`.
@@ -395,6 +397,9 @@ impl NodeConfig {
             "monitor.retention" => time(self.monitor.retention),
             "engine.socket" => text(&self.engine_socket),
             "chaos.enabled" => self.chaos.to_string(),
+            "chaos.format_level" => {
+                text(&self.format_level.map(|level| level.to_string()).unwrap_or_default())
+            }
             "log.level" => text(self.log_level.as_str()),
             "log.format" => text(match self.log_format {
                 LogFormat::Text => "text",

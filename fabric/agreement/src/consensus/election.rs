@@ -150,9 +150,8 @@ pub(crate) fn supports(
             None => since(own.began) >= settling(timing),
         },
     };
-    let free = own
-        .granted
-        .is_none_or(|(whom, at)| whom == candidate || since(at) > timing.election_min);
+    let free =
+        own.granted.is_none_or(|(whom, at)| whom == candidate || since(at) > timing.election_min);
     quiet && free && last >= own.last
 }
 

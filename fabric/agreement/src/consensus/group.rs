@@ -12,9 +12,9 @@ use tokio_util::task::TaskTracker;
 use weft_link::Fabric;
 use weft_wire::{Backoff, Clock, NodeId};
 
-use super::engine::{Engine, EngineError, LogStore, MachineStore, View, Views};
+use super::engine::{Engine, EngineError, Heart, LogStore, MachineStore, View, Views};
 use super::propose::{self, COMMAND_MAX, Pending, WAITING};
-use super::wire::{AppendAnswer, Ballot, Point};
+use super::wire::{Append, AppendAnswer, Ballot, InstallAnswer, Point};
 use super::{
     ConsensusConfig, ConsensusError, GroupStatus, ProposeError, Proposed, Role, Timing, campaign,
     voters,
@@ -50,6 +50,7 @@ pub(crate) struct Inner {
     node: NodeId,
     config: Arc<ConsensusConfig>,
     fabric: Fabric,
+    heart: Heart,
     clock: Arc<dyn Clock>,
     log: LogStore,
     machine: MachineStore,
@@ -75,11 +76,12 @@ impl Inner {
     pub(super) async fn open(
         name: &str,
         config: Arc<ConsensusConfig>,
-        fabric: Fabric,
+        (fabric, heart): (Fabric, Heart),
         log: LogStore,
         machine: MachineStore,
     ) -> Result<Arc<Self>, ConsensusError> {
-        let engine = Engine::start(name, &config, &fabric, log.clone(), machine.clone()).await;
+        let engine =
+            Engine::start(name, &config, &fabric, &heart, log.clone(), machine.clone()).await;
         let engine = engine.map_err(|error| ConsensusError::Failed {
             group: name.to_owned(),
             cause: machine.broken().unwrap_or_else(|| match error {
@@ -98,6 +100,7 @@ impl Inner {
             began: fabric.clock().now(),
             clock: fabric.clock(),
             fabric,
+            heart,
             log,
             machine,
             engine: Mutex::new(Some(engine)),
@@ -112,6 +115,7 @@ impl Inner {
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
+        this.heart.count(true);
         this.tasks.spawn(this.clone().keep(views));
         this.tasks.spawn(propose::run(this.clone(), waiting));
         this.tasks.spawn(campaign::run(this.clone()));
@@ -137,9 +141,25 @@ impl Inner {
         ProposeError::NotLeader { leader: self.view.lock().leader.filter(|id| *id != self.node) }
     }
 
+    /// A leader's entries, or that it lives.
+    pub(super) async fn append(&self, append: Append) -> Result<AppendAnswer, EngineError> {
+        let vote = append.vote;
+        let answer = self.engine()?.on_append(append).await?;
+        self.heard(&vote, &answer);
+        Ok(answer)
+    }
+
     /// A leader has been heard, unless its message was refused.
-    pub(super) fn heard(&self, leader: &Ballot, answer: &AppendAnswer) {
+    fn heard(&self, leader: &Ballot, answer: &AppendAnswer) {
         if leader.elected && !matches!(answer, AppendAnswer::Outvoted(_)) {
+            *self.heard.lock() = Some(self.clock.now());
+        }
+    }
+
+    /// As [`Inner::heard`], by a piece of an image.
+    pub(super) fn heard_by_image(&self, leader: &Ballot, answer: &InstallAnswer) {
+        let outvoted = matches!(answer, InstallAnswer::Taken(known) if known.term > leader.term);
+        if leader.elected && !outvoted {
             *self.heard.lock() = Some(self.clock.now());
         }
     }
@@ -301,7 +321,9 @@ impl Inner {
                 continue;
             }
             let (log, machine) = (self.log.clone(), self.machine.clone());
-            match Engine::start(&self.name, &self.config, &self.fabric, log, machine).await {
+            let start =
+                Engine::start(&self.name, &self.config, &self.fabric, &self.heart, log, machine);
+            match start.await {
                 Ok(engine) => {
                     tracing::info!(group = %self.name, "the group runs here again");
                     let views = engine.views();
@@ -318,6 +340,7 @@ impl Inner {
     pub(super) async fn stop(&self) {
         self.cancel.cancel();
         self.tasks.wait().await;
+        self.heart.count(false);
         let engine = self.engine.lock().take();
         if let Some(engine) = engine {
             engine.stop().await;

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use parking_lot::RwLock;
 use weft_link::{Fabric, Reply};
 use weft_store::{Store, StoreError};
@@ -27,9 +28,9 @@ use weft_wire::{AskError, Failure, FailureKind, Message, NodeId};
 pub use group::Group;
 
 use crate::door::Door;
-use engine::{EngineError, OpenError};
+use engine::{EngineError, Heart, OpenError};
 use group::Inner;
-use wire::{Append, AskSupport, AskVote, Install};
+use wire::{Append, AppendAnswer, AskSupport, AskVote, Beats, Install};
 use writer::LogWriter;
 
 /// When a group's members give up on each other (design §6).
@@ -257,6 +258,7 @@ pub struct Consensus {
     config: Arc<ConsensusConfig>,
     fabric: Fabric,
     door: Door,
+    heart: Heart,
     writer: LogWriter,
     checkpoints: Store,
     groups: Groups,
@@ -282,6 +284,7 @@ impl Consensus {
         let writer = LogWriter::open(&config.data_dir).await?;
         let checkpoints = engine::open_checkpoints(&config.data_dir).await?;
         let this = Self {
+            heart: Heart::new(fabric.clone(), config.timing.heartbeat),
             config: Arc::new(config),
             fabric,
             door: door.clone(),
@@ -315,8 +318,8 @@ impl Consensus {
                 ConsensusError::Machine { group: name.to_owned(), source }
             }
         })?;
-        let inner =
-            Inner::open(name, self.config.clone(), self.fabric.clone(), log, machine).await?;
+        let way = (self.fabric.clone(), self.heart.clone());
+        let inner = Inner::open(name, self.config.clone(), way, log, machine).await?;
         let earlier = {
             let mut groups = self.groups.write();
             match groups.contains_key(name) {
@@ -339,6 +342,11 @@ impl Consensus {
         self.writer.syncs()
     }
 
+    /// Messages with heartbeats of several groups sent since it was opened.
+    pub fn beats(&self) -> usize {
+        self.heart.sent()
+    }
+
     /// Refuses to let the log grow beyond about `bytes`, until called again; see
     /// [`Store::limit_size`]. For tests of a full disk.
     ///
@@ -353,6 +361,7 @@ impl Consensus {
         self.door.forget::<AskSupport>();
         self.door.forget::<AskVote>();
         self.door.forget::<Append>();
+        self.door.forget::<Beats>();
         self.door.forget::<Install>();
         let groups: Vec<_> = self.groups.write().drain().map(|(_, group)| group).collect();
         for group in groups {
@@ -385,18 +394,38 @@ impl Consensus {
         self.door.serve::<Append>(move |append, reply| {
             let leader = append.vote.node;
             handle(&groups, &append.group.clone(), leader, reply, |group| async move {
-                let engine = group.engine()?;
-                let vote = append.vote;
-                let answer = engine.on_append(append).await?;
-                group.heard(&vote, &answer);
-                Ok(answer)
+                group.append(append).await
+            });
+        });
+        let groups = self.groups.clone();
+        self.door.serve::<Beats>(move |beats, reply| {
+            let from = reply.meta().from;
+            let own = |beat: &Append| from.is_none_or(|from| from == beat.vote.node);
+            if !beats.beats.iter().all(own) {
+                let text = "a heartbeat in another node's name";
+                return reply.fail(Failure::new(FailureKind::Forbidden, text));
+            }
+            let groups = groups.clone();
+            tokio::spawn(async move {
+                let answers = beats.beats.into_iter().map(|beat| {
+                    let group = groups.read().get(&beat.group).cloned();
+                    async move { group?.append(beat).await.ok() }
+                });
+                let answers: Vec<Option<AppendAnswer>> = join_all(answers).await;
+                reply.ok(answers);
             });
         });
         let groups = self.groups.clone();
         self.door.serve::<Install>(move |piece, reply| {
             let leader = piece.vote.node;
             handle(&groups, &piece.group.clone(), leader, reply, |group| async move {
-                group.engine()?.on_install(piece).await
+                if piece.offset == 0 {
+                    tracing::info!(group = group.name(), "an image of the leader arrives");
+                }
+                let vote = piece.vote;
+                let answer = group.engine()?.on_install(piece).await?;
+                group.heard_by_image(&vote, &answer);
+                Ok(answer)
             });
         });
     }

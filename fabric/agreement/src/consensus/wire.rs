@@ -178,6 +178,14 @@ pub(crate) struct Append {
 }
 message!(Append -> AppendAnswer, 721, "agreement.append", System);
 
+/// Appends without entries, of several groups: what a leader of many shows that it lives by. The
+/// answers in their order; none where the group could not answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Beats {
+    pub(crate) beats: Vec<Append>,
+}
+message!(Beats -> Vec<Option<AppendAnswer>>, 724, "agreement.beats", System);
+
 /// How a follower took them. Append only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum AppendAnswer {

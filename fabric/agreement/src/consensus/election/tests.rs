@@ -242,7 +242,7 @@ impl World {
         }
     }
 
-    fn to_others(&mut self, from: usize, mail: Mail) {
+    fn spread(&mut self, from: usize, mail: Mail) {
         for to in (0..self.voters.len()).filter(|to| *to != from) {
             self.send(from, to, mail);
         }
@@ -281,7 +281,8 @@ impl World {
                 let leased = voter.heard.is_some_and(|at| now - at <= lease);
                 let mut granted = !leased && voter.role != Role::Leader && last >= voter.last;
                 if granted {
-                    granted = term > voter.term || (term == voter.term && voter.voted == Some(from));
+                    granted =
+                        term > voter.term || (term == voter.term && voter.voted == Some(from));
                 }
                 if granted {
                     (voter.term, voter.voted, voter.role) = (term, Some(from), Role::Voter);
@@ -295,7 +296,7 @@ impl World {
                 votes.insert(node(from as u128));
                 if voter.role == Role::Candidate && majority(&[all], votes) {
                     voter.role = Role::Leader;
-                    self.to_others(to, Mail::Lead(term));
+                    self.spread(to, Mail::Lead(term));
                 }
             }
             Mail::Granted(term, _) => {
@@ -321,7 +322,7 @@ impl World {
         let vote = Mail::Vote(voter.term, voter.last);
         self.votes.insert(n, BTreeSet::from([node(n as u128)]));
         self.elections += 1;
-        self.to_others(n, vote);
+        self.spread(n, vote);
     }
 
     /// Runs until somebody leads, or the time is over.
@@ -359,7 +360,7 @@ impl World {
                     let ask = Mail::Ask(voter.last);
                     let round = (BTreeSet::from([node(n as u128)]), self.now);
                     self.rounds.insert(n, round);
-                    self.to_others(n, ask);
+                    self.spread(n, ask);
                 }
             }
             self.now += ms(5);
