@@ -110,17 +110,21 @@ fn a_node_killed_while_an_image_arrives_gets_it_again_and_has_everything() {
     let (away, through) = ((leader + 1) % 3, (leader + 2) % 3);
     let since = number(&cluster, through, "committed").expect("it answers");
     cluster.kill(away);
-    // Ten pieces, or so.
-    for n in 0..16 {
+    let writer = Writer::start(&cluster, &[leader, through], 100);
+    outrun(&cluster, through, since);
+    // Several pieces.
+    for n in 0..6 {
         let text = format!(
             "name = \"big{n}\"\nactive = false\ncomment = \"{}\"\n\n[[components]]\nname = \"c\"\n\
              cmd = [\"/bin/true\"]\n",
-            "x".repeat(600 << 10)
+            "x".repeat(800 << 10)
         );
         cluster.try_deploy(through, &text, &["--no-wait"]).ok();
     }
-    let writer = Writer::start(&cluster, &[leader, through], 100);
-    outrun(&cluster, through, since);
+    let large = number(&cluster, through, "committed").expect("it answers");
+    cluster.wait_until("all of them are in a checkpoint", DEADLINE, |cluster| {
+        number(cluster, through, "checkpoint").filter(|at| *at >= large)
+    });
 
     let mut interrupted = 0;
     for _ in 0..3 {
