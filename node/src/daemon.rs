@@ -357,7 +357,7 @@ impl Node {
             key_fingerprint: self.credentials.own().public_key_fingerprint.to_string(),
             ca: ca.to_owned(),
             capacity: capacity(),
-            format: weft_protocol::FORMAT_LEVEL,
+            format: self.config.format_level.unwrap_or(weft_protocol::FORMAT_LEVEL),
         }
     }
 
@@ -512,6 +512,8 @@ impl Agreed {
             weft_config::node::Profile::Lan => Profile::Lan,
             weft_config::node::Profile::Wan => Profile::Wan,
         };
+        let checkpoint_every = u64::from(node.config.checkpoint_every);
+        let kept_behind = u64::from(node.config.log_kept);
         let first = node.data.seed.bootstrap.is_some();
         let fabric = fabric.clone();
         // On the shared pool: no actor's thread holds an election up.
@@ -520,7 +522,12 @@ impl Agreed {
             let membership =
                 Membership::start(MembershipConfig::new(&data, profile), fabric.clone(), &door)?;
             let timing = timing(profile);
-            let config = ConsensusConfig { timing, ..ConsensusConfig::new(&data) };
+            let config = ConsensusConfig {
+                timing,
+                checkpoint_every,
+                kept_behind,
+                ..ConsensusConfig::new(&data)
+            };
             let consensus = Consensus::open(config, fabric, &door).await?;
             let control = Control::default();
             let group = consensus.group(weft_registry::GROUP, control.machine()).await?;

@@ -124,6 +124,18 @@ pub const KEYS: &[Key] = &[
         "a voter that is lost for so long is replaced",
     ),
     key(
+        "consensus.checkpoint_every",
+        Kind::Count,
+        Some("1000"),
+        "entries of the log between two checkpoints; less only for tests and small disks",
+    ),
+    key(
+        "consensus.log_kept",
+        Kind::Count,
+        Some("1000"),
+        "entries kept below a checkpoint for who is behind; less only for tests and small disks",
+    ),
+    key(
         "reconcile.mode",
         Kind::Choice(&["restart", "report", "full"]),
         Some("restart"),
@@ -154,6 +166,12 @@ pub const KEYS: &[Key] = &[
     key("monitor.retention", Kind::Positive, Some("30d"), "how long events are kept"),
     key("engine.socket", Kind::Text, Some(""), "API socket of the container engine; empty: found"),
     key("chaos.enabled", Kind::Bool, Some("false"), "allow `weft chaos` on this node"),
+    key(
+        "chaos.format_level",
+        Kind::Text,
+        Some(""),
+        "for tests of upgrades, with `chaos.enabled`: the format level this node claims; empty: its own",
+    ),
     key(
         "log.level",
         Kind::Choice(&["trace", "debug", "info", "warn", "error"]),

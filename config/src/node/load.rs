@@ -392,6 +392,15 @@ fn finish(
         let help = "use \"wait\": replicas that keep data wait for their node";
         reader.report(place("failover.stateful", message).help(help));
     }
+    let level = match values.get("chaos.format_level") {
+        Some((Value::Text(text), _)) => text.as_str(),
+        _ => "",
+    };
+    if !level.is_empty() && (config.format_level.is_none() || !config.chaos) {
+        let message = format!("`chaos.format_level = \"{level}\"` is not for this node");
+        let help = "it is a number, for tests, and needs `chaos.enabled = true`";
+        reader.report(place("chaos.format_level", message).help(help));
+    }
     if config.monitor.alert_command.first().is_some_and(String::is_empty) {
         let message = "the first word of `monitor.alert_command` is empty".to_owned();
         reader.report(place("monitor.alert_command", message).help("it names the program"));
@@ -421,6 +430,10 @@ fn build(values: &Values) -> NodeConfig {
         Some(Value::Bind(address)) => *address,
         _ => SocketAddr::from(([127, 0, 0, 1], GATEWAY_PORT)),
     };
+    let count = |key: &str| match value(key) {
+        Some(Value::Count(count)) => *count,
+        _ => 1,
+    };
     NodeConfig {
         node: Node {
             name: text("node.name"),
@@ -445,6 +458,8 @@ fn build(values: &Values) -> NodeConfig {
             _ => Profile::Lan,
         },
         voter_replace_after: time("consensus.voter_replace_after"),
+        checkpoint_every: count("consensus.checkpoint_every"),
+        log_kept: count("consensus.log_kept"),
         reconcile: match text("reconcile.mode").as_str() {
             "report" => ReconcileMode::Report,
             "full" => ReconcileMode::Full,
@@ -470,6 +485,7 @@ fn build(values: &Values) -> NodeConfig {
         },
         engine_socket: text("engine.socket"),
         chaos: flag("chaos.enabled"),
+        format_level: text("chaos.format_level").parse().ok(),
         log_level: match text("log.level").as_str() {
             "trace" => LogLevel::Trace,
             "debug" => LogLevel::Debug,

@@ -203,6 +203,10 @@ pub struct NodeConfig {
     pub membership: Profile,
     /// `[consensus] voter_replace_after`: a voter lost for so long is replaced.
     pub voter_replace_after: Duration,
+    /// `[consensus] checkpoint_every`: entries of the log between two checkpoints.
+    pub checkpoint_every: u32,
+    /// `[consensus] log_kept`: entries kept below a checkpoint for who is behind.
+    pub log_kept: u32,
     /// `[reconcile] mode`.
     pub reconcile: ReconcileMode,
     /// `[failover]`: for services without one of their own.
@@ -213,6 +217,8 @@ pub struct NodeConfig {
     pub engine_socket: String,
     /// `[chaos] enabled`: `weft chaos` may break actors of this node.
     pub chaos: bool,
+    /// `[chaos] format_level`: claimed instead of the build's own, where chaos is enabled.
+    pub format_level: Option<u32>,
     /// `[log] level`.
     pub log_level: LogLevel,
     /// `[log] format`.
@@ -371,6 +377,8 @@ impl NodeConfig {
                 Profile::Wan => "wan",
             }),
             "consensus.voter_replace_after" => time(self.voter_replace_after),
+            "consensus.checkpoint_every" => self.checkpoint_every.to_string(),
+            "consensus.log_kept" => self.log_kept.to_string(),
             "reconcile.mode" => text(match self.reconcile {
                 ReconcileMode::Restart => "restart",
                 ReconcileMode::Report => "report",
@@ -389,6 +397,9 @@ impl NodeConfig {
             "monitor.retention" => time(self.monitor.retention),
             "engine.socket" => text(&self.engine_socket),
             "chaos.enabled" => self.chaos.to_string(),
+            "chaos.format_level" => {
+                text(&self.format_level.map(|level| level.to_string()).unwrap_or_default())
+            }
             "log.level" => text(self.log_level.as_str()),
             "log.format" => text(match self.log_format {
                 LogFormat::Text => "text",

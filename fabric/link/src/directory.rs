@@ -17,7 +17,7 @@ pub struct PeerEntry {
 }
 
 /// A snapshot; replaced whole when agreed state changes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Directory {
     /// Every node, this one included.
     pub nodes: HashMap<NodeId, PeerEntry>,

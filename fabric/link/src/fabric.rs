@@ -230,6 +230,10 @@ impl Fabric {
     /// Replaces what this node knows of the others. Connections of denied ids are closed at once,
     /// peers whose address changed are dialled there.
     pub fn set_directory(&self, directory: Directory) {
+        // Agreed state changes often, and seldom in this.
+        if **self.0.directory.load() == directory {
+            return;
+        }
         self.0.directory.store(Arc::new(directory));
         self.0.directory_changed();
     }

@@ -166,6 +166,8 @@ impl Registry {
         let ids = |keep: &dyn Fn(&weft_protocol::NodeRecord) -> bool| {
             state.nodes().into_iter().filter(|node| keep(node)).map(|node| node.id).collect()
         };
+        let own_level =
+            (self.config.report)().map_or(weft_protocol::FORMAT_LEVEL, |own| own.format);
         Facts {
             candidates,
             trusted: ids(&|node| state.cas().contains(&node.ca)),
@@ -181,7 +183,7 @@ impl Registry {
                 .map(|node| node.format)
                 .min()
                 .unwrap_or(0)
-                .min(weft_protocol::FORMAT_LEVEL),
+                .min(own_level),
         }
     }
 

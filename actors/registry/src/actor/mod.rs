@@ -50,6 +50,10 @@ pub struct Registry {
     assigning: bool,
     /// Position of the list that the runtime refused last, and that is still what is agreed.
     refused: Option<u64>,
+    /// The issuers that the links were told to trust last, as agreed and as read.
+    trusted: Option<(Vec<String>, weft_identity::TrustBundle)>,
+    /// Position of agreed state that the rest of the node was told last.
+    published: u64,
     /// How far wall time is believed when old rows are deleted.
     aging: Aging,
     /// A report of this node is on its way.
@@ -90,6 +94,8 @@ pub async fn factory(
         assigned: 0,
         assigning: false,
         refused: None,
+        trusted: None,
+        published: 0,
         aging,
         reporting: false,
         stood: None,

@@ -54,7 +54,10 @@ impl Handle<Propose> for Registry {
 async fn shown(actor: &Scope<Registry>) {
     let (done, told) = tokio::sync::oneshot::channel();
     actor.post(move |registry, scope| {
-        registry.changed(scope);
+        // One entry brings the answers of many proposals.
+        if registry.published != registry.state().index() {
+            registry.changed(scope);
+        }
         let _ = done.send(());
     });
     let _ = told.await;

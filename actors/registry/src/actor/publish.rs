@@ -20,6 +20,8 @@ const REPORT_WITHIN: Duration = Duration::from_secs(5);
 impl Registry {
     /// After a change.
     pub(super) fn publish(&mut self, scope: &Scope<Self>) {
+        let index = self.state().index();
+        self.published = index;
         if let Err(error) = self.publish_all(scope) {
             // What was believed before stays in force.
             tracing::error!(%error, "the trust bundle cannot be used");
@@ -29,7 +31,7 @@ impl Registry {
     }
 
     /// Directory and trust, whole. A node that has nothing yet goes by its seed.
-    pub(super) fn publish_all(&self, scope: &Scope<Self>) -> Result<(), IdentityError> {
+    pub(super) fn publish_all(&mut self, scope: &Scope<Self>) -> Result<(), IdentityError> {
         let leader = self.agreement.group.status().leader;
         let state = self.state();
         let directory = directory(&state, &self.config.seed, leader);
@@ -40,10 +42,19 @@ impl Registry {
         }
         // The deny list first: it must hold even if the bundle cannot be used.
         let denied: DenyList = state.denied().iter().filter_map(|text| identity(text)).collect();
-        let bundle = TrustBundle::from_pem(&state.cas().concat(), "the agreed trust bundle");
+        // Reading certificates takes milliseconds: not at every change of anything else.
+        let trusted = self.trusted.as_ref().is_some_and(|(cas, bundle)| {
+            cas.as_slice() == state.cas() && self.config.trust.bundle() == *bundle
+        });
+        let cas = (!trusted).then(|| state.cas().to_vec());
         drop(state);
         self.config.trust.set_denied(denied);
-        self.config.trust.set_bundle(bundle?)
+        if let Some(cas) = cas {
+            let bundle = TrustBundle::from_pem(&cas.concat(), "the agreed trust bundle")?;
+            self.config.trust.set_bundle(bundle.clone())?;
+            self.trusted = Some((cas, bundle));
+        }
+        Ok(())
     }
 
     pub(super) fn bundle(&self) -> Result<TrustBundle, IdentityError> {

@@ -63,16 +63,8 @@ impl ClusterState {
                 format!("change {index} does not follow change {}", self.index),
             ));
         }
-        let needed = proposal.command.format();
-        if needed > self.format && !matches!(proposal.command, Command::Bootstrap { .. }) {
-            return Err(Failure::new(
-                FailureKind::Unsupported,
-                format!(
-                    "the cluster agrees at format level {}, this change needs {needed}",
-                    self.format
-                ),
-            )
-            .help("upgrade the daemons of all nodes; the level is raised by itself then"));
+        if !matches!(proposal.command, Command::Bootstrap { .. }) {
+            gate(proposal.command.format(), self.format)?;
         }
         let at = proposal.at;
         let mut changes = Vec::new();
@@ -227,4 +219,15 @@ pub(super) fn raise_epoch(record: &mut weft_protocol::ServiceRecord, component: 
             record.epochs.sort();
         }
     }
+}
+
+/// Refuses what some node would not understand.
+pub(super) fn gate(needed: u32, agreed: u32) -> Result<(), Failure> {
+    if needed <= agreed {
+        return Ok(());
+    }
+    let message =
+        format!("the cluster agrees at format level {agreed}, this change needs {needed}");
+    Err(Failure::new(FailureKind::Unsupported, message)
+        .help("upgrade the daemons of all nodes; the level is raised by itself then"))
 }

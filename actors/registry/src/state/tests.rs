@@ -394,6 +394,18 @@ fn the_format_level_is_raised_only_when_every_node_understands_it() {
     assert!(!m.ok(Command::RaiseFormat { level: 1 }).0.changed, "it never falls");
 }
 
+#[test]
+fn a_command_of_a_later_format_level_is_refused_and_one_of_an_earlier_is_not() {
+    for (needed, agreed, passes) in [(1, 1, true), (1, 2, true), (2, 1, false), (3, 2, false)] {
+        let gated = super::apply::gate(needed, agreed);
+        assert_eq!(gated.is_ok(), passes, "{needed} of {agreed}");
+        if let Err(refusal) = gated {
+            assert_eq!(refusal.kind, FailureKind::Unsupported);
+            assert!(refusal.help.contains("upgrade"), "{refusal:?}");
+        }
+    }
+}
+
 fn report(n: u128, address: &str) -> Command {
     let report = ReportNode {
         address: address.into(),

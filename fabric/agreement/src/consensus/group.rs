@@ -6,16 +6,19 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weft_link::Fabric;
 use weft_wire::{Backoff, Clock, NodeId};
 
-use super::engine::{Engine, EngineError, LogStore, MachineStore, View, Views};
+use super::engine::{Engine, EngineError, Heart, LogStore, MachineStore, View, Views};
 use super::propose::{self, COMMAND_MAX, Pending, WAITING};
-use super::wire::{AppendAnswer, Ballot};
-use super::{ConsensusConfig, ConsensusError, GroupStatus, ProposeError, Proposed, Role, voters};
+use super::wire::{Append, AppendAnswer, Ballot, InstallAnswer, Point};
+use super::{
+    ConsensusConfig, ConsensusError, GroupStatus, ProposeError, Proposed, Role, Timing, campaign,
+    voters,
+};
 
 /// A change of members is given up after this long per step.
 const CHANGE: Duration = Duration::from_secs(10);
@@ -47,6 +50,7 @@ pub(crate) struct Inner {
     node: NodeId,
     config: Arc<ConsensusConfig>,
     fabric: Fabric,
+    heart: Heart,
     clock: Arc<dyn Clock>,
     log: LogStore,
     machine: MachineStore,
@@ -56,7 +60,14 @@ pub(crate) struct Inner {
     status: watch::Sender<Arc<GroupStatus>>,
     queue: mpsc::Sender<Pending>,
     waiting: Arc<AtomicUsize>,
-    heard: Mutex<Option<(Ballot, Instant)>>,
+    /// When a leader last showed that it lives.
+    heard: Mutex<Option<Instant>>,
+    /// The leader that was last heard then is gone, as membership says.
+    gone: Mutex<Option<Instant>>,
+    nudge: Notify,
+    /// The last vote granted to another, and when.
+    granted: Mutex<Option<(NodeId, Instant)>>,
+    began: Instant,
     cancel: CancellationToken,
     tasks: TaskTracker,
 }
@@ -65,11 +76,12 @@ impl Inner {
     pub(super) async fn open(
         name: &str,
         config: Arc<ConsensusConfig>,
-        fabric: Fabric,
+        (fabric, heart): (Fabric, Heart),
         log: LogStore,
         machine: MachineStore,
     ) -> Result<Arc<Self>, ConsensusError> {
-        let engine = Engine::start(name, &config, &fabric, log.clone(), machine.clone()).await;
+        let engine =
+            Engine::start(name, &config, &fabric, &heart, log.clone(), machine.clone()).await;
         let engine = engine.map_err(|error| ConsensusError::Failed {
             group: name.to_owned(),
             cause: machine.broken().unwrap_or_else(|| match error {
@@ -85,8 +97,10 @@ impl Inner {
             name: name.to_owned(),
             node: fabric.node(),
             config,
+            began: fabric.clock().now(),
             clock: fabric.clock(),
             fabric,
+            heart,
             log,
             machine,
             engine: Mutex::new(Some(engine)),
@@ -95,11 +109,16 @@ impl Inner {
             queue,
             waiting: Arc::default(),
             heard: Mutex::default(),
+            gone: Mutex::default(),
+            nudge: Notify::new(),
+            granted: Mutex::default(),
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
+        this.heart.count(true);
         this.tasks.spawn(this.clone().keep(views));
         this.tasks.spawn(propose::run(this.clone(), waiting));
+        this.tasks.spawn(campaign::run(this.clone()));
         this.tasks.close();
         Ok(this)
     }
@@ -122,11 +141,84 @@ impl Inner {
         ProposeError::NotLeader { leader: self.view.lock().leader.filter(|id| *id != self.node) }
     }
 
+    /// A leader's entries, or that it lives.
+    pub(super) async fn append(&self, append: Append) -> Result<AppendAnswer, EngineError> {
+        let vote = append.vote;
+        let answer = self.engine()?.on_append(append).await?;
+        self.heard(&vote, &answer);
+        Ok(answer)
+    }
+
     /// A leader has been heard, unless its message was refused.
-    pub(super) fn heard(&self, leader: &Ballot, answer: &AppendAnswer) {
+    fn heard(&self, leader: &Ballot, answer: &AppendAnswer) {
         if leader.elected && !matches!(answer, AppendAnswer::Outvoted(_)) {
-            *self.heard.lock() = Some((*leader, self.clock.now()));
+            *self.heard.lock() = Some(self.clock.now());
         }
+    }
+
+    /// As [`Inner::heard`], by a piece of an image.
+    pub(super) fn heard_by_image(&self, leader: &Ballot, answer: &InstallAnswer) {
+        let outvoted = matches!(answer, InstallAnswer::Taken(known) if known.term > leader.term);
+        if leader.elected && !outvoted {
+            *self.heard.lock() = Some(self.clock.now());
+        }
+    }
+
+    /// This node granted another its vote.
+    pub(super) fn grants(&self, candidate: NodeId) {
+        *self.granted.lock() = Some((candidate, self.clock.now()));
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) const fn node(&self) -> NodeId {
+        self.node
+    }
+
+    pub(super) const fn fabric(&self) -> &Fabric {
+        &self.fabric
+    }
+
+    pub(super) fn timing(&self) -> &Timing {
+        &self.config.timing
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// When it was opened.
+    pub(super) const fn began(&self) -> Instant {
+        self.began
+    }
+
+    pub(super) fn view(&self) -> View {
+        self.view.lock().clone()
+    }
+
+    pub(super) fn heard_at(&self) -> Option<Instant> {
+        *self.heard.lock()
+    }
+
+    /// When the leader was last heard that membership says is gone.
+    pub(super) fn gone(&self) -> Option<Instant> {
+        *self.gone.lock()
+    }
+
+    pub(super) fn granted(&self) -> Option<(NodeId, Instant)> {
+        *self.granted.lock()
+    }
+
+    /// The end of the log.
+    pub(super) fn last(&self) -> Option<Point> {
+        self.log.last()
+    }
+
+    /// Waits until membership has said something.
+    pub(super) async fn nudged(&self) {
+        self.nudge.notified().await;
     }
 
     /// What the caller is told.
@@ -229,7 +321,9 @@ impl Inner {
                 continue;
             }
             let (log, machine) = (self.log.clone(), self.machine.clone());
-            match Engine::start(&self.name, &self.config, &self.fabric, log, machine).await {
+            let start =
+                Engine::start(&self.name, &self.config, &self.fabric, &self.heart, log, machine);
+            match start.await {
                 Ok(engine) => {
                     tracing::info!(group = %self.name, "the group runs here again");
                     let views = engine.views();
@@ -246,6 +340,7 @@ impl Inner {
     pub(super) async fn stop(&self) {
         self.cancel.cancel();
         self.tasks.wait().await;
+        self.heart.count(false);
         let engine = self.engine.lock().take();
         if let Some(engine) = engine {
             engine.stop().await;
@@ -355,7 +450,7 @@ impl Group {
     pub fn status(&self) -> Arc<GroupStatus> {
         let status = self.inner.status.borrow().clone();
         match *self.inner.heard.lock() {
-            Some((_, at)) if status.role != Role::Leader => {
+            Some(at) if status.role != Role::Leader => {
                 Arc::new(GroupStatus { leader_seen: Some(at), ..GroupStatus::clone(&status) })
             }
             _ => status,
@@ -419,42 +514,13 @@ impl Group {
         Ok(())
     }
 
-    /// Membership says the leader is dead: stand for election as soon as the others may grant it,
-    /// which is `election_max` after it was last heard. Nothing happens if it is heard again
-    /// meanwhile, or if this node does not vote. Voters start one after the other.
+    /// Membership says the leader is dead: this node, if it votes, stands for election as soon as
+    /// the others may grant it, which is `election_max` after it was last heard; without this it
+    /// waits longer. Nothing happens if the leader is heard again meanwhile, or if no majority of
+    /// the voters would grant it. Voters start one after the other.
     pub fn stand_for_election(&self) {
-        let group = self.clone();
-        self.inner.tasks.spawn(async move {
-            let inner = &group.inner;
-            let (heard, rank) = {
-                let view = inner.view.lock();
-                let before = view.voters.iter().filter(|id| Some(**id) != view.leader);
-                let rank = before.take_while(|id| **id != inner.node).count();
-                (*inner.heard.lock(), u32::try_from(rank).unwrap_or(0))
-            };
-            let timing = &inner.config.timing;
-            let lease = match heard {
-                None => Duration::ZERO,
-                Some((_, at)) => {
-                    let passed = inner.clock.now().saturating_duration_since(at);
-                    // A little more: the other voters may have heard it a little later.
-                    (timing.election_max + timing.heartbeat / 4).saturating_sub(passed)
-                }
-            };
-            let wait = lease + timing.heartbeat / 2 * rank;
-            tokio::select! {
-                () = inner.stopped() => return,
-                () = tokio::time::sleep(wait) => {}
-            }
-            let same = inner.heard.lock().map(|(_, at)| at) == heard.map(|(_, at)| at);
-            let role = inner.view.lock().role;
-            if same
-                && matches!(role, Role::Voter | Role::Candidate)
-                && let Ok(engine) = inner.engine()
-            {
-                engine.elect().await;
-            }
-        });
+        *self.inner.gone.lock() = self.inner.heard_at();
+        self.inner.nudge.notify_one();
     }
 
     /// Makes a checkpoint of all that is applied now, synced when this returns; the log below it

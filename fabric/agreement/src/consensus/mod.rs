@@ -3,6 +3,8 @@
 //! [`Consensus`] is what a node has once: `raft.db` with the logs and votes of all its groups and
 //! one writer for them, `state.db` with their checkpoints. [`Group`] proposes, reads and watches.
 
+mod campaign;
+mod election;
 mod engine;
 mod group;
 mod propose;
@@ -17,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use parking_lot::RwLock;
 use weft_link::{Fabric, Reply};
 use weft_store::{Store, StoreError};
@@ -25,9 +28,9 @@ use weft_wire::{AskError, Failure, FailureKind, Message, NodeId};
 pub use group::Group;
 
 use crate::door::Door;
-use engine::{EngineError, OpenError};
+use engine::{EngineError, Heart, OpenError};
 use group::Inner;
-use wire::{Append, AskVote, Install};
+use wire::{Append, AppendAnswer, AskSupport, AskVote, Beats, Install};
 use writer::LogWriter;
 
 /// When a group's members give up on each other (design §6).
@@ -36,7 +39,8 @@ pub struct Timing {
     /// How often a leader shows that it lives; also how long one small append may take before it
     /// is sent again, so longer than a round trip and a sync.
     pub heartbeat: Duration,
-    /// Shortest wait, beyond the leader's lease, before standing for election.
+    /// Shortest wait, beyond the leader's lease, before standing for election against a leader that
+    /// membership says is alive; also how long a vote may take.
     pub election_min: Duration,
     /// Longest; also the leader's lease: no vote is granted sooner after its last sign of life.
     pub election_max: Duration,
@@ -254,6 +258,7 @@ pub struct Consensus {
     config: Arc<ConsensusConfig>,
     fabric: Fabric,
     door: Door,
+    heart: Heart,
     writer: LogWriter,
     checkpoints: Store,
     groups: Groups,
@@ -279,6 +284,7 @@ impl Consensus {
         let writer = LogWriter::open(&config.data_dir).await?;
         let checkpoints = engine::open_checkpoints(&config.data_dir).await?;
         let this = Self {
+            heart: Heart::new(fabric.clone(), config.timing.heartbeat),
             config: Arc::new(config),
             fabric,
             door: door.clone(),
@@ -312,8 +318,8 @@ impl Consensus {
                 ConsensusError::Machine { group: name.to_owned(), source }
             }
         })?;
-        let inner =
-            Inner::open(name, self.config.clone(), self.fabric.clone(), log, machine).await?;
+        let way = (self.fabric.clone(), self.heart.clone());
+        let inner = Inner::open(name, self.config.clone(), way, log, machine).await?;
         let earlier = {
             let mut groups = self.groups.write();
             match groups.contains_key(name) {
@@ -336,6 +342,11 @@ impl Consensus {
         self.writer.syncs()
     }
 
+    /// Messages with heartbeats of several groups sent since it was opened.
+    pub fn beats(&self) -> usize {
+        self.heart.sent()
+    }
+
     /// Refuses to let the log grow beyond about `bytes`, until called again; see
     /// [`Store::limit_size`]. For tests of a full disk.
     ///
@@ -347,8 +358,10 @@ impl Consensus {
 
     /// Stops all groups, writes what is left and closes the databases.
     pub async fn stop(&self) {
+        self.door.forget::<AskSupport>();
         self.door.forget::<AskVote>();
         self.door.forget::<Append>();
+        self.door.forget::<Beats>();
         self.door.forget::<Install>();
         let groups: Vec<_> = self.groups.write().drain().map(|(_, group)| group).collect();
         for group in groups {
@@ -363,25 +376,56 @@ impl Consensus {
         self.door.serve::<AskVote>(move |ask, reply| {
             let candidate = ask.vote.node;
             handle(&groups, &ask.group.clone(), candidate, reply, |group| async move {
-                group.engine()?.on_vote(ask).await
+                let answer = group.engine()?.on_vote(ask).await?;
+                if answer.granted {
+                    group.grants(candidate);
+                }
+                Ok(answer)
+            });
+        });
+        let groups = self.groups.clone();
+        self.door.serve::<AskSupport>(move |ask, reply| {
+            let candidate = ask.candidate;
+            handle(&groups, &ask.group.clone(), candidate, reply, |group| async move {
+                Ok(campaign::answer(&group, &ask))
             });
         });
         let groups = self.groups.clone();
         self.door.serve::<Append>(move |append, reply| {
             let leader = append.vote.node;
             handle(&groups, &append.group.clone(), leader, reply, |group| async move {
-                let engine = group.engine()?;
-                let vote = append.vote;
-                let answer = engine.on_append(append).await?;
-                group.heard(&vote, &answer);
-                Ok(answer)
+                group.append(append).await
+            });
+        });
+        let groups = self.groups.clone();
+        self.door.serve::<Beats>(move |beats, reply| {
+            let from = reply.meta().from;
+            let own = |beat: &Append| from.is_none_or(|from| from == beat.vote.node);
+            if !beats.beats.iter().all(own) {
+                let text = "a heartbeat in another node's name";
+                return reply.fail(Failure::new(FailureKind::Forbidden, text));
+            }
+            let groups = groups.clone();
+            tokio::spawn(async move {
+                let answers = beats.beats.into_iter().map(|beat| {
+                    let group = groups.read().get(&beat.group).cloned();
+                    async move { group?.append(beat).await.ok() }
+                });
+                let answers: Vec<Option<AppendAnswer>> = join_all(answers).await;
+                reply.ok(answers);
             });
         });
         let groups = self.groups.clone();
         self.door.serve::<Install>(move |piece, reply| {
             let leader = piece.vote.node;
             handle(&groups, &piece.group.clone(), leader, reply, |group| async move {
-                group.engine()?.on_install(piece).await
+                if piece.offset == 0 {
+                    tracing::info!(group = group.name(), "an image of the leader arrives");
+                }
+                let vote = piece.vote;
+                let answer = group.engine()?.on_install(piece).await?;
+                group.heard_by_image(&vote, &answer);
+                Ok(answer)
             });
         });
     }

@@ -73,6 +73,7 @@ fn the_bytes_of_messages_and_stored_entries_are_as_they_were() {
     let group = || "control".to_owned();
     message(&mut out, &AskVote { group: group(), vote: ballot(), last: Some(point(6)) });
     line(&mut out, "answer", &VoteAnswer { vote: ballot(), granted: true, last: None });
+    message(&mut out, &AskSupport { group: group(), candidate: node(2), last: Some(point(6)) });
     message(
         &mut out,
         &Append {
@@ -83,6 +84,15 @@ fn the_bytes_of_messages_and_stored_entries_are_as_they_were() {
             committed: None,
         },
     );
+    let beat = Append {
+        group: group(),
+        vote: ballot(),
+        prev: Some(point(6)),
+        items: Vec::new(),
+        committed: Some(point(6)),
+    };
+    message(&mut out, &Beats { beats: vec![beat] });
+    line(&mut out, "answers", &vec![Some(AppendAnswer::Taken), None]);
     line(&mut out, "answer taken", &AppendAnswer::Taken);
     line(&mut out, "answer partly", &AppendAnswer::Partly(Some(point(8))));
     line(&mut out, "answer conflict", &AppendAnswer::Conflict);
@@ -151,6 +161,8 @@ proptest! {
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
         let _ = codec::decode::<AskVote>(&bytes);
         let _ = codec::decode::<VoteAnswer>(&bytes);
+        let _ = codec::decode::<AskSupport>(&bytes);
+        let _ = codec::decode::<Beats>(&bytes);
         let _ = codec::decode::<Append>(&bytes);
         let _ = codec::decode::<AppendAnswer>(&bytes);
         let _ = codec::decode::<Install>(&bytes);

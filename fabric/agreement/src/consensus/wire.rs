@@ -89,7 +89,9 @@ pub(crate) struct Ballot {
 }
 
 /// One place in the log, as its leader wrote it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// Ordered as Raft compares logs: a later term is more than any length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Point {
     pub(crate) term: u64,
     pub(crate) leader: NodeId,
@@ -176,6 +178,14 @@ pub(crate) struct Append {
 }
 message!(Append -> AppendAnswer, 721, "agreement.append", System);
 
+/// Appends without entries, of several groups: what a leader of many shows that it lives by. The
+/// answers in their order; none where the group could not answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Beats {
+    pub(crate) beats: Vec<Append>,
+}
+message!(Beats -> Vec<Option<AppendAnswer>>, 724, "agreement.beats", System);
+
 /// How a follower took them. Append only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum AppendAnswer {
@@ -188,6 +198,16 @@ pub(crate) enum AppendAnswer {
     /// It knows a higher vote.
     Outvoted(Ballot),
 }
+
+/// A voter asks before it stands whether it would be granted the vote. Nothing follows from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AskSupport {
+    pub(crate) group: String,
+    pub(crate) candidate: NodeId,
+    /// The end of its log.
+    pub(crate) last: Option<Point>,
+}
+message!(AskSupport -> bool, 723, "agreement.support", System);
 
 /// A piece of an image, at most 1 MiB.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -178,7 +178,11 @@ impl Membership {
     /// Tells which nodes the cluster has, from agreed state. This node announces itself to those
     /// that do not know it; anyone else is ignored; those that vanish from it are forgotten.
     pub fn set_known(&self, nodes: Vec<NodeId>) {
-        self.known.send_replace(nodes);
+        self.known.send_if_modified(|known| {
+            let news = *known != nodes;
+            *known = nodes;
+            news
+        });
     }
 
     /// Tells everybody that this node's daemon stops, and ends membership. `Some`: it means to be

@@ -137,6 +137,11 @@ impl LogStore {
         self.0.memory.lock().committed.map_or(0, |id| id.index)
     }
 
+    /// The end of the log.
+    pub(crate) fn last(&self) -> Option<Point> {
+        self.0.memory.lock().last.as_ref().map(types::point)
+    }
+
     /// Whether writing works.
     pub(crate) async fn probe(&self) -> Result<(), Fault> {
         self.write(Op::Probe).await

@@ -363,7 +363,10 @@ impl RaftStateMachine<Types> for MachineStore {
         });
         restored.await.map_err(|error| {
             self.broke(format!("`{}` cannot take the leader's image: {error}", self.0.group))
-        })
+        })?;
+        let upto = meta.last_log_id.map_or(0, |id| id.index);
+        tracing::info!(group = %self.0.group, upto, "the leader's image is installed");
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError> {

@@ -3,6 +3,7 @@
 //! openraft 0.9 shuts a replica down for good when its storage fails; a new one is then started
 //! over the same log and machine (see `group`).
 
+mod beats;
 mod log;
 mod machine;
 mod network;
@@ -28,6 +29,7 @@ use weft_wire::NodeId;
 
 use super::wire::{Append, AppendAnswer, AskVote, Commands, Install, InstallAnswer, VoteAnswer};
 use super::{ConsensusConfig, Role};
+pub(super) use beats::Heart;
 pub(super) use log::LogStore;
 pub(super) use machine::{MachineStore, OpenError, open_checkpoints};
 use types::{RaftId, Types};
@@ -156,6 +158,7 @@ impl Engine {
         name: &str,
         config: &ConsensusConfig,
         fabric: &Fabric,
+        heart: &Heart,
         log: LogStore,
         machine: MachineStore,
     ) -> Result<Self, EngineError> {
@@ -171,12 +174,18 @@ impl Engine {
             snapshot_max_chunk_size: 1 << 20,
             max_in_snapshot_log_to_keep: config.kept_behind,
             replication_lag_threshold: config.checkpoint_every.max(1000),
+            // Standing for election is decided by `election`: these timers know no pre-vote.
+            enable_elect: false,
             ..Config::default()
         };
         let settings = settings.validate().map_err(|error| {
             EngineError::Refused(format!("the timing of group `{name}` does not work: {error}"))
         })?;
-        let networks = network::Networks { fabric: fabric.clone(), group: Arc::from(name) };
+        let networks = network::Networks {
+            fabric: fabric.clone(),
+            group: Arc::from(name),
+            heart: heart.clone(),
+        };
         let id = fabric.node().into();
         let raft = Raft::new(id, Arc::new(settings), networks, log, machine).await?;
         // Once the core has answered, its metrics are those of the log.

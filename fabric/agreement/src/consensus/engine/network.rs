@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use weft_link::{Call, Fabric};
 use weft_wire::{ActorKind, Address, AskError, Message, NodeId};
 
+use super::beats::Heart;
 use super::types::{self, RaftId, Types};
 use crate::consensus::wire::{
     Append, AppendAnswer, AskVote, Blob, Install, InstallAnswer, Item, Point,
@@ -38,6 +39,7 @@ type Plain = openraft::error::Infallible;
 pub(crate) struct Networks {
     pub(crate) fabric: Fabric,
     pub(crate) group: Arc<str>,
+    pub(crate) heart: Heart,
 }
 
 impl RaftNetworkFactory<Types> for Networks {
@@ -47,7 +49,9 @@ impl RaftNetworkFactory<Types> for Networks {
         Network {
             fabric: self.fabric.clone(),
             group: self.group.clone(),
+            heart: self.heart.clone(),
             target: target.into(),
+            told: None,
             under_way: None,
         }
     }
@@ -57,7 +61,10 @@ impl RaftNetworkFactory<Types> for Networks {
 pub(crate) struct Network {
     fabric: Fabric,
     group: Arc<str>,
+    heart: Heart,
     target: NodeId,
+    /// How far the peer knows the log to be committed.
+    told: Option<Point>,
     under_way: Option<UnderWay>,
 }
 
@@ -172,7 +179,7 @@ impl RaftNetwork<Types> for Network {
             return resumed.map_err(|error| self.failed(error, RPCTypes::AppendEntries, within));
         }
         let last = items.last().map(|item| item.at);
-        let large = size(&items) > LARGE;
+        let (large, beat) = (size(&items) > LARGE, items.is_empty());
         let message = Append {
             group: self.group.to_string(),
             vote: types::ballot(&vote),
@@ -180,6 +187,14 @@ impl RaftNetwork<Types> for Network {
             items,
             committed: rpc.leader_commit.as_ref().map(types::point),
         };
+        if beat && self.heart.worth_it() {
+            let told = message.committed;
+            let answer = self.heart.beat(self.target, message, told != self.told, within).await;
+            let answer =
+                answer.map_err(|error| self.failed(error, RPCTypes::AppendEntries, within))?;
+            self.told = told;
+            return Ok(response(answer));
+        }
         if !large {
             let answer = self.ask(message, RPCTypes::AppendEntries, within).await?;
             return Ok(response(answer));
