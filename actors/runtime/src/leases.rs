@@ -15,7 +15,7 @@ use crate::component::POST_RETRY;
 use crate::state::lease::{Book, Lease};
 
 /// Between looks at whether something is to be asked or has ended.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(25);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// An answer that takes longer is worth little.
 const ANSWER_WITHIN: Duration = Duration::from_millis(1_500);
 
