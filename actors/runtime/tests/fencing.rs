@@ -77,7 +77,7 @@ fn daemon<T>(dir: &Path, grants: bool, test: impl AsyncFnOnce(&TestTree, &Seen) 
         let fabric = tree.fabric();
         fabric.set_directory(Directory { leader: Some(fabric.node()), ..Directory::default() });
         tree.add(ActorKind::Runtime, factory(config)).await;
-        test(tree, &seen).await
+        test(&tree, &seen).await
     })
 }
 

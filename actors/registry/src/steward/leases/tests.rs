@@ -138,7 +138,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         4 => Just(Op::Commit),
         1 => any::<bool>().prop_map(Op::Elect),
     ];
-    prop::collection::vec(op, 1..400)
+    prop::collection::vec(op, 1..300)
 }
 
 #[derive(Debug, Clone)]
@@ -336,7 +336,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
     fn no_two_nodes_hold_a_lease_of_one_replica_at_once(
