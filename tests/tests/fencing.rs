@@ -276,7 +276,10 @@ fn what_a_fenced_service_lacks_when_its_leader_dies_or_daemons_are_restarted() {
         cluster.settled(node);
         let after = beats.said_after(&cluster, at, start + LEASE + 1.0);
         let name = cluster.node_name(node);
-        eprintln!("measured: {name}'s daemon restarted in order: {}", kept(&beats, &before, &after));
+        eprintln!(
+            "measured: {name}'s daemon restarted in order: {}",
+            kept(&beats, &before, &after)
+        );
     }
     assert_eq!(cluster.place_of(0, "keeps"), Some(at), "nothing is moved");
     beats.never_twice();

@@ -426,11 +426,11 @@ impl Group {
         let group = self.clone();
         self.inner.tasks.spawn(async move {
             let inner = &group.inner;
-            let (heard, rank) = {
+            let (heard, rank, term) = {
                 let view = inner.view.lock();
                 let before = view.voters.iter().filter(|id| Some(**id) != view.leader);
                 let rank = before.take_while(|id| **id != inner.node).count();
-                (*inner.heard.lock(), u32::try_from(rank).unwrap_or(0))
+                (*inner.heard.lock(), u32::try_from(rank).unwrap_or(0), view.term)
             };
             let timing = &inner.config.timing;
             let lease = match heard {
@@ -447,8 +447,13 @@ impl Group {
                 () = tokio::time::sleep(wait) => {}
             }
             let same = inner.heard.lock().map(|(_, at)| at) == heard.map(|(_, at)| at);
-            let role = inner.view.lock().role;
+            let (role, now) = {
+                let view = inner.view.lock();
+                (view.role, view.term)
+            };
+            // Who has just given its vote must not depose whom it gave it to.
             if same
+                && now == term
                 && matches!(role, Role::Voter | Role::Candidate)
                 && let Ok(engine) = inner.engine()
             {
