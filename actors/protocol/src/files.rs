@@ -128,6 +128,10 @@ pub struct ShimFile {
     pub started_at: WallTime,
     /// Host port of each route, in order.
     pub ports: Vec<u16>,
+    /// When its lease ends or ended, in ms of this boot's `CLOCK_BOOTTIME`; `None`: it runs
+    /// without one. On disk as it was at the start; the shim says what it is now.
+    #[serde(default)]
+    pub lease: Option<u64>,
     /// How it ended, once it has.
     pub exit: Option<ShimExit>,
 }
@@ -145,6 +149,9 @@ pub struct ShimExit {
     pub failed_to_start: bool,
     /// It was asked to stop.
     pub requested: bool,
+    /// Its lease ended: it was killed for that, or not started.
+    #[serde(default)]
+    pub lease_ended: bool,
     /// When.
     pub at: WallTime,
 }

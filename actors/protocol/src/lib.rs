@@ -10,6 +10,7 @@ mod diff;
 mod event;
 pub mod files;
 mod gateway;
+mod lease;
 mod monitor;
 mod node;
 mod registry;
@@ -30,6 +31,7 @@ pub use gateway::{
     EventRow, LifecycleAction, LifecycleRequest, ListServices, LogRow, NodeReply, NodeRow,
     PlanAction, PlanItem, PlanService, PsReply, RemoveNode, ServiceRow, StatusReply,
 };
+pub use lease::{LEASE, LEASE_HELD, LeaseAnswer, LeaseClaim, RenewLeases};
 pub use monitor::{HostFigures, Observed, ReadDrift, ReadHost, Transition};
 pub use node::{ActorInfo, ActorTree, ChaosActor, ChaosKind, Ping, Pong, RestartActor};
 pub use registry::{

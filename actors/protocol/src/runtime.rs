@@ -37,6 +37,9 @@ pub struct Assignment {
     pub generation: u64,
     /// What is wanted.
     pub desired: Desired,
+    /// Runs only under a lease (`on_partition = "stop"`).
+    #[serde(default)]
+    pub fenced: bool,
 }
 
 /// All components of this node; those not listed are to be stopped and forgotten.

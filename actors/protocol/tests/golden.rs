@@ -127,6 +127,10 @@ fn key() -> ComponentKey {
     ComponentKey { service: "web".into(), replica: 1, component: "web".into() }
 }
 
+fn replica() -> ReplicaKey {
+    ReplicaKey { service: "web".into(), replica: 1 }
+}
+
 fn target() -> CommandRef {
     CommandRef { service: "web".into(), component: "web".into() }
 }
@@ -316,6 +320,11 @@ fn lines() -> Vec<String> {
             }],
         }),
         line(&QueryAudit { since: None, limit: 5 }),
+        line(&RenewLeases {
+            round: 9,
+            claims: vec![LeaseClaim { replica: replica(), generation: 3, had: true }],
+            stopped: vec![replica()],
+        }),
         line(&Assign {
             index: 7,
             assignments: vec![Assignment {
@@ -327,6 +336,7 @@ fn lines() -> Vec<String> {
                 epoch: 2,
                 generation: 3,
                 desired: Desired::Running,
+                fenced: true,
             }],
         }),
         line(&CheckSpec { service: "web".into(), replica: 1, components: vec![component()] }),
@@ -403,6 +413,13 @@ fn lines() -> Vec<String> {
     ));
     lines.push(value("agreement", &agreement()));
     lines.push(value(
+        "leases",
+        &vec![
+            LeaseAnswer { replica: replica(), refused: None },
+            LeaseAnswer { replica: replica(), refused: Some("it is placed on n2".into()) },
+        ],
+    ));
+    lines.push(value(
         "placement-plan",
         &PlacementPlan {
             moves: vec![PlannedMove {
@@ -458,5 +475,6 @@ proptest::proptest! {
         let _ = codec::decode::<Vec<ActorInfo>>(&bytes);
         let _ = codec::decode::<PsReply>(&bytes);
         let _ = codec::decode::<JoinCluster>(&bytes);
+        let _ = codec::decode::<RenewLeases>(&bytes);
     }
 }

@@ -16,8 +16,8 @@ use weft_link::{Call, ItemSink, Refusal, Reply};
 use weft_protocol::files::{FILES_VERSION, component_dir};
 use weft_protocol::{
     Assign, Assignment, CheckSpec, ComponentKey, ComponentState, ComponentStatus, Desired,
-    ListComponents, LogLine, Observed, ReadLogs, RestartComponents, RestartedComponents,
-    SpecProblem, WatchComponents, valid_name,
+    ListComponents, LogLine, Observed, ReadLogs, ReplicaKey, RestartComponents,
+    RestartedComponents, SpecProblem, WatchComponents, valid_name,
 };
 use weft_supervision::{
     Actor, ActorError, Child, ChildSpec, Factory, Handle, Incarnation, Intensity, Routes, Scope,
@@ -28,9 +28,11 @@ use weft_wire::{ActorKind, Address, AskError, Failure, FailureKind};
 use crate::component::{ComponentActor, POST_RETRY, Wanted, random};
 use crate::disk::{Durable, make_dir, read_json, write_json};
 use crate::launch::spec_problem;
+use crate::leases::{self, LOOK_EVERY};
 use crate::logs::Merged;
 use crate::outbox::Outbox;
 use crate::ports::{Ports, is_free};
+use crate::state::lease::{Book, Lease};
 
 pub(crate) const ASSIGNMENTS_FILE: &str = "assignments.json";
 const PORTS_FILE: &str = "route-ports.json";
@@ -90,6 +92,7 @@ pub fn factory(config: RuntimeConfig) -> impl Factory<Runtime> {
         ports: Mutex::new(Ports::default()),
         peers: Mutex::new(BTreeMap::new()),
         outbox: Mutex::new(Outbox::default()),
+        book: Mutex::new(Book::default()),
         taken: Mutex::new(None),
         board: Mutex::new(BTreeMap::new()),
         news: broadcast::channel(1024).0,
@@ -113,6 +116,8 @@ pub(crate) struct Shared {
     /// Route names of every assigned component.
     pub(crate) peers: Mutex<BTreeMap<ComponentKey, Vec<String>>>,
     pub(crate) outbox: Mutex<Outbox>,
+    /// Leases of fenced replicas.
+    pub(crate) book: Mutex<Book>,
     /// The position acted upon last in this process, and what was said there.
     taken: Mutex<Option<(u64, Vec<Assignment>)>>,
     board: Mutex<BTreeMap<ComponentKey, ComponentStatus>>,
@@ -152,7 +157,9 @@ struct Entry {
 
 /// The actor.
 pub struct Runtime {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
+    /// What components were told of their leases.
+    pub(crate) told_leases: BTreeMap<ReplicaKey, Lease>,
     entries: BTreeMap<ComponentKey, Entry>,
     index: u64,
     /// What is in `assignments.json` for sure; `None`: not known, or about to change.
@@ -187,6 +194,7 @@ impl Actor for Runtime {
             self.add(scope, key, assignment, "reconcile");
         }
         self.flush(scope);
+        scope.every(LOOK_EVERY, Self::see_to_leases);
         Ok(())
     }
 }
@@ -225,8 +233,10 @@ impl Runtime {
         }
         shared.board.lock().clear();
         set_peers(&shared, found.values().flatten());
+        shared.book.lock().want(&leases::wanted(found.values().flatten()));
         Ok(Self {
             shared,
+            told_leases: BTreeMap::new(),
             entries: BTreeMap::new(),
             index: stored.index,
             stored: None,
@@ -264,6 +274,17 @@ impl Runtime {
         self.entries.insert(key, Entry { child, wanted, leaving: false });
     }
 
+    /// Components of a replica that are here.
+    pub(crate) fn components_of(&self, of: &ReplicaKey) -> Vec<ComponentKey> {
+        let theirs = |key: &&ComponentKey| leases::replica(key) == *of;
+        self.entries.keys().filter(theirs).cloned().collect()
+    }
+
+    /// A component's actor.
+    pub(crate) fn child(&self, key: &ComponentKey) -> Option<&Child<ComponentActor>> {
+        self.entries.get(key).filter(|entry| !entry.leaving).map(|entry| &entry.child)
+    }
+
     /// Makes a component's actor read again what is wanted.
     fn poke(&self, scope: &Scope<Self>, key: &ComponentKey) {
         let Some(entry) = self.entries.get(key).filter(|entry| !entry.leaving) else { return };
@@ -280,6 +301,7 @@ impl Runtime {
     fn assign(&mut self, scope: &Scope<Self>, assignments: &[Assignment]) {
         set_peers(&self.shared, assignments.iter());
         self.reserve_ports(scope, assignments);
+        self.shared.book.lock().want(&leases::wanted(assignments.iter()));
         let listed: BTreeMap<_, _> = assignments.iter().map(|a| (&a.key, a)).collect();
         for (key, entry) in &self.entries {
             if !listed.contains_key(key) {

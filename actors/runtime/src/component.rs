@@ -14,11 +14,14 @@ use weft_protocol::{Assignment, ComponentKey, ComponentStatus, Transition};
 use weft_supervision::{Actor, ActorError, Routes, Scope, Timer};
 
 use crate::actor::{Runtime, Shared};
+use crate::boottime::now_ms;
 use crate::disk::{Durable, read_json, write_json};
 use crate::launch::{ProbeRoute, Problem, peer_variable, prepare, probe_route};
+use crate::leases::replica;
 use crate::link::{self, Ending, Fate, Launched, Link, REPORT_LIMIT};
 use crate::ports::is_free;
 use crate::shim::{STATE_FILE, ToShim};
+use crate::state::lease::Lease;
 use crate::state::{Change, Component, Effect, Finding, Input, Memory, Permanence};
 
 /// Beside `shim.json`: what the machine wants to know again after a restart of the daemon.
@@ -71,6 +74,8 @@ pub(crate) struct ComponentActor {
     shim: Option<ProcessFile>,
     probe: Option<DropGuard>,
     timer: Option<Timer>,
+    /// The end of the lease that the shim was told last; `Some(None)`: that it needs none.
+    told: Option<Option<u64>>,
 }
 
 impl Actor for ComponentActor {
@@ -140,6 +145,7 @@ impl ComponentActor {
             }
         };
         let synced = memory.clone();
+        shared.book.lock().busy(&key, true);
         let machine = Component::new(key.clone(), memory, wall);
         Self {
             shared,
@@ -153,6 +159,7 @@ impl ComponentActor {
             shim: None,
             probe: None,
             timer: None,
+            told: None,
         }
     }
 
@@ -179,8 +186,29 @@ impl ComponentActor {
         self.input(scope, Input::Restart);
     }
 
+    /// The lease of its replica is not what it was.
+    pub(crate) fn lease_changed(&mut self, scope: &Scope<Self>) {
+        self.input(scope, Input::Lease);
+    }
+
     fn input(&mut self, scope: &Scope<Self>, input: Input) {
+        let lease = {
+            let mut book = self.shared.book.lock();
+            if let Input::Found(found) = &input
+                && let Finding::Running(file) | Finding::Exited(file) | Finding::Lost(file) = found
+                && let Some(until) = file.lease
+            {
+                book.took_over(&self.key, file.generation, until);
+            }
+            book.lease(&replica(&self.key), now_ms())
+        };
+        self.machine.lease(match &lease {
+            Lease::Until(_) => None,
+            Lease::Waits(why) => Some(why.clone()),
+        });
         match &input {
+            // Several times a second.
+            Input::Lease => {}
             // Its environment may hold secrets, which are for no log.
             Input::Assigned(assignment, cause) => tracing::debug!(
                 component = %self.key,
@@ -193,6 +221,7 @@ impl ComponentActor {
             input => tracing::debug!(component = %self.key, ?input, "component"),
         }
         let effects = self.machine.handle(scope.now(), scope.wall(), random_share(), input);
+        self.shared.book.lock().busy(&self.key, self.machine.is_busy());
         // A ghost does nothing: its successor has taken over.
         if !scope.epoch().is_current() {
             return;
@@ -213,6 +242,7 @@ impl ComponentActor {
         if told > 0 || effects.contains(&Effect::Remember) {
             self.remember();
         }
+        self.tell_shim(&lease);
         if told > 0 {
             let first = self.unrecorded.len() - told;
             self.tell(first);
@@ -250,6 +280,26 @@ impl ComponentActor {
         }
     }
 
+    /// Has the shim know until when its component may run.
+    fn tell_shim(&mut self, lease: &Lease) {
+        let Some(assignment) = self.machine.assignment() else { return };
+        let until = match (assignment.fenced, lease) {
+            (true, Lease::Until(until)) => Some(*until),
+            // It ends as it was told.
+            (true, Lease::Waits(_)) => return,
+            (false, _) => None,
+        };
+        let had = self.told.is_some() || self.machine.file().is_some_and(|f| f.lease.is_some());
+        if self.machine.file().is_none() || self.told == Some(until) || until.is_none() && !had {
+            return;
+        }
+        if let Some(orders) = &self.orders
+            && orders.try_send(ToShim::Lease { until_ms: until }).is_ok()
+        {
+            self.told = Some(until);
+        }
+    }
+
     fn order(&self, order: ToShim) {
         // A shim that takes no orders is dealt with by the machine's timer.
         if let Some(orders) = &self.orders {
@@ -261,6 +311,7 @@ impl ComponentActor {
         let Some(assignment) = self.machine.assignment().cloned() else { return };
         let (orders, inbox) = mpsc::channel(8);
         self.orders = Some(orders);
+        self.told = None;
         self.shim = None;
         let (shared, key) = (self.shared.clone(), self.key.clone());
         let scope = scope.clone();
@@ -416,7 +467,13 @@ async fn run_shim(
         tokio::task::spawn_blocking(move || {
             let ports = shared.ports_for(&key, &assignment.spec, wall)?;
             let peers = shared.peers_of(&key);
-            prepare(&shared.config, &key, &assignment, ports, peers)
+            // Looked at now: the shim starts nothing after it.
+            let lease = match shared.book.lock().lease(&replica(&key), now_ms()) {
+                _ if !assignment.fenced => None,
+                Lease::Until(until) => Some(until),
+                Lease::Waits(_) => Some(0),
+            };
+            prepare(&shared.config, &key, &assignment, ports, peers, lease)
         })
         .await
     };

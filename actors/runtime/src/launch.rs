@@ -158,6 +158,7 @@ pub(crate) fn prepare(
     assignment: &Assignment,
     ports: Vec<u16>,
     peers: Vec<(String, String)>,
+    lease: Option<u64>,
 ) -> Result<PathBuf, Problem> {
     let spec = &assignment.spec;
     let data = &config.data_dir;
@@ -196,6 +197,7 @@ pub(crate) fn prepare(
         workdir,
         ports,
         stop_grace_ms: u64::try_from(spec.stop_grace.as_millis()).unwrap_or(u64::MAX),
+        lease,
     };
     let path = dir.join(SPEC_FILE);
     write_json(&path, &shim, Durable::No).map_err(|error| passing(&path, error))?;

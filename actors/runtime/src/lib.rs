@@ -2,17 +2,19 @@
 //! sees to it (design §8, §9, §11).
 //!
 //! - [`shim`]: the small process that runs one component; `weftd shim` is its entry.
-//! - `state`: one component's life, pure.
+//! - `state`: one component's life, and the leases of all, pure; `leases`: asking for them.
 //! - `component`: the actor that carries out what `state` says; `link`: its side of the shim.
 //! - `halt`: stopping everything without actors, when the node is of no cluster any more.
 //! - `actor`: the runtime actor above them; `logs`, `ports`, `probe`, `launch`, `outbox`: its tools.
 #![forbid(unsafe_code)]
 
 mod actor;
+mod boottime;
 mod component;
 mod disk;
 mod halt;
 mod launch;
+mod leases;
 mod link;
 mod logs;
 mod outbox;

@@ -142,6 +142,7 @@ fn unknown_exit() -> ShimExit {
         signal: None,
         failed_to_start: false,
         requested: false,
+        lease_ended: false,
         at: weft_wire::WallTime::default(),
     }
 }
@@ -345,6 +346,7 @@ mod tests {
             child: None,
             started_at: weft_wire::WallTime::default(),
             ports: Vec::new(),
+            lease: None,
             exit: None,
         };
         let path = dir.path().join(STATE_FILE);

@@ -282,6 +282,7 @@ fn component(name: &str, cmd: &[&str]) -> Assignment {
         epoch: 0,
         generation: 1,
         desired: Desired::Running,
+        fenced: false,
     }
 }
 

@@ -210,6 +210,7 @@ mod tests {
             child: None,
             started_at: WallTime::from_micros(0),
             ports: vec![],
+            lease: None,
             exit: None,
         };
         let write = |path: PathBuf, text: String| std::fs::write(path, text).expect("writes");

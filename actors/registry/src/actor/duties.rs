@@ -7,18 +7,19 @@ use futures_util::future::join_all;
 use weft_agreement::Liveness;
 use weft_link::{Call, Reply};
 use weft_protocol::{
-    AgreementView, Command, ComponentState, ComponentStatus, GroupView, Health, ListComponents,
-    MemberView, NodeRole, NodeState, Placement, PlacementMove, PlacementPlan, PlanPlacement,
-    PlannedMove, ReadAgreement, ServiceRecord, ServiceSpec,
+    AgreementView, Command, ComponentState, ComponentStatus, GroupView, Health, LEASE,
+    ListComponents, MemberView, NodeRole, NodeState, Placement, PlacementMove, PlacementPlan,
+    PlanPlacement, PlannedMove, ReadAgreement, ServiceRecord, ServiceSpec,
 };
 use weft_supervision::{Handle, Scope};
 use weft_wire::{ActorKind, Address, Caller, Failure, FailureKind, NodeId, RequestId};
 
 use super::Registry;
 use crate::placement::{
-    self, Input, NodeFacts, Place, ReplicaState, Settings, Settled, Sighting, WaitKind,
+    self, Input, Lease, NodeFacts, Place, ReplicaState, Settings, Settled, Sighting, WaitKind,
 };
 use crate::state::ClusterState;
+use crate::steward::leases::Leases;
 use crate::steward::voters::{self, Candidate};
 use crate::steward::{self, Facts, Step};
 
@@ -42,8 +43,11 @@ pub(super) struct Duties {
     stepping: bool,
     /// A decision of the placer, or a look at what became of one, is on its way.
     placing: bool,
-    /// This node leads since.
+    /// This node leads since, in that term.
     since: Option<Instant>,
+    term: u64,
+    /// What it granted meanwhile.
+    pub(super) leases: Leases,
     /// No step before.
     not_before: Option<Instant>,
     /// The placer asked to be asked again then.
@@ -60,8 +64,15 @@ pub(super) struct Duties {
     problems: BTreeSet<String>,
 }
 
+impl Duties {
+    /// Since when this node leads in that term; `None`: it does not.
+    pub(super) fn lead(&self, term: u64) -> Option<Instant> {
+        self.since.filter(|_| self.term == term)
+    }
+}
+
 impl Registry {
-    /// Liveness or membership differ.
+    /// Liveness or membership differ, or a lease was given back.
     pub(super) fn members_changed(&mut self, scope: &Scope<Self>) {
         self.duties.decided = None;
         self.see_to_duties(scope);
@@ -98,9 +109,12 @@ impl Registry {
             return;
         }
         let now = scope.now();
-        if self.duties.since.is_none() {
-            tracing::info!("this node leads the cluster");
-            self.duties.since = Some(now);
+        let term = self.agreement.group.status().term;
+        if self.duties.since.is_none() || self.duties.term != term {
+            tracing::info!(term, "this node leads the cluster");
+            // Another may have led in between: nothing of before counts.
+            let Duties { stepping, placing, .. } = self.duties;
+            self.duties = Duties { stepping, placing, since: Some(now), term, ..Duties::default() };
         }
         let waits = self.duties.not_before.is_some_and(|at| now < at);
         if self.state().is_empty() {
@@ -400,7 +414,9 @@ impl Registry {
             places,
             nodes,
             seen: self.duties.seen.clone(),
+            leases: self.duties.leases.list(now),
             settings: Settings {
+                lease_ms: u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX),
                 leading_for_ms: self.duties.since.map_or(0, ms),
                 since_rebalance_ms: self.duties.rebalanced.map(ms),
                 ..Settings::default()
@@ -415,6 +431,7 @@ struct World {
     places: Vec<Place>,
     nodes: Vec<NodeFacts>,
     seen: Vec<Sighting>,
+    leases: Vec<Lease>,
     settings: Settings,
 }
 
@@ -426,7 +443,7 @@ impl World {
             places: &self.places,
             nodes: &self.nodes,
             seen: &self.seen,
-            leases: &[],
+            leases: &self.leases,
             settings: self.settings,
         })
     }

@@ -6,6 +6,7 @@
 
 mod duties;
 mod history;
+mod leases;
 mod membership;
 mod propose;
 mod publish;
@@ -20,7 +21,8 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use weft_protocol::{
     Applied, FollowEvents, IssueToken, JoinCluster, PlanPlacement, Propose, QueryAudit,
-    QueryEvents, ReadAgreement, ReadState, RecordAudit, RecordEvents, RenewLeaf, ReportNode,
+    QueryEvents, ReadAgreement, ReadState, RecordAudit, RecordEvents, RenewLeaf, RenewLeases,
+    ReportNode,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope};
 use weft_wire::{ClusterId, Failure};
@@ -62,6 +64,8 @@ pub struct Registry {
     stood: Option<std::time::Instant>,
     /// What the node that leads sees to.
     duties: duties::Duties,
+    /// Requests for leases on their way.
+    renewals: leases::Renewals,
 }
 
 impl std::fmt::Debug for Registry {
@@ -100,6 +104,7 @@ pub async fn factory(
         reporting: false,
         stood: None,
         duties: duties::Duties::default(),
+        renewals: leases::Renewals::default(),
         config,
     })
 }
@@ -114,6 +119,7 @@ impl Actor for Registry {
             .ask::<IssueToken>()
             .ask::<JoinCluster>()
             .ask::<RenewLeaf>()
+            .ask::<RenewLeases>()
             .ask::<ReportNode>()
             .ask::<RecordEvents>()
             .ask::<QueryEvents>()

@@ -698,3 +698,37 @@ fn events_are_followed_from_what_is_there_to_what_comes_and_stored_once() {
         consensus.stop().await;
     });
 }
+
+#[test]
+fn who_leads_grants_leases_of_what_is_placed_and_remembers_none_of_an_earlier_incarnation() {
+    let dir = tempfile::tempdir().expect("directory");
+    let config = first(dir.path());
+    run(async |tree| {
+        let consensus = lead(&tree, &config).await;
+        let spec = ServiceSpec { on_partition: OnPartition::Stop, replicas: 1, ..spec("db", "1") };
+        let deploy = Command::Deploy { spec: Box::new(spec), options: DeployOptions::default() };
+        tree.ask(propose(deploy)).await.expect("applies");
+        let state = view_where(&tree, "it is placed", |s| s.placements.len() == 1).await;
+        let placement = &state.placements[0];
+        let replica = ReplicaKey { service: "db".into(), replica: 1 };
+        let claim = |generation, had| LeaseClaim { replica: replica.clone(), generation, had };
+        let renew = |round, claim| RenewLeases { round, claims: vec![claim], stopped: vec![] };
+        let refused = async |message: RenewLeases| {
+            tree.ask(message).await.expect("answers").remove(0).refused
+        };
+        assert_eq!(refused(renew(1, claim(placement.generation, false))).await, None);
+        let older = refused(renew(2, claim(placement.generation + 1, false))).await;
+        assert!(older.is_some_and(|why| why.contains("placed anew")));
+        let person = Identity::Operator(operator());
+        let denied = ask_as(&tree, person, Role::Admin, renew(3, claim(1, true))).await;
+        assert!(matches!(denied, Err(AskError::Denied(_))), "{denied:?}");
+
+        tree.ask(RestartActor { path: "registry".into() }).await.expect("restarts");
+        tree.row_where("registry", |row| row.restarts == 1 && row.state == ActorState::Running)
+            .await;
+        let fresh = refused(renew(4, claim(placement.generation, false))).await;
+        assert!(fresh.is_some_and(|why| why.contains("an earlier leader")));
+        assert_eq!(refused(renew(5, claim(placement.generation, true))).await, None);
+        consensus.stop().await;
+    });
+}

@@ -129,6 +129,16 @@ impl ClusterState {
         self.services.get(service).map_or(&[], |service| &service.revisions)
     }
 
+    /// The service of that name, also one that was undeployed.
+    pub fn service(&self, name: &str) -> Option<&ServiceRecord> {
+        self.services.get(name).map(|service| &service.record)
+    }
+
+    /// Where a replica is.
+    pub fn placement(&self, service: &str, replica: u32) -> Option<&Placement> {
+        self.placements.get(&(service.to_owned(), replica))
+    }
+
     /// Where replicas are, by service and replica.
     pub fn placements(&self) -> impl Iterator<Item = &Placement> {
         self.placements.values()
@@ -169,6 +179,7 @@ impl ClusterState {
                     epoch: record.epoch_of(&component.name),
                     generation: placement.generation,
                     desired: record.desired_of(&component.name),
+                    fenced: record.spec.on_partition == weft_protocol::OnPartition::Stop,
                 });
             }
         }

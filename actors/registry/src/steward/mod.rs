@@ -1,6 +1,7 @@
 //! What the node that leads has to see to beside placing: who follows, who votes, whose issuing
 //! CA is trusted, which format level holds. Pure; the actor takes one step at a time.
 
+pub(crate) mod leases;
 pub(crate) mod voters;
 
 use std::collections::BTreeSet;

@@ -11,7 +11,10 @@
 //! The shim's identity is on disk before the component exists, so a component whose shim was
 //! killed at any moment can be found again: it is in the session that the shim led. The lock is
 //! free before anybody hears of the exit, so a restart never waits for the old shim.
+//!
+//! A fenced component runs under a lease, whose end [`fence`] enforces.
 
+mod fence;
 mod log;
 mod protocol;
 
@@ -36,6 +39,7 @@ use weft_wire::{Clock, SystemClock};
 
 use crate::disk::{Durable, read_json, write_json};
 use crate::process;
+use fence::{Fence, LEASE_ENDED};
 use log::Log;
 pub(crate) use log::rotated;
 pub use protocol::{
@@ -110,7 +114,10 @@ fn run(spec: &ShimSpec) -> Result<(), Failed> {
     let (events, inbox) = channel();
     setup("signals", watch_signals(&events))?;
     setup("subreaper", rustix::process::set_child_subreaper(Some(rustix::process::getpid())))?;
+    let fence = Fence::default();
+    setup("timer of the lease", fence.set(spec.lease))?;
     let mut shim = Shim {
+        fence: fence.clone(),
         state_path: spec.component_dir.join(STATE_FILE),
         socket_path: format!("/proc/self/fd/{}/{SOCKET_FILE}", dir.as_raw_fd()).into(),
         file: ShimFile {
@@ -124,6 +131,7 @@ fn run(spec: &ShimSpec) -> Result<(), Failed> {
             child: None,
             started_at: SystemClock.wall(),
             ports: spec.ports.clone(),
+            lease: spec.lease,
             exit: None,
         },
         peers: Vec::new(),
@@ -147,42 +155,46 @@ fn run(spec: &ShimSpec) -> Result<(), Failed> {
 
     let log = Arc::new(Mutex::new(Log::new(spec.log.clone(), spec.log_bytes, spec.log_files)));
     let (drained, pipes) = channel::<()>();
+    if !fence.is_open() {
+        shim.file.exit = Some(not_started(LEASE_ENDED.to_owned(), true));
+        return shim.leave(&inbox, lock);
+    }
     match spawn(spec, &log, drained) {
         Ok(pid) => {
             shim.child = process::to_pid(pid);
+            fence.guard(shim.child);
             shim.file.started_at = SystemClock.wall();
             shim.file.child = process::identify(pid).ok();
             // Without this the session is still found through the first version of the file.
             let _ = write_json(&shim.state_path, &shim.file, Durable::No);
-            setup("waiting for children", watch_children(pid, &shim.events))?;
+            setup("waiting for children", watch_children(pid, &shim.events, fence))?;
             shim.started = true;
             shim.tell_all(&ShimEvent::Started(shim.file.clone()));
             shim.serve(&inbox, Duration::from_millis(spec.stop_grace_ms));
             // Every writer is dead; what they wrote is still in the pipes.
             let _ = pipes.recv_timeout(DRAIN_LIMIT);
+            if shim.file.exit.as_ref().is_some_and(|exit| exit.lease_ended) {
+                log.lock().note(LEASE_ENDED);
+            }
         }
         Err(text) => {
             log.lock().note(&text);
-            shim.file.exit = Some(ShimExit {
-                status: text,
-                code: None,
-                signal: None,
-                failed_to_start: true,
-                requested: false,
-                at: SystemClock.wall(),
-            });
+            shim.file.exit = Some(not_started(text, false));
         }
     }
-    // When nobody listens, only the file tells; then it has to outlive a power cut.
-    while let Ok(event) = inbox.try_recv() {
-        shim.peer_event(event);
+    shim.leave(&inbox, lock)
+}
+
+fn not_started(status: String, lease_ended: bool) -> ShimExit {
+    ShimExit {
+        status,
+        code: None,
+        signal: None,
+        failed_to_start: !lease_ended,
+        requested: false,
+        lease_ended,
+        at: SystemClock.wall(),
     }
-    let durable = if shim.peers.is_empty() { Durable::Yes } else { Durable::No };
-    let _ = write_json(&shim.state_path, &shim.file, durable);
-    let _ = std::fs::remove_file(&shim.socket_path);
-    drop(lock);
-    shim.tell_all(&ShimEvent::Exited(shim.file.clone()));
-    Ok(())
 }
 
 fn lock(dir: &Path) -> Result<File, Failed> {
@@ -256,12 +268,13 @@ fn watch_signals(events: &Sender<Event>) -> std::io::Result<()> {
 }
 
 /// Reaps everything: the component and, as subreaper, whatever it left behind.
-fn watch_children(component: u32, events: &Sender<Event>) -> std::io::Result<()> {
+fn watch_children(component: u32, events: &Sender<Event>, fence: Fence) -> std::io::Result<()> {
     let events = events.clone();
     std::thread::Builder::new().name("children".into()).spawn(move || {
         loop {
             match rustix::process::wait(WaitOptions::empty()) {
                 Ok(Some((pid, status))) if to_u32(pid) == component => {
+                    fence.over();
                     end_group(component);
                     let _ = events.send(Event::Ended(status));
                     break;
@@ -323,6 +336,7 @@ fn accept(listener: UnixListener, events: &Sender<Event>) -> std::io::Result<()>
 }
 
 struct Shim {
+    fence: Fence,
     state_path: PathBuf,
     socket_path: PathBuf,
     file: ShimFile,
@@ -350,6 +364,8 @@ impl Shim {
                     self.stop(Duration::from_millis(grace_ms));
                 }
                 Ok(Event::Said(ToShim::Kill)) => self.stop(Duration::ZERO),
+                // Without a timer it has killed the component already.
+                Ok(Event::Said(ToShim::Lease { until_ms })) => drop(self.fence.set(until_ms)),
                 Ok(Event::Ended(status)) => self.ended(status),
                 Ok(event) => self.peer_event(event),
                 Err(RecvTimeoutError::Timeout) => {
@@ -391,8 +407,10 @@ impl Shim {
 
     fn ended(&mut self, status: WaitStatus) {
         let (code, signal) = (status.exit_status(), status.terminating_signal());
+        let lease_ended = self.fence.has_ended() && signal == Some(Signal::KILL.as_raw());
         self.file.exit = Some(ShimExit {
             status: match (code, signal) {
+                _ if lease_ended => LEASE_ENDED.to_owned(),
                 (Some(code), _) => format!("exit {code}"),
                 (None, Some(signal)) => format!("signal {signal}"),
                 (None, None) => "ended".to_owned(),
@@ -401,6 +419,7 @@ impl Shim {
             signal,
             failed_to_start: false,
             requested: self.requested,
+            lease_ended,
             at: SystemClock.wall(),
         });
     }
@@ -429,9 +448,25 @@ impl Shim {
         }
         self.peers.push((id, stream));
         if self.started {
+            self.file.lease = self.fence.until();
             let event = ShimEvent::Started(self.file.clone());
             self.tell(&event, |peer| peer == id);
         }
+    }
+
+    /// Its last words: the file, then the lock, then those that listen.
+    fn leave(&mut self, inbox: &Receiver<Event>, lock: File) -> Result<(), Failed> {
+        // When nobody listens, only the file tells; then it has to outlive a power cut.
+        while let Ok(event) = inbox.try_recv() {
+            self.peer_event(event);
+        }
+        self.file.lease = self.fence.until();
+        let durable = if self.peers.is_empty() { Durable::Yes } else { Durable::No };
+        let _ = write_json(&self.state_path, &self.file, durable);
+        let _ = std::fs::remove_file(&self.socket_path);
+        drop(lock);
+        self.tell_all(&ShimEvent::Exited(self.file.clone()));
+        Ok(())
     }
 
     fn tell_all(&mut self, event: &ShimEvent) {

@@ -65,6 +65,10 @@ pub struct ShimSpec {
     pub ports: Vec<u16>,
     /// Between SIGTERM and SIGKILL when the shim itself is told to end, in ms.
     pub stop_grace_ms: u64,
+    /// When its lease ends, in ms of `CLOCK_BOOTTIME`: it is killed then, or not started after it.
+    /// `None`: it runs without one.
+    #[serde(default)]
+    pub lease: Option<u64>,
 }
 
 /// A daemon's line.
@@ -83,6 +87,11 @@ pub enum ToShim {
     },
     /// SIGKILL to the group.
     Kill,
+    /// Its lease ends then.
+    Lease {
+        /// In ms of `CLOCK_BOOTTIME`; `None`: it needs none any more.
+        until_ms: Option<u64>,
+    },
 }
 
 /// A shim's line.

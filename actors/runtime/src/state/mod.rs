@@ -13,6 +13,8 @@
 //! ```
 //! Only `Idle` and `Backoff` start a shim, and neither has a process: never two at once.
 
+pub(crate) mod lease;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -99,6 +101,8 @@ pub(crate) enum Input {
     Timer(u64),
     /// An operator wants it started anew.
     Restart,
+    /// What [`Component::lease`] was told is news.
+    Lease,
 }
 
 /// Whether trying again could help.
@@ -193,6 +197,8 @@ pub(crate) struct Component {
     is_restart: bool,
     timer: u64,
     bad_probes: u32,
+    /// Why a fenced component may not be started now; `None`: it holds a lease.
+    no_lease: Option<String>,
     effects: Vec<Effect>,
 }
 
@@ -237,6 +243,7 @@ impl Component {
             is_restart: false,
             timer: 0,
             bad_probes: 0,
+            no_lease: Some(String::new()),
             effects: Vec::new(),
         }
     }
@@ -266,6 +273,22 @@ impl Component {
             self.effects.push(forget);
         }
         std::mem::take(&mut self.effects)
+    }
+
+    /// What holds of the lease of its replica, told before each input; of no account unless it is
+    /// fenced. `Some`: there is none, and why.
+    pub(crate) fn lease(&mut self, none: Option<String>) {
+        self.no_lease = none;
+    }
+
+    /// Whether there may be a process, or is about to be.
+    pub(crate) const fn is_busy(&self) -> bool {
+        !matches!(self.phase, Phase::Idle | Phase::Backoff | Phase::Gone)
+    }
+
+    /// Why it waits for a lease, if it does.
+    fn waits(&self) -> Option<&str> {
+        self.no_lease.as_deref().filter(|_| self.assignment.as_ref().is_some_and(|a| a.fenced))
     }
 
     /// What is wanted, as last heard.
@@ -372,7 +395,8 @@ impl Component {
                 self.probed(at, answer);
             }
             Input::Timer(timer) if timer == self.timer => match self.phase {
-                Phase::Backoff => self.start(at),
+                // `decide` starts it, if it may.
+                Phase::Backoff => self.phase = Phase::Idle,
                 Phase::Stopping => {
                     self.lost = "its shim did not stop it in time".to_owned();
                     self.clean();
@@ -499,6 +523,17 @@ impl Component {
                     self.phase = Phase::Gone;
                     self.transition(at.wall, ComponentState::Removed, "undeploy", "");
                     self.effects.push(Effect::Forget);
+                    return;
+                }
+                if self.desired() == Desired::Running
+                    && (self.restart_requested
+                        || self.phase == Phase::Idle && self.memory.settled.is_none())
+                    && let Some(why) = self.waits()
+                {
+                    self.reason = match why {
+                        "" => "waits for a lease".to_owned(),
+                        why => format!("waits for a lease: {why}"),
+                    };
                     return;
                 }
                 match self.desired() {
@@ -668,6 +703,14 @@ impl Component {
             End::Probe => "probe",
             End::Own(cause) => cause,
         };
+        if let Some(exit) = exit.filter(|exit| exit.lease_ended) {
+            // No fault of its own: it is started again once a lease is held, without a delay.
+            self.reason.clone_from(&exit.status);
+            self.is_restart = true;
+            self.cause = "lease";
+            self.transition(when, ComponentState::Exited, "lease", &text);
+            return;
+        }
         self.reason = match (end, exit) {
             (End::Probe, _) => format!("stopped because its probe failed: {text}"),
             (_, None) => std::mem::take(&mut self.lost),

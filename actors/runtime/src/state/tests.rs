@@ -38,6 +38,7 @@ fn assignment(policy: RestartPolicy) -> Assignment {
         epoch: 0,
         generation: 1,
         desired: Desired::Running,
+        fenced: false,
     }
 }
 
@@ -67,6 +68,7 @@ fn exit(code: i32, at: WallTime) -> ShimExit {
         signal: None,
         failed_to_start: false,
         requested: false,
+        lease_ended: false,
         at,
     }
 }
@@ -125,6 +127,7 @@ impl Bench {
             child: Some(process(self.pid + 1)),
             started_at: self.wall,
             ports: vec![],
+            lease: None,
             exit: None,
         }
     }
@@ -605,4 +608,60 @@ proptest! {
         let most = secs / GOOD_RUN.as_secs() + (FAIL_COUNT as u64) * (secs / FAIL_WITHIN.as_secs() + 1);
         prop_assert!(starts(&bench.said) as u64 <= most + 1, "{} in {secs} s", starts(&bench.said));
     }
+}
+
+fn fenced() -> Assignment {
+    Assignment { fenced: true, ..assignment(RestartPolicy::UnlessStopped) }
+}
+
+#[test]
+fn a_fenced_component_starts_when_it_has_a_lease_and_says_what_it_waits_for() {
+    let mut bench = Bench::new();
+    bench.machine.lease(Some("it is placed on n2".into()));
+    bench.assign(&fenced());
+    assert_eq!(starts(&bench.take(Input::Found(Finding::Nothing))), 0);
+    assert_eq!(bench.machine.status().reason, "waits for a lease: it is placed on n2");
+    assert!(!bench.machine.is_busy());
+    assert_eq!(starts(&bench.take(Input::Restart)), 0, "nor for an operator");
+    bench.machine.lease(None);
+    assert_eq!(starts(&bench.take(Input::Lease)), 1);
+    assert!(bench.machine.is_busy());
+    bench.started();
+    assert_eq!(bench.machine.status().reason, "");
+}
+
+#[test]
+fn the_end_of_a_lease_is_no_failure_and_the_next_lease_starts_it_at_once() {
+    use ComponentState::{Exited, Running, Starting};
+    let mut bench = Bench::new();
+    bench.machine.lease(None);
+    bench.assign(&fenced());
+    bench.take(Input::Found(Finding::Nothing));
+    bench.started();
+    for _ in 0..2 * FAIL_COUNT {
+        bench.machine.lease(Some("no contact with the leader".into()));
+        let mut ended = exit(0, bench.wall);
+        (ended.status, ended.code) = ("lease ended: no contact with the leader".into(), None);
+        (ended.signal, ended.lease_ended) = (Some(9), true);
+        let run = bench.machine.run();
+        let effects = bench.take(Input::Exited(run, ended));
+        let said = (Running, Exited, "lease", "lease ended: no contact with the leader");
+        assert_eq!(changes(&effects), [said]);
+        assert_eq!((starts(&effects), delay(&effects)), (0, None));
+        bench.machine.lease(None);
+        let effects = bench.take(Input::Lease);
+        assert_eq!(changes(&effects), [(Exited, Starting, "lease", "")]);
+        bench.started();
+        assert_eq!(bench.state(), Running);
+    }
+    // What fails by itself without a lease waits for it when its delay is over.
+    bench.exited(1);
+    bench.started();
+    let effects = bench.exited(1);
+    bench.pass(delay(&effects).unwrap());
+    bench.machine.lease(Some("no contact with the leader".into()));
+    let timer = bench.machine.timer;
+    assert_eq!(starts(&bench.take(Input::Timer(timer))), 0);
+    bench.machine.lease(None);
+    assert_eq!(starts(&bench.take(Input::Lease)), 1);
 }
