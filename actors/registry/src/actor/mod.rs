@@ -7,6 +7,8 @@
 mod duties;
 mod history;
 mod membership;
+mod notices;
+mod operations;
 mod propose;
 mod publish;
 mod route;
@@ -58,6 +60,10 @@ pub struct Registry {
     stood: Option<std::time::Instant>,
     /// What the node that leads sees to.
     duties: duties::Duties,
+    /// Events that are not of components.
+    notices: notices::Notices,
+    /// What the node that leads sees of operations.
+    work: operations::Work,
 }
 
 impl std::fmt::Debug for Registry {
@@ -94,6 +100,8 @@ pub async fn factory(
         reporting: false,
         stood: None,
         duties: duties::Duties::default(),
+        notices: notices::Notices::default(),
+        work: operations::Work::default(),
         config,
     })
 }
@@ -176,6 +184,7 @@ impl Registry {
 
     fn changed(&mut self, scope: &Scope<Self>) {
         self.publish(scope);
+        self.notice(scope);
         self.see_to_duties(scope);
     }
 
@@ -188,7 +197,9 @@ impl Registry {
             }
             self.report(scope);
         }
+        self.notice(scope);
         self.see_to_duties(scope);
+        self.see_to_operations(scope);
     }
 
     fn name(&self) -> &str {

@@ -2,6 +2,7 @@
 //! CA is trusted, which format level holds. Pure; the actor takes one step at a time.
 
 pub(crate) mod voters;
+pub(crate) mod watch;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
