@@ -124,6 +124,8 @@ pub(crate) enum Verb {
     Logs(Logs),
     /// Print what happened
     Events(Events),
+    /// List what goes on and what ended lately, or watch one operation to its end
+    Operations(Operations),
     /// Show every node's supervision tree, or restart one actor
     Actors(Actors),
     /// Break an actor on purpose, where the node file allows it, to watch it heal
@@ -411,6 +413,18 @@ pub(crate) struct Events {
     /// Only the newest N, at most 10000 (default 1000)
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) tail: Option<u32>,
+}
+
+/// `weft operations`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "With ID: 0 when it ended well, 1 when it did not, 7 when --timeout (5m) is \
+    over before its end.\nExamples: weft operations\n          weft operations 17"
+)]
+pub(crate) struct Operations {
+    /// Watch this one to its end
+    #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) id: Option<u64>,
 }
 
 /// `weft actors`.
@@ -711,7 +725,7 @@ mod tests {
         let verbs: Vec<String> =
             Cli::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
         let wanted = "init join login up down deploy plan validate stop start restart undeploy \
-                      list ps status logs events actors chaos node cluster whoami version completions";
+                      list ps status logs events operations actors chaos node cluster whoami version completions";
         for verb in wanted.split_whitespace() {
             assert!(verbs.iter().any(|v| v == verb), "{verb}");
         }

@@ -10,10 +10,10 @@ use std::time::Duration;
 use weft_link::{ItemSink, Meta, Reply};
 use weft_protocol::{
     ActorTree, AttachInfo, ClusterActors, ClusterActorsReply, ClusterEvents, ClusterLogs,
-    ClusterNodes, ClusterPs, ClusterStatus, Command, CommandRef, DeployService, DescribeNode,
-    EventFilter, LifecycleRequest, ListComponents, ListServices, NodeReply, NodeRow, PlanItem,
-    PlanService, Propose, PsReply, QueryEvents, ReadDrift, ReadHost, RemoveNode, ServiceRow,
-    StatusReply, VERSION,
+    ClusterNodes, ClusterOperations, ClusterPs, ClusterStatus, Command, CommandRef, DeployService,
+    DescribeNode, EventFilter, LifecycleRequest, ListComponents, ListServices, NodeReply, NodeRow,
+    PlanItem, PlanService, Propose, PsReply, QueryEvents, ReadDrift, ReadHost, RemoveNode,
+    ServiceRow, StatusReply, VERSION,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope, Serve};
 use weft_wire::{AskError, Identity, Message, NodeId};
@@ -21,7 +21,7 @@ use weft_wire::{AskError, Identity, Message, NodeId};
 use crate::around::{Asker, Memory, NODE_TIMEOUT};
 use crate::http::{Alive, HttpFace};
 use crate::operate::Operation;
-use crate::{check, follow, nodes, operate, plan, rows};
+use crate::{check, follow, nodes, operate, operations, plan, rows};
 
 /// How many events `status` shows.
 const STATUS_EVENTS: u32 = 20;
@@ -88,6 +88,7 @@ impl Actor for Gateway {
             .ask::<ClusterStatus>()
             .ask::<ClusterNodes>()
             .ask::<ClusterActors>()
+            .ask::<ClusterOperations>()
             .ask::<PlanService>()
             .ask::<ListServices>()
             .ask::<RemoveNode>()
@@ -157,6 +158,21 @@ impl Handle<ClusterNodes> for Gateway {
 impl Handle<ClusterActors> for Gateway {
     fn handle(&mut self, _: ClusterActors, reply: Reply<ClusterActors>, scope: &Scope<Self>) {
         self.answer(reply, scope, |asker| async move { Ok(actors(&asker).await) });
+    }
+}
+
+impl Handle<ClusterOperations> for Gateway {
+    fn handle(
+        &mut self,
+        message: ClusterOperations,
+        reply: Reply<ClusterOperations>,
+        scope: &Scope<Self>,
+    ) {
+        self.answer(
+            reply,
+            scope,
+            |asker| async move { operations::list(&asker, message.id).await },
+        );
     }
 }
 
@@ -289,10 +305,18 @@ async fn status(asker: &Asker, service: String) -> Result<StatusReply, AskError>
         .then(|| CommandRef { service: service.clone(), component: String::new() });
     let filter =
         EventFilter { service: service.clone(), limit: STATUS_EVENTS, ..EventFilter::default() };
-    let (ps, drift, events) = tokio::join!(
+    let goes_on = async {
+        let Ok(state) = asker.state().await else { return Vec::new() };
+        operations::rows(asker, &state, |operation| {
+            operation.is_running() && (service.is_empty() || operation.service == service)
+        })
+        .await
+    };
+    let (ps, drift, events, operations) = tokio::join!(
         ps(asker, target.as_ref()),
         asker.ask_all(ReadDrift {}),
         asker.ask_all(QueryEvents { filter }),
+        goes_on,
     );
     let mut drift: Vec<_> = drift
         .into_iter()
@@ -303,7 +327,7 @@ async fn status(asker: &Asker, service: String) -> Result<StatusReply, AskError>
     rows::sort_drift(&mut drift);
     let events = events.into_iter().filter_map(|(_, answer)| answer.ok()).collect();
     let most = usize::try_from(STATUS_EVENTS).unwrap_or(usize::MAX);
-    Ok(StatusReply { ps: ps?, drift, events: rows::merge_events(events, most) })
+    Ok(StatusReply { ps: ps?, drift, events: rows::merge_events(events, most), operations })
 }
 
 async fn all_nodes(asker: &Asker) -> Vec<NodeRow> {

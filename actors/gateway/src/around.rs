@@ -19,6 +19,9 @@ use weft_wire::{
 /// How long one node may take to answer a question to all (orchestration §1).
 pub(crate) const NODE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a node may take that membership doubts: it either answers at once or not at all.
+const DOUBTED_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// A node to ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Member {
@@ -163,10 +166,15 @@ impl Asker {
         &self,
         message: M,
     ) -> Vec<(Member, Result<M::Reply, AskError>)> {
-        let gone = self.gone().await;
-        let (silent, members): (Vec<_>, Vec<_>) =
-            self.members().into_iter().partition(|member| gone.contains_key(&member.id));
-        let mut answers = self.ask_each(members, message).await;
+        let gone = self.doubts().await;
+        let (silent, members): (Vec<_>, Vec<_>) = self.members().into_iter().partition(|member| {
+            gone.get(&member.id).is_some_and(|state| *state != NodeState::Suspect)
+        });
+        let doubted = |member: &Member| match gone.get(&member.id) {
+            Some(NodeState::Suspect) => DOUBTED_TIMEOUT,
+            _ => NODE_TIMEOUT,
+        };
+        let mut answers = self.ask_within(members, message, doubted).await;
         answers.extend(silent.into_iter().map(|member| {
             let why = gone.get(&member.id).copied().unwrap_or(NodeState::Lost);
             (member, Err(AskError::Unreachable(format!("its node is {why}"))))
@@ -177,11 +185,21 @@ impl Asker {
 
     /// The nodes that membership knows not to answer.
     pub(crate) async fn gone(&self) -> HashMap<NodeId, NodeState> {
+        let mut gone = self.doubts().await;
+        gone.retain(|_, state| *state != NodeState::Suspect);
+        gone
+    }
+
+    /// Those, and the nodes that it doubts.
+    async fn doubts(&self) -> HashMap<NodeId, NodeState> {
         let view = self.myself().agreement().await.unwrap_or_default();
         view.members
             .iter()
             .filter(|member| {
-                matches!(member.state, NodeState::DaemonDown | NodeState::Lost | NodeState::Left)
+                matches!(
+                    member.state,
+                    NodeState::Suspect | NodeState::DaemonDown | NodeState::Lost | NodeState::Left
+                )
             })
             .map(|member| (member.id, member.state))
             .collect()
@@ -193,10 +211,20 @@ impl Asker {
         members: Vec<Member>,
         message: M,
     ) -> Vec<(Member, Result<M::Reply, AskError>)> {
+        self.ask_within(members, message, |_| NODE_TIMEOUT).await
+    }
+
+    async fn ask_within<M: Message + Clone>(
+        &self,
+        members: Vec<Member>,
+        message: M,
+        within: impl Fn(&Member) -> Duration,
+    ) -> Vec<(Member, Result<M::Reply, AskError>)> {
         join_all(members.into_iter().map(|member| {
             let message = message.clone();
+            let within = within(&member);
             async move {
-                let answer = self.ask_on(member.id, message, NODE_TIMEOUT).await;
+                let answer = self.ask_on(member.id, message, within).await;
                 (member, answer)
             }
         }))

@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 use weft_link::{Closed, ItemSink, Items};
 use weft_protocol::{
-    ClusterEvents, ClusterLogs, ComponentKey, Event, EventFilter, FollowEvents, LogLine, LogRow,
-    NodeReply, QueryEvents, ReadLogs,
+    ClusterEvents, ClusterLogs, ComponentKey, Event, EventFilter, EventItem, FollowEvents, LogLine,
+    LogRow, NodeReply, QueryEvents, ReadLogs,
 };
 use weft_wire::{AskError, Backoff, WallTime};
 
@@ -57,21 +57,31 @@ pub(crate) async fn events(
     let mut shown = Shown::default();
     let mut newest: HashMap<weft_wire::NodeId, WallTime> = HashMap::new();
     let mut lists = Vec::new();
+    let mut silent: Vec<(Member, AskError)> = Vec::new();
     for (member, answer) in answers {
-        if let Ok(list) = answer {
-            if let Some(last) = list.iter().map(|event| event.time).max() {
-                newest.insert(member.id, last);
+        let list = match answer {
+            Ok(list) => list,
+            Err(error) => {
+                silent.push((member, error));
+                continue;
             }
-            // Also what the merge cuts off counts as shown: it is older than what is shown.
-            for event in &list {
-                shown.is_new(event.id);
-            }
-            lists.push(list);
+        };
+        if let Some(last) = list.iter().map(|event| event.time).max() {
+            newest.insert(member.id, last);
         }
+        // Also what the merge cuts off counts as shown: it is older than what is shown.
+        for event in &list {
+            shown.is_new(event.id);
+        }
+        lists.push(list);
     }
     for event in merge_events(lists, usize::try_from(limit).unwrap_or(usize::MAX)) {
-        sink.send(event).await?;
+        sink.send(EventItem::Event(Box::new(event))).await?;
     }
+    for (member, error) in &silent {
+        sink.send(EventItem::Missing(reply(member, error))).await?;
+    }
+    let mut silent: HashSet<weft_wire::NodeId> = silent.iter().map(|(m, _)| m.id).collect();
     if !message.follow {
         return Ok(());
     }
@@ -82,10 +92,18 @@ pub(crate) async fn events(
     };
     let mut feed = Feed::open(asker, open, |event: &Event| event.time);
     while let Some(from) = feed.next().await {
-        if let Brought::Item(_, event) = from
-            && shown.is_new(event.id)
-        {
-            sink.send(event).await?;
+        match from {
+            Brought::Item(member, event) => {
+                silent.remove(&member.id);
+                if shown.is_new(event.id) {
+                    sink.send(EventItem::Event(Box::new(event))).await?;
+                }
+            }
+            Brought::Silent(member, error) => {
+                if silent.insert(member.id) {
+                    sink.send(EventItem::Missing(reply(&member, &error))).await?;
+                }
+            }
         }
     }
     Ok(())
@@ -176,7 +194,11 @@ pub(crate) async fn logs(
 }
 
 fn missing(member: &Member, error: &AskError) -> LogRow {
-    LogRow::Missing(NodeReply { node: member.name.clone(), error: error.to_string() })
+    LogRow::Missing(reply(member, error))
+}
+
+fn reply(member: &Member, error: &AskError) -> NodeReply {
+    NodeReply { node: member.name.clone(), error: error.to_string() }
 }
 
 /// Ids of shown events, the newest so many.

@@ -15,6 +15,7 @@ mod http;
 mod metrics;
 mod nodes;
 mod operate;
+mod operations;
 mod plan;
 mod rollout;
 mod rows;

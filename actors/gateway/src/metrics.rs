@@ -74,8 +74,9 @@ pub(crate) fn render(figures: &Figures) -> String {
     }
     if let Some(events) = &figures.events {
         let mut by: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        for event in events {
-            *by.entry((event.new_state.as_str(), event.cause.as_str())).or_default() += 1;
+        // Those of components: the others have sentences for causes, and every node has them.
+        for (event, (_, to)) in events.iter().filter_map(|e| Some((e, e.states()?))) {
+            *by.entry((to.as_str(), event.cause.as_str())).or_default() += 1;
         }
         out.family("weft_events_last_hour", "gauge", "Events of this node in the last hour.");
         for ((state, cause), n) in by {

@@ -139,6 +139,7 @@ async fn carry_out<S: Subscription<Item = DeployUpdate>>(
             view.service(&target.service).map_or(0, |service| service.revision)
         },
         changed: applied.changed,
+        operation: applied.operation,
     };
     sink.send(accepted(&old)).await?;
     if operation.no_wait {

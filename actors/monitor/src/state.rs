@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 use weft_protocol::{
-    ComponentKey, ComponentState, ComponentStatus, Desired, Drift, Event, ObservedState, Transition,
+    ComponentKey, ComponentState, ComponentStatus, Desired, Drift, Event, EventKind, ObservedState,
+    Transition,
 };
 use weft_wire::WallTime;
 
@@ -170,10 +171,13 @@ impl State {
                 service: transition.key.service.clone(),
                 component: transition.key.component.clone(),
                 replica: transition.key.replica,
-                prev_state: transition.prev_state,
-                new_state: transition.new_state,
+                kind: EventKind::Component {
+                    from: transition.prev_state,
+                    to: transition.new_state,
+                },
                 cause: transition.cause.clone(),
                 exit: transition.exit.clone(),
+                observer: String::new(),
             };
             self.tell(event, transition.desired);
         }
@@ -191,6 +195,8 @@ impl State {
     ) {
         let mut last: HashMap<ComponentKey, (ComponentState, WallTime)> = HashMap::new();
         for event in history {
+            // What became of nodes, leaders and places is nothing a component did.
+            let Some((_, to)) = event.states() else { continue };
             // What was told to this incarnation before it could look back is counted already.
             let counted = self.waiting.contains(&event.id) || self.recorded.contains(&event.id);
             self.remember(event.id);
@@ -199,7 +205,7 @@ impl State {
                 if !counted {
                     self.count(&key, event, Desired::Running);
                 }
-                last.insert(key, (event.new_state, event.time));
+                last.insert(key, (to, event.time));
             }
         }
         for status in list {
@@ -305,10 +311,10 @@ impl State {
                 service: key.service.clone(),
                 component: key.component.clone(),
                 replica: key.replica,
-                prev_state: seen.told,
-                new_state: state,
+                kind: EventKind::Component { from: seen.told, to: state },
                 cause: "observed".into(),
                 exit,
+                observer: String::new(),
             };
             let desired = seen.desired;
             self.tell(event, desired);
@@ -391,12 +397,13 @@ impl State {
 
     /// One event: believed, counted, put out.
     fn tell(&mut self, event: Event, desired: Desired) {
+        let Some((from, to)) = event.states() else { return };
         let key = key_of(&event);
         let seen = self.components.entry(key.clone()).or_insert_with(|| Seen {
             desired,
-            told: event.prev_state,
+            told: from,
             told_at: event.time,
-            observed: observe(event.prev_state, desired, None),
+            observed: observe(from, desired, None),
             exit: String::new(),
             drift_since: None,
             contradiction: None,
@@ -404,9 +411,9 @@ impl State {
         // One told late is recorded, but does not bring the past back.
         if event.time >= seen.told_at {
             seen.desired = desired;
-            seen.told = event.new_state;
+            seen.told = to;
             seen.told_at = event.time;
-            seen.observed = observe(event.new_state, desired, Some(seen.observed));
+            seen.observed = observe(to, desired, Some(seen.observed));
             seen.contradiction = None;
             if !event.exit.is_empty() {
                 seen.exit.clone_from(&event.exit);
@@ -418,7 +425,7 @@ impl State {
             id: Uuid::from_u128(event.id.as_u128() ^ FLAP_BITS),
             // Events are sorted by time, then by id, which says nothing: behind its cause.
             time: event.time.plus(Duration::from_micros(1)),
-            prev_state: event.new_state,
+            kind: EventKind::Component { from: to, to },
             cause: "flapping".into(),
             exit: String::new(),
             ..event.clone()
@@ -433,8 +440,9 @@ impl State {
     /// Counts a change towards flapping; true: the component begins to flap with it. Changes an
     /// operator asked for do not count, nor do those of ignored components.
     fn count(&mut self, key: &ComponentKey, event: &Event, desired: Desired) -> bool {
-        let after = event.new_state.observed();
-        if after == event.prev_state.observed()
+        let Some((from, to)) = event.states() else { return false };
+        let after = to.observed();
+        if after == from.observed()
             || after == ObservedState::Unknown
             || desired == Desired::Ignore
             || matches!(event.cause.as_str(), "operator" | "deploy" | "takeover")

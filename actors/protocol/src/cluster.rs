@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use weft_wire::{Caller, NodeId, OperatorId, RequestId, Role, WallTime};
 
-use crate::{CommandRef, Desired, ReportNode, ServiceSpec};
+use crate::{CommandRef, Desired, Operation, OperationChange, ReportNode, ServiceSpec};
 
 /// A stored definition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -277,6 +277,11 @@ pub enum Command {
         /// The new level.
         level: u32,
     },
+    /// What whoever leads says of operations that go on.
+    Operations {
+        /// Each holds or is void by itself.
+        changes: Vec<OperationChange>,
+    },
 }
 
 /// One replica's change of place.
@@ -319,7 +324,8 @@ impl Command {
             | Self::TrustIssuer { .. }
             | Self::Drain { .. }
             | Self::LabelNode { .. }
-            | Self::RaiseFormat { .. } => 1,
+            | Self::RaiseFormat { .. }
+            | Self::Operations { .. } => 1,
         }
     }
 }
@@ -333,6 +339,8 @@ pub struct Proposal {
     pub at: WallTime,
     /// On whose behalf.
     pub caller: Caller,
+    /// The node that stamped it: the one that led.
+    pub leader: NodeId,
     /// The change.
     pub command: Command,
 }
@@ -346,6 +354,8 @@ pub struct Applied {
     pub revision: u64,
     /// Whether anything changed.
     pub changed: bool,
+    /// The operation that began with it; 0: none did.
+    pub operation: u64,
 }
 
 /// All of desired state at one index.
@@ -367,6 +377,8 @@ pub struct StateView {
     pub denied: Vec<String>,
     /// Format level of agreed state.
     pub format: u32,
+    /// Operations that go on or ended lately, oldest first.
+    pub operations: Vec<Operation>,
 }
 
 impl StateView {

@@ -1,34 +1,106 @@
-//! What happened: events of components, and the audit.
+//! What happened: events of components, nodes, agreement and places, and the audit.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use weft_wire::WallTime;
 
-use crate::ComponentState;
+use crate::{ComponentState, NodeChange};
 
-/// One observed change of one component (orchestration §5, §6).
+/// What an event is about, and how it changed. Append only: the order is on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventKind {
+    /// A component went from one state to another, as its node saw it.
+    Component {
+        /// Before.
+        from: ComponentState,
+        /// After.
+        to: ComponentState,
+    },
+    /// What became of a node, as agreed or as the node that led saw it.
+    Node {
+        /// What.
+        to: NodeChange,
+    },
+    /// A consensus group has another leader, or the same one in a new term.
+    Leader {
+        /// `control`, …
+        group: String,
+        /// Raft's term.
+        term: u64,
+        /// Who led before; empty: not known to the one who leads now.
+        from: String,
+        /// Who leads.
+        to: String,
+    },
+    /// Others vote in a consensus group.
+    Voters {
+        /// `control`, …
+        group: String,
+        /// Names, sorted.
+        from: Vec<String>,
+        /// Names, sorted.
+        to: Vec<String>,
+    },
+    /// A replica has another place.
+    Placement {
+        /// Name of the node; empty: none.
+        from: String,
+        /// Name of the node; empty: none.
+        to: String,
+    },
+}
+
+impl EventKind {
+    /// The name in JSON and the database.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Component { .. } => "component",
+            Self::Node { .. } => "node",
+            Self::Leader { .. } => "leader",
+            Self::Voters { .. } => "voters",
+            Self::Placement { .. } => "placement",
+        }
+    }
+}
+
+/// One change: of a component (orchestration §5, §6), or of who is there, who leads, who votes and
+/// what is placed where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// Made where it was seen; recording it twice records it once.
+    /// Made where it was seen, or derived from the agreed entry that brought it, so that every
+    /// node gives it the same: recording it twice records it once.
     pub id: Uuid,
     /// When it happened.
     pub time: WallTime,
-    /// Name of the node.
+    /// Name of the node it is about: where the component is, who leads, where a replica is placed
+    /// (or was, if it has no place now). Empty where it is about none.
     pub node: String,
     /// Empty for events of a node.
     pub service: String,
-    /// Empty for events of a node or a service.
+    /// Empty for events of a node or a replica.
     pub component: String,
     /// 0 where it does not apply.
     pub replica: u32,
-    /// Before.
-    pub prev_state: ComponentState,
-    /// After.
-    pub new_state: ComponentState,
-    /// `deploy`, `reconcile`, `operator`, `self` (it ended by itself), `probe`, `takeover`, …
+    /// What changed.
+    pub kind: EventKind,
+    /// Of a component: `deploy`, `reconcile`, `operator`, `self` (it ended by itself), `probe`,
+    /// `takeover`, … Otherwise a sentence.
     pub cause: String,
     /// `exit 1`, `signal 9`; empty where nothing exited.
     pub exit: String,
+    /// Name of the node whose view this is, where nodes may differ; empty: it is agreed, or the
+    /// view of `node` itself.
+    pub observer: String,
+}
+
+impl Event {
+    /// Before and after, if it is about a component.
+    pub const fn states(&self) -> Option<(ComponentState, ComponentState)> {
+        match self.kind {
+            EventKind::Component { from, to } => Some((from, to)),
+            _ => None,
+        }
+    }
 }
 
 /// Which events are wanted. Empty fields match all.

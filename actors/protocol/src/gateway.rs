@@ -9,7 +9,8 @@ use weft_wire::{
 
 use crate::{
     ActorInfo, CommandRef, ComponentStatus, DeployOptions, Desired, Event, EventFilter,
-    HostFigures, LogLine, NodeRole, NodeState, ObservedState, ServiceSpec,
+    HostFigures, LogLine, NodeRole, NodeState, ObservedState, Operation, OperationStep,
+    ServiceSpec,
 };
 
 macro_rules! message {
@@ -81,9 +82,6 @@ pub struct Drift {
     pub since: WallTime,
 }
 
-/// An event as a row; the same as the event itself.
-pub type EventRow = Event;
-
 /// ps, drift and recent events in one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterStatus {
@@ -100,8 +98,31 @@ pub struct StatusReply {
     /// What is not as wanted.
     pub drift: Vec<Drift>,
     /// The newest 20 events, oldest first.
-    pub events: Vec<EventRow>,
+    pub events: Vec<Event>,
+    /// Operations that go on.
+    pub operations: Vec<OperationRow>,
 }
+
+/// An operation and how far it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationRow {
+    /// As agreed.
+    pub operation: Operation,
+    /// Name of the node that sees it to its end.
+    pub owner: String,
+    /// In order.
+    pub steps: Vec<OperationStep>,
+    /// What is still to come or will not, one line each, at most 20.
+    pub left: Vec<String>,
+}
+
+/// Operations that go on, and those that ended lately; newest last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterOperations {
+    /// Only this one; 0: all.
+    pub id: u64,
+}
+message!(ClusterOperations, 512, "gateway.operations", ADMINS, true, Vec<OperationRow>);
 
 /// A node as the attached node sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,8 +180,17 @@ pub struct ClusterEvents {
 }
 message!(ClusterEvents, 504, "gateway.events", ADMINS, true, ());
 
+/// An event, or why some are missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventItem {
+    /// An event.
+    Event(Box<Event>),
+    /// A node that did not answer: what it alone recorded is missing.
+    Missing(NodeReply),
+}
+
 impl Subscription for ClusterEvents {
-    type Item = EventRow;
+    type Item = EventItem;
 }
 
 /// Logs of all nodes: what is there in the order of time, then, if asked, what comes.
@@ -226,6 +256,8 @@ pub enum DeployUpdate {
         revision: u64,
         /// False: it was so already.
         changed: bool,
+        /// The operation that began with it; 0: none did.
+        operation: u64,
     },
     /// A component moved.
     Progress {

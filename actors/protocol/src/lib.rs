@@ -13,6 +13,7 @@ mod gateway;
 mod lease;
 mod monitor;
 mod node;
+mod operation;
 mod registry;
 mod runtime;
 mod service;
@@ -24,16 +25,20 @@ pub use cluster::{
     PlacementMove, Previous, Proposal, Revision, ServiceRecord, StateView, TokenRecord,
 };
 pub use diff::{changed_fields, changed_service_fields, spec_hash};
-pub use event::{AuditRecord, Event, EventFilter, Outcome};
+pub use event::{AuditRecord, Event, EventFilter, EventKind, Outcome};
 pub use gateway::{
     AttachInfo, ClusterActors, ClusterActorsReply, ClusterEvents, ClusterLogs, ClusterNodes,
-    ClusterPs, ClusterStatus, ComponentRow, DeployService, DeployUpdate, DescribeNode, Drift,
-    EventRow, LifecycleAction, LifecycleRequest, ListServices, LogRow, NodeReply, NodeRow,
-    PlanAction, PlanItem, PlanService, PsReply, RemoveNode, ServiceRow, StatusReply,
+    ClusterOperations, ClusterPs, ClusterStatus, ComponentRow, DeployService, DeployUpdate,
+    DescribeNode, Drift, EventItem, LifecycleAction, LifecycleRequest, ListServices, LogRow,
+    NodeReply, NodeRow, OperationRow, PlanAction, PlanItem, PlanService, PsReply, RemoveNode,
+    ServiceRow, StatusReply,
 };
 pub use lease::{LEASE, LEASE_HELD, LeaseAnswer, LeaseClaim, RenewLeases};
 pub use monitor::{HostFigures, Observed, ReadDrift, ReadHost, Transition};
 pub use node::{ActorInfo, ActorTree, ChaosActor, ChaosKind, Ping, Pong, RestartActor};
+pub use operation::{
+    FinishedOperation, Operation, OperationChange, OperationStep, Progress, SeenOn,
+};
 pub use registry::{
     AgreementView, FollowEvents, GroupView, IssueToken, IssuedToken, JoinCluster, JoinedCluster,
     MemberView, PeerAddress, PlacementPlan, PlanPlacement, PlannedMove, Propose, QueryAudit,
@@ -50,7 +55,10 @@ pub use service::{
     RouteSpec, ServiceSpec, Snapshot, Stateful, Tier, UpdateOrder, UpdatePolicy, VolumeMapping,
     component_variables, route_variable, valid_name,
 };
-pub use state::{ActorState, ComponentState, Desired, Health, NodeRole, NodeState, ObservedState};
+pub use state::{
+    ActorState, ComponentState, Desired, Health, NodeChange, NodeRole, NodeState, ObservedState,
+    OperationKind, OperationOutcome, StepState,
+};
 pub use time::{format_time, parse_time, uptime};
 
 /// Version of Weft, from the package.

@@ -331,7 +331,7 @@ message!(QueryAudit, 111, "registry.query-audit", ADMINS, true, Vec<AuditRecord>
 
 impl Propose {
     /// The proposal this becomes once stamped.
-    pub fn stamp(self, at: WallTime, caller: Caller) -> Proposal {
-        Proposal { request: self.request, at, caller, command: self.command }
+    pub fn stamp(self, at: WallTime, caller: Caller, leader: NodeId) -> Proposal {
+        Proposal { request: self.request, at, caller, leader, command: self.command }
     }
 }

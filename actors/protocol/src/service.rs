@@ -230,7 +230,7 @@ pub struct RouteSpec {
 }
 
 /// `[[components]]` (orchestration §3.2).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ComponentSpec {
     /// Unique in the service.
     pub name: String,
@@ -264,6 +264,49 @@ pub struct ComponentSpec {
     pub resources: Resources,
     /// Routes.
     pub routes: Vec<RouteSpec>,
+}
+
+/// Without the values of `env`: they may be secrets, and what is debugged is logged.
+impl fmt::Debug for ComponentSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            driver,
+            image,
+            version,
+            network,
+            user,
+            restart,
+            stop_grace,
+            workdir,
+            ports,
+            volumes,
+            cmd,
+            env,
+            health,
+            resources,
+            routes,
+        } = self;
+        let env: Vec<String> = env.iter().map(|(key, _)| format!("{key}=…")).collect();
+        f.debug_struct("ComponentSpec")
+            .field("name", name)
+            .field("driver", driver)
+            .field("image", image)
+            .field("version", version)
+            .field("network", network)
+            .field("user", user)
+            .field("restart", restart)
+            .field("stop_grace", stop_grace)
+            .field("workdir", workdir)
+            .field("ports", ports)
+            .field("volumes", volumes)
+            .field("cmd", cmd)
+            .field("env", &env)
+            .field("health", health)
+            .field("resources", resources)
+            .field("routes", routes)
+            .finish()
+    }
 }
 
 impl ComponentSpec {
@@ -475,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_port_is_not_a_tag() {
+    fn a_registry_port_is_not_a_tag_and_values_of_env_are_not_debugged() {
         let mut c = ComponentSpec {
             name: "a".into(),
             driver: Driver::Container,
@@ -499,5 +542,8 @@ mod tests {
         assert_eq!(c.shown_version(), "v1.2");
         c.image = "app@sha256:0123456789abcdef".into();
         assert_eq!(c.shown_version(), "0123456789ab");
+        c.env = vec![("TOKEN".into(), "hush".into())];
+        let debugged = format!("{c:?}");
+        assert!(debugged.contains("TOKEN=…") && !debugged.contains("hush"), "{debugged}");
     }
 }

@@ -174,6 +174,78 @@ names! {
     }
 }
 
+names! {
+    /// What became of a node.
+    NodeChange {
+        /// It was admitted to the cluster.
+        Joined = "joined",
+        /// Its daemon does not answer, its host does.
+        DaemonDown = "daemon-down",
+        /// Its daemon stopped on purpose, for a while.
+        Away = "away",
+        /// It does not answer, and its host does not either.
+        Lost = "lost",
+        /// It answers again.
+        Back = "back",
+        /// It said that it leaves for good.
+        Left = "left",
+        /// It was taken out for ever.
+        Removed = "removed",
+        /// It gives its work away.
+        Draining = "draining",
+        /// It takes work again.
+        Undrained = "undrained",
+    }
+}
+
+names! {
+    /// What an operation does.
+    OperationKind {
+        /// Puts a definition in force.
+        Deploy = "deploy",
+        /// Tears a service down.
+        Undeploy = "undeploy",
+        /// Has a service or component run.
+        Start = "start",
+        /// Has a service or component stopped.
+        Stop = "stop",
+        /// Starts components anew in place.
+        Restart = "restart",
+        /// Moves a node's work to others.
+        Drain = "drain",
+        /// Takes a node out for ever.
+        Remove = "remove",
+    }
+}
+
+names! {
+    /// How an operation ended.
+    OperationOutcome {
+        /// All is as wanted.
+        Done = "done",
+        /// Some is as wanted, the rest will not be.
+        Partial = "partial",
+        /// It is not as wanted.
+        Failed = "failed",
+        /// A later operation on the same took its place.
+        Superseded = "superseded",
+    }
+}
+
+names! {
+    /// How far a step of an operation is.
+    StepState {
+        /// Not begun.
+        Waiting = "waiting",
+        /// Begun.
+        Running = "running",
+        /// Over, well.
+        Done = "done",
+        /// Over, not well.
+        Failed = "failed",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -143,10 +143,42 @@ fn event() -> Event {
         service: "web".into(),
         component: "web".into(),
         replica: 1,
-        prev_state: ComponentState::Running,
-        new_state: ComponentState::Exited,
+        kind: EventKind::Component { from: ComponentState::Running, to: ComponentState::Exited },
         cause: "self".into(),
         exit: "signal 9".into(),
+        observer: String::new(),
+    }
+}
+
+fn operation() -> OperationRow {
+    OperationRow {
+        operation: Operation {
+            id: 17,
+            kind: OperationKind::Drain,
+            service: String::new(),
+            component: String::new(),
+            node: Some(node()),
+            node_name: "n1".into(),
+            replicas: vec![ReplicaKey { service: "web".into(), replica: 1 }],
+            on: vec![node()],
+            revision: 0,
+            anew: false,
+            caller: "ann".into(),
+            owner: node(),
+            started: time(),
+            finished: Some(FinishedOperation {
+                at: time(),
+                outcome: OperationOutcome::Partial,
+                detail: "web/1 stays".into(),
+            }),
+        },
+        owner: "n1".into(),
+        steps: vec![OperationStep {
+            name: "move".into(),
+            state: StepState::Failed,
+            detail: "0 of 1 replicas moved".into(),
+        }],
+        left: vec!["web/1".into()],
     }
 }
 
@@ -248,6 +280,7 @@ fn commands() -> Vec<Command> {
         Command::Drain { node: node(), on: true },
         Command::LabelNode { node: node(), set: vec!["rack=2".into()], remove: vec!["ssd".into()] },
         Command::RaiseFormat { level: 2 },
+        Command::Operations { changes: vec![OperationChange::Take { id: 17, owner: node() }] },
     ]
 }
 
@@ -383,6 +416,7 @@ fn lines() -> Vec<String> {
         line(&ListServices {}),
         line(&RemoveNode { request, node: "n3".into(), force: true }),
         line(&DescribeNode {}),
+        line(&ClusterOperations { id: 7 }),
     ];
     for command in commands() {
         lines.push(line(&Propose { request, command }));
@@ -408,10 +442,26 @@ fn lines() -> Vec<String> {
     lines.push(value("status", &status()));
     lines.push(value(
         "proposal",
-        &Propose { request, command: Command::Undeploy { service: "web".into() } }
-            .stamp(time(), caller),
+        &Propose { request, command: Command::Undeploy { service: "web".into() } }.stamp(
+            time(),
+            caller,
+            node(),
+        ),
     ));
     lines.push(value("agreement", &agreement()));
+    for kind in [
+        EventKind::Node { to: NodeChange::Lost },
+        EventKind::Leader { group: "control".into(), term: 3, from: "n1".into(), to: "n2".into() },
+        EventKind::Voters {
+            group: "control".into(),
+            from: vec!["n1".into()],
+            to: vec!["n1".into(), "n2".into(), "n3".into()],
+        },
+        EventKind::Placement { from: String::new(), to: "n2".into() },
+    ] {
+        lines.push(value("event", &EventItem::Event(Box::new(Event { kind, ..event() }))));
+    }
+    lines.push(value("operation", &operation()));
     lines.push(value(
         "leases",
         &vec![

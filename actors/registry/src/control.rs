@@ -1,19 +1,21 @@
 //! Desired state as the `control` group's machine: what consensus feeds, and what readers see.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use weft_agreement::{Image, Machine, MachineError};
-use weft_protocol::{Applied, Proposal};
+use weft_protocol::{Applied, Event, Proposal};
 use weft_wire::{Failure, FailureKind, NodeId, codec};
 
 use crate::state::{ClusterState, SNAPSHOT_VERSION};
 
 /// Name of the group that desired state is agreed in.
 pub const GROUP: &str = "control";
+/// Events that wait to be stored, at most; older ones are left to the other nodes.
+const EVENTS_WAITING: usize = 10_000;
 /// Layout of a stored proposal.
 pub const PROPOSAL_VERSION: u16 = 1;
 
@@ -26,6 +28,8 @@ struct Inner {
     state: RwLock<ClusterState>,
     /// Position of the newest change.
     head: watch::Sender<u64>,
+    /// What followed from entries and is not stored yet.
+    events: Mutex<VecDeque<Event>>,
 }
 
 impl std::fmt::Debug for Control {
@@ -37,7 +41,7 @@ impl std::fmt::Debug for Control {
 impl Default for Control {
     fn default() -> Self {
         let state = RwLock::new(ClusterState::default());
-        Self(Arc::new(Inner { state, head: watch::Sender::new(0) }))
+        Self(Arc::new(Inner { state, head: watch::Sender::new(0), events: Mutex::default() }))
     }
 }
 
@@ -51,6 +55,13 @@ impl Control {
     pub fn read(&self) -> RwLockReadGuard<'_, ClusterState> {
         // One that holds it already may look again, even while a change waits.
         self.0.state.read_recursive()
+    }
+
+    /// Events that followed from entries since they were taken last, at most `max`, oldest first.
+    pub(crate) fn take_events(&self, max: usize) -> Vec<Event> {
+        let mut events = self.0.events.lock();
+        let count = events.len().min(max);
+        events.drain(..count).collect()
     }
 
     /// Position of the newest change; told again at each.
@@ -101,12 +112,15 @@ pub(crate) fn answer(bytes: &[u8]) -> Answer {
 impl Machine for Control {
     fn apply(&mut self, index: u64, commands: &[Vec<u8>]) -> Vec<Vec<u8>> {
         let mut state = self.0.state.write();
+        let mut told = Vec::new();
         let answers = commands
             .iter()
             .map(|bytes| {
                 let answer = decode(bytes).and_then(|proposal| {
                     let next = state.index().saturating_add(1);
-                    state.apply(&proposal, next).map(|(applied, _)| applied)
+                    let (applied, events) = state.apply_told(&proposal, next)?;
+                    told.extend(events);
+                    Ok(applied)
                 });
                 if let Err(failure) = &answer
                     && failure.kind == FailureKind::Unsupported
@@ -118,6 +132,12 @@ impl Machine for Control {
             .collect();
         let head = state.index();
         drop(state);
+        if !told.is_empty() {
+            let mut events = self.0.events.lock();
+            events.extend(told);
+            let surplus = events.len().saturating_sub(EVENTS_WAITING);
+            events.drain(..surplus);
+        }
         self.0.head.send_if_modified(|known| std::mem::replace(known, head) != head);
         answers
     }
@@ -153,6 +173,7 @@ mod tests {
             request: RequestId::new(uuid::Uuid::from_u128(request)),
             at,
             caller: Caller::node(id),
+            leader: id,
             command: Command::Bootstrap {
                 node: NodeRecord {
                     id,

@@ -8,6 +8,7 @@
 mod actor;
 mod config;
 mod control;
+mod operations;
 pub mod placement;
 pub mod state;
 mod steward;

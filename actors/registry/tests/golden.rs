@@ -215,6 +215,19 @@ fn commands() -> Vec<(&'static str, Command)> {
                 operator: OperatorRecord { key_fingerprint: "34".into(), ..operator() },
             },
         ),
+        (
+            "operations",
+            Command::Operations {
+                changes: vec![
+                    OperationChange::Take { id: 6, owner: node(1, "").id },
+                    OperationChange::Finish {
+                        id: 6,
+                        outcome: OperationOutcome::Failed,
+                        detail: "web/1 stays".into(),
+                    },
+                ],
+            },
+        ),
         ("undeploy", Command::Undeploy { service: "web".into() }),
     ]
 }
@@ -228,6 +241,7 @@ fn proposal(n: u128, command: Command) -> Proposal {
             role: Role::Admin,
             via: Some(node(2, "n2").id),
         },
+        leader: node(1, "n1").id,
         command,
     }
 }

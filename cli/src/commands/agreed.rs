@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use weft_protocol::{AgreementView, GroupView, ReadAgreement, ReadState, StateView, uptime};
+use weft_protocol::{
+    AgreementView, GroupView, NodeState, ReadAgreement, ReadState, StateView, uptime,
+};
 use weft_wire::{ActorKind, Address, NodeId};
 
 use super::App;
@@ -14,7 +16,7 @@ use crate::error::Result;
 /// granted 2 s after the last heartbeat).
 const OLD: Duration = Duration::from_secs(2);
 /// The leader is not waited for any longer: the attached node knows something, too.
-const LEADER: Duration = Duration::from_secs(2);
+const LEADER: Duration = Duration::from_secs(1);
 /// For a remark beside a result.
 const ASIDE: Duration = Duration::from_secs(1);
 /// The group that holds desired state.
@@ -47,11 +49,23 @@ pub(crate) async fn catch_up(app: &App, attached: &Attached, fresh: Fresh) -> Re
 /// # Errors
 /// When that does not answer either.
 pub(crate) async fn agreement(attached: &Attached, within: Duration) -> Result<AgreementView> {
-    let leader = Address::leader(ActorKind::Registry);
-    match attached.ask(leader, ReadAgreement {}, within.min(LEADER)).await {
-        Ok(view) => Ok(view),
-        Err(_) => own(attached, within).await,
+    let own = own(attached, within).await?;
+    if !leader_is_elsewhere(&own) {
+        return Ok(own);
     }
+    let leader = Address::leader(ActorKind::Registry);
+    Ok(attached.ask(leader, ReadAgreement {}, within.min(LEADER)).await.unwrap_or(own))
+}
+
+/// Whether another node leads that, as far as this one sees, is there to be asked.
+fn leader_is_elsewhere(view: &AgreementView) -> bool {
+    let leader = control(view).and_then(|group| group.leader);
+    let there = |id: NodeId| {
+        view.member(id).is_none_or(|member| {
+            matches!(member.state, NodeState::Ready | NodeState::Draining | NodeState::Degraded)
+        })
+    };
+    leader.is_some_and(|id| Some(id) != view.node && there(id))
 }
 
 async fn own(attached: &Attached, within: Duration) -> Result<AgreementView> {
@@ -130,7 +144,7 @@ pub(crate) fn waiting_of(view: &AgreementView, service: Option<&str>) -> Vec<Str
 #[cfg(test)]
 pub(crate) mod tests {
     use uuid::Uuid;
-    use weft_protocol::{MemberView, NodeRole, NodeState};
+    use weft_protocol::{MemberView, NodeRole};
 
     use super::*;
 
@@ -197,6 +211,18 @@ pub(crate) mod tests {
         assert_eq!(said(Some(id(2)), Some(139_000)), old("2m19s old"));
         assert_eq!(said(None, None), old("of unknown age"));
         assert_eq!(without_majority(&AgreementView::default()), old("of unknown age"));
+    }
+
+    #[test]
+    fn a_leader_that_is_silent_is_not_waited_for() {
+        let mut seen = view(3);
+        assert!(!leader_is_elsewhere(&seen), "n1 itself leads");
+        seen.node = Some(id(2));
+        assert!(leader_is_elsewhere(&seen));
+        for state in [NodeState::Suspect, NodeState::Lost, NodeState::DaemonDown] {
+            seen.members[0].state = state;
+            assert!(!leader_is_elsewhere(&seen), "{state}");
+        }
     }
 
     #[test]

@@ -33,13 +33,19 @@ impl Follow {
     /// Takes an update and says what to print.
     pub(crate) fn take(&mut self, update: DeployUpdate) -> Vec<Line> {
         match update {
-            DeployUpdate::Accepted { service, revision, changed } => {
+            DeployUpdate::Accepted { service, revision, changed, operation } => {
                 self.accepted = true;
                 self.view.service = service;
                 self.view.revision = revision;
                 self.view.changed = changed;
+                self.view.operation = (operation != 0).then_some(operation);
                 let what = if changed { "agreed" } else { "nothing to change" };
-                vec![Line::Progress(format!("{} revision {revision}: {what}", self.view.service))]
+                let id = match operation {
+                    0 => String::new(),
+                    id => format!(" (operation {id})"),
+                };
+                let service = &self.view.service;
+                vec![Line::Progress(format!("{service} revision {revision}: {what}{id}"))]
             }
             DeployUpdate::Progress { row } => {
                 let reason = &row.status.reason;
@@ -247,7 +253,7 @@ mod tests {
     }
 
     fn accepted() -> DeployUpdate {
-        DeployUpdate::Accepted { service: "web".into(), revision: 3, changed: true }
+        DeployUpdate::Accepted { service: "web".into(), revision: 3, changed: true, operation: 7 }
     }
 
     fn good(replica: u32) -> DeployUpdate {

@@ -133,6 +133,7 @@ impl Evacuation {
             name: row.name.clone(),
             id: row.id.to_string(),
             draining: true,
+            operation: None,
             moved: self.replicas.iter().filter_map(moved).collect(),
             staying: self.staying(),
             left: self.left().into_iter().map(ReplicaView::from).collect(),
@@ -167,15 +168,17 @@ pub(crate) async fn drain(app: &App, target: &str, change: Change) -> Result<Exi
         return would(app, &attached, &row, &format!("drain node {}", row.name)).await;
     }
     let applied = mark(app, &attached, row.id, true).await?;
-    app.output.progress(marked(&row, applied.changed));
+    app.output.progress(marked(&row, &applied));
     if change.no_wait {
-        let view = Evacuation::new(row.id).view(&row, &StateView::default(), false);
+        let mut view = Evacuation::new(row.id).view(&row, &StateView::default(), false);
+        view.operation = operation(&applied);
         if app.output.json {
             app.output.document(&view)?;
         }
         return Ok(Exit::Ok);
     }
-    let view = watch(app, &attached, &row).await?;
+    let mut view = watch(app, &attached, &row).await?;
+    view.operation = operation(&applied);
     if app.output.json {
         app.output.document(&view)?;
     }
@@ -234,8 +237,9 @@ pub(crate) async fn leave(
     }
     app.output.confirm(&what)?;
     let applied = mark(app, &attached, row.id, true).await?;
-    app.output.progress(marked(&row, applied.changed));
+    app.output.progress(marked(&row, &applied));
     let mut view = watch(app, &attached, &row).await?;
+    view.operation = operation(&applied);
     if view.timed_out || (!view.staying.is_empty() && !force) {
         if app.output.json {
             app.output.document(&view)?;
@@ -263,9 +267,15 @@ async fn mark(app: &App, attached: &Attached, node: NodeId, on: bool) -> Result<
     attached.ask(Address::here(ActorKind::Registry), message, app.change()).await
 }
 
-fn marked(row: &NodeRow, changed: bool) -> String {
-    let how = if changed { "agreed" } else { "it was draining already" };
-    format!("drain {}: {how}", row.name)
+fn operation(applied: &Applied) -> Option<u64> {
+    (applied.operation != 0).then_some(applied.operation)
+}
+
+fn marked(row: &NodeRow, applied: &Applied) -> String {
+    match operation(applied) {
+        Some(id) => format!("drain {}: agreed (operation {id})", row.name),
+        None => format!("drain {}: it was draining already", row.name),
+    }
 }
 
 async fn plan(app: &App, attached: &Attached, lost: Vec<NodeId>) -> Result<PlacementPlan> {

@@ -1,11 +1,11 @@
 //! `events`: what happened, on every node.
 
-use weft_protocol::{ClusterEvents, Event, EventFilter};
+use weft_protocol::{ClusterEvents, EventFilter, EventItem};
 
 use super::App;
 use super::follow::{self, Shown, ShownEvents};
 use crate::args::Events;
-use crate::error::{Exit, Result};
+use crate::error::{Exit, Result, clean};
 use crate::output::views::{EventView, event_line};
 
 /// The most events of one question (`EventFilter::limit`).
@@ -38,7 +38,7 @@ struct Stream<'a> {
 
 impl Shown for Stream<'_> {
     type Wanted = ClusterEvents;
-    const NAMES_MISSING: bool = false;
+    const NAMES_MISSING: bool = true;
 
     fn wanted(&mut self, again: bool) -> ClusterEvents {
         self.again = again;
@@ -50,12 +50,22 @@ impl Shown for Stream<'_> {
         ClusterEvents { filter, follow: self.follow }
     }
 
-    fn show(&mut self, event: Event) -> Result<()> {
+    fn show(&mut self, item: EventItem) -> Result<()> {
+        let event = match item {
+            EventItem::Event(event) => event,
+            EventItem::Missing(reply) => {
+                self.app.output.notice(clean(&format!(
+                    "node {} did not answer: what it alone recorded is missing: {}",
+                    reply.node, reply.error
+                )));
+                return Ok(());
+            }
+        };
         if !self.shown.is_new(event.id, event.time, self.again) {
             return Ok(());
         }
         if self.app.output.json {
-            self.app.output.document(&EventView::from(&event))
+            self.app.output.document(&EventView::from(&*event))
         } else {
             self.app.output.line(event_line(&event))
         }

@@ -16,6 +16,7 @@ mod login;
 mod logs;
 mod lost;
 mod node;
+mod operations;
 mod show;
 mod validate;
 
@@ -119,6 +120,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Verb::Status(args) => show::status(&app, &args).await,
         Verb::Logs(args) => logs::run(&app, &args).await,
         Verb::Events(args) => events::run(&app, &args).await,
+        Verb::Operations(args) => operations::run(&app, &args).await,
         Verb::Actors(args) => actors::run(&app, &args).await,
         Verb::Chaos(args) => actors::chaos(&app, &args).await,
         Verb::Node(args) => node::run(&app, &args).await,

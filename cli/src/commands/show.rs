@@ -9,6 +9,7 @@ use super::{App, agreed};
 use crate::args::{List, Ps, Status};
 use crate::error::{Exit, Result};
 use crate::output::agreed::waiting_lines;
+use crate::output::operations::{OperationView, operations_table};
 use crate::output::views::{
     AnswerView, ComponentView, DriftView, EventView, ServiceView, StatusView, components_table,
     drift_table, event_line, services_table,
@@ -69,6 +70,7 @@ pub(crate) async fn status(app: &App, args: &Status) -> Result<Exit> {
         events: reply.events.iter().map(EventView::from).collect(),
         nodes: reply.ps.nodes.iter().map(AnswerView::from).collect(),
         waiting,
+        operations: reply.operations.iter().map(OperationView::from).collect(),
     };
     app.output.result(&view, status_text(&reply, &view.waiting, SystemClock.wall()))?;
     if let Some(remark) = remark {
@@ -99,6 +101,9 @@ fn status_text(reply: &StatusReply, waiting: &[String], now: weft_wire::WallTime
     for event in &reply.events {
         let _ = write!(text, "\n{}", event_line(event));
     }
+    if !reply.operations.is_empty() {
+        let _ = write!(text, "\n\nOPERATIONS\n{}", operations_table(&reply.operations));
+    }
     for line in waiting_lines(waiting) {
         let _ = write!(text, "\n{line}");
     }
@@ -126,6 +131,7 @@ mod tests {
             },
             drift: vec![],
             events: vec![],
+            operations: vec![],
         };
         let text = status_text(&reply, &[], SystemClock.wall());
         assert!(!text.contains("WAITING"), "{text}");

@@ -297,6 +297,8 @@ pub(crate) struct DrainView {
     pub(crate) name: String,
     pub(crate) id: String,
     pub(crate) draining: bool,
+    /// The operation that drains it; null: none was begun by this command.
+    pub(crate) operation: Option<u64>,
     pub(crate) moved: Vec<MovedView>,
     pub(crate) staying: Vec<WaitView>,
     /// Replicas that are still to move.

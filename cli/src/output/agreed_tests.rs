@@ -100,6 +100,7 @@ fn drain_and_label_json_have_the_promised_fields() {
         name: "n2".into(),
         id: id(2).to_string(),
         draining: true,
+        operation: Some(17),
         moved: vec![MovedView { service: "web".into(), replica: 1, to: "n3".into() }],
         staying: vec![WaitView { service: "data".into(), replica: 1, why: "its data".into() }],
         left: vec![],

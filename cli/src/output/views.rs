@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 use weft_protocol::{
-    ActorInfo, AttachInfo, ComponentRow, ComponentState, Drift, Event, LogLine, LogStream,
-    NodeReply, NodeRow, NodeState, PlanAction, PlanItem, ServiceRow, format_time, uptime,
+    ActorInfo, AttachInfo, ComponentRow, ComponentState, Drift, Event, EventKind, LogLine,
+    LogStream, NodeReply, NodeRow, NodeState, PlanAction, PlanItem, ServiceRow, format_time,
+    uptime,
 };
 use weft_wire::WallTime;
 
@@ -321,45 +322,96 @@ pub(crate) struct EventView {
     pub(crate) service: Option<String>,
     pub(crate) component: Option<String>,
     pub(crate) replica: Option<u32>,
-    pub(crate) prev_state: &'static str,
-    pub(crate) new_state: &'static str,
+    /// Of a component only, as is `new_state`.
+    pub(crate) prev_state: Option<&'static str>,
+    pub(crate) new_state: Option<&'static str>,
     pub(crate) cause: String,
     pub(crate) exit: Option<String>,
     pub(crate) id: String,
+    /// `component`, `node`, `leader`, `voters` or `placement`.
+    pub(crate) kind: &'static str,
+    /// Before: a state, a node, or the names of voters with commas between them.
+    pub(crate) from: Option<String>,
+    /// After, likewise; of a node, what became of it.
+    pub(crate) to: Option<String>,
+    pub(crate) group: Option<String>,
+    pub(crate) term: Option<u64>,
+    /// The node whose view this is, where nodes may differ.
+    pub(crate) observer: Option<String>,
 }
 
 impl From<&Event> for EventView {
     fn from(event: &Event) -> Self {
+        let (from, to) = turned(&event.kind);
         Self {
             time: format_time(event.time),
             node: event.node.clone(),
             service: some(&event.service),
             component: some(&event.component),
             replica: (event.replica != 0).then_some(event.replica),
-            prev_state: event.prev_state.as_str(),
-            new_state: event.new_state.as_str(),
+            prev_state: event.states().map(|(from, _)| from.as_str()),
+            new_state: event.states().map(|(_, to)| to.as_str()),
             cause: event.cause.clone(),
             exit: some(&event.exit),
             id: event.id.to_string(),
+            kind: event.kind.as_str(),
+            from: some(&from),
+            to: some(&to),
+            group: match &event.kind {
+                EventKind::Leader { group, .. } | EventKind::Voters { group, .. } => some(group),
+                _ => None,
+            },
+            term: match &event.kind {
+                EventKind::Leader { term, .. } => Some(*term),
+                _ => None,
+            },
+            observer: some(&event.observer),
         }
+    }
+}
+
+/// Before and after, as words.
+fn turned(kind: &EventKind) -> (String, String) {
+    match kind {
+        EventKind::Component { from, to } => (from.to_string(), to.to_string()),
+        EventKind::Node { to } => (String::new(), to.to_string()),
+        EventKind::Leader { from, to, .. } | EventKind::Placement { from, to } => {
+            (from.clone(), to.clone())
+        }
+        EventKind::Voters { from, to, .. } => (from.join(","), to.join(",")),
     }
 }
 
 /// One event as a line for people; fixed widths, because more may come.
 pub(crate) fn event_line(event: &Event) -> String {
     let what = match (event.service.is_empty(), event.component.is_empty()) {
-        (true, _) => "-".to_owned(),
+        (true, _) => match &event.kind {
+            EventKind::Leader { group, term, .. } => format!("leader of {group}, term {term}"),
+            EventKind::Voters { group, .. } => format!("voters of {group}"),
+            EventKind::Node { .. } => "node".to_owned(),
+            _ => "-".to_owned(),
+        },
         (false, true) => event.service.clone(),
         (false, false) => format!("{}/{}", event.service, event.component),
     };
     let what = if event.replica == 0 { what } else { format!("{what}#{}", event.replica) };
     let exit = if event.exit.is_empty() { String::new() } else { format!(", {}", event.exit) };
+    let (from, to) = turned(&event.kind);
+    let nothing = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    let turn = match &event.kind {
+        EventKind::Node { .. } => to,
+        EventKind::Placement { .. } => format!("placed {} -> {}", nothing(from), nothing(to)),
+        _ => format!("{} -> {}", nothing(from), nothing(to)),
+    };
+    let by = if event.observer.is_empty() {
+        String::new()
+    } else {
+        format!(", seen by {}", event.observer)
+    };
+    let node = if event.node.is_empty() { "-" } else { event.node.as_str() };
     let line = format!(
-        "{}  {:<8}  {what:<28}  {} -> {}  ({}{exit})",
+        "{}  {node:<8}  {what:<28}  {turn}  ({}{exit}{by})",
         format_time(event.time),
-        event.node,
-        event.prev_state,
-        event.new_state,
         event.cause,
     );
     crate::error::clean(&line).replace('\n', " ")
@@ -527,6 +579,8 @@ pub(crate) struct ChangeView {
     pub(crate) service: String,
     pub(crate) revision: u64,
     pub(crate) changed: bool,
+    /// Null: nothing was to change.
+    pub(crate) operation: Option<u64>,
     pub(crate) good: u32,
     pub(crate) bad: u32,
     pub(crate) timed_out: bool,
@@ -542,6 +596,8 @@ pub(crate) struct StatusView {
     pub(crate) nodes: Vec<AnswerView>,
     /// What agreed state wants that cannot be had.
     pub(crate) waiting: Vec<String>,
+    /// What goes on.
+    pub(crate) operations: Vec<super::operations::OperationView>,
 }
 
 /// `whoami --json`.

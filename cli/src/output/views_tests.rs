@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use uuid::Uuid;
+use weft_protocol::EventKind;
 use weft_protocol::{
     ActorState, ComponentKey, ComponentState, ComponentStatus, Desired, Health, NodeRole,
     ObservedState,
@@ -58,10 +59,10 @@ fn event() -> Event {
         service: "web".into(),
         component: "api".into(),
         replica: 2,
-        prev_state: ComponentState::Running,
-        new_state: ComponentState::Exited,
+        kind: EventKind::Component { from: ComponentState::Running, to: ComponentState::Exited },
         cause: "self".into(),
         exit: "signal 9".into(),
+        observer: String::new(),
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::broadcast;
 use uuid::Uuid;
 use weft_link::{Call, Directory, Items, PeerEntry};
+use weft_protocol::EventItem;
 use weft_protocol::{
     AgreementView, Applied, CheckSpec, ComponentState, ComponentStatus, DeployOptions,
     DeployUpdate, Drift, Event, FollowEvents, HostFigures, LifecycleAction, LogLine, LogRow,
@@ -113,7 +114,7 @@ impl Handle<Propose> for Registry {
         let change = world.on_propose;
         change(&mut world);
         let revision = world.state.service("web").map_or(0, |service| service.revision);
-        let applied = Applied { index: world.state.index, revision, changed: true };
+        let applied = Applied { index: world.state.index, revision, changed: true, operation: 0 };
         drop(world);
         for status in self.0.list() {
             let _ = self.0.moved.send(status);
@@ -396,7 +397,12 @@ fn a_deploy_is_told_step_by_step_and_ends_when_all_is_well() {
         let first = next(&mut items).await.unwrap().unwrap();
         assert_eq!(
             first,
-            DeployUpdate::Accepted { service: "web".into(), revision: 2, changed: true }
+            DeployUpdate::Accepted {
+                service: "web".into(),
+                revision: 2,
+                changed: true,
+                operation: 0
+            }
         );
         let second = next(&mut items).await.unwrap().unwrap();
         assert!(matches!(second, DeployUpdate::Progress { row }
@@ -569,9 +575,15 @@ fn events_are_shown_once_each_what_was_and_what_comes() {
         let message = ClusterEvents { filter: EventFilter::default(), follow: true };
         let mut items = open(&tree, message).await;
         for n in 1..=30 {
-            let event = next(&mut items).await.unwrap().unwrap();
+            let EventItem::Event(event) = next(&mut items).await.unwrap().unwrap() else {
+                panic!("a node is missing before the events are told");
+            };
             assert_eq!(event.time, WallTime::from_micros(n));
         }
+        let EventItem::Missing(missing) = next(&mut items).await.unwrap().unwrap() else {
+            panic!("a node that does not answer is named");
+        };
+        assert_eq!(missing.node, "n2");
         // Sent until the follower is there to hear it.
         let event = event(99, 99, "test");
         let sender = shared.happened.clone();
@@ -582,7 +594,13 @@ fn events_are_shown_once_each_what_was_and_what_comes() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         });
-        assert_eq!(next(&mut items).await.unwrap().unwrap(), event);
+        let last = loop {
+            match next(&mut items).await.unwrap().unwrap() {
+                EventItem::Event(event) => break *event,
+                EventItem::Missing(_) => {}
+            }
+        };
+        assert_eq!(last, event);
         telling.abort();
     });
 }

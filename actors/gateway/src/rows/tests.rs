@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use uuid::Uuid;
+use weft_protocol::EventKind;
 use weft_protocol::{
     ComponentSpec, Driver, Failover, NodeRecord, OnPartition, Placement, PlacementRules, Resources,
     RestartPolicy, ServiceRecord, ServiceSpec, Snapshot, Tier, UpdatePolicy,
@@ -147,10 +148,10 @@ pub(crate) fn event(n: u32, time: i64, node: &str) -> Event {
         service: "web".into(),
         component: "api".into(),
         replica: 1,
-        prev_state: ComponentState::Starting,
-        new_state: ComponentState::Running,
+        kind: EventKind::Component { from: ComponentState::Starting, to: ComponentState::Running },
         cause: "deploy".into(),
         exit: String::new(),
+        observer: String::new(),
     }
 }
 

@@ -141,7 +141,10 @@ fn a_transition_is_acknowledged_only_once_it_is_recorded() {
         let told = transition(1, ComponentState::Running, ComponentState::Exited);
         tree.ask(Observed { transitions: vec![told.clone()] }).await.unwrap();
         let recorded = world.lock().recorded.get(&told.id).cloned().unwrap();
-        assert_eq!((recorded.node.as_str(), recorded.new_state), ("n1", ComponentState::Exited));
+        assert_eq!(
+            (recorded.node.as_str(), recorded.states().map(|(_, to)| to)),
+            ("n1", Some(ComponentState::Exited))
+        );
         assert!(world.lock().attempts >= 4);
         // Told again, it is known.
         let attempts = world.lock().attempts;

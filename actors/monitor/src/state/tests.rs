@@ -209,8 +209,11 @@ fn a_transition_nobody_told_of_is_recorded_once_it_has_lasted() {
     assert!(!state.reconcile(&list, at(57), &mut ids));
     let events = drain(&mut state);
     assert_eq!(events.len(), 1);
-    assert_eq!((events[0].cause.as_str(), events[0].prev_state), ("observed", S::Running));
-    assert_eq!((events[0].new_state, events[0].time), (S::Exited, at(50)));
+    assert_eq!(
+        (events[0].cause.as_str(), events[0].states()),
+        ("observed", Some((S::Running, S::Exited)))
+    );
+    assert_eq!(events[0].time, at(50));
     assert!(!state.reconcile(&list, at(120), &mut ids));
     assert_eq!(state.outbox_len(), 0);
 }
@@ -223,7 +226,10 @@ fn a_component_that_is_no_longer_listed_is_recorded_as_removed_and_forgotten() {
     assert!(state.reconcile(&[], at(3), &mut ids));
     assert!(!state.reconcile(&[], at(9), &mut ids));
     let events = drain(&mut state);
-    assert_eq!(events.iter().map(|e| e.new_state).collect::<Vec<_>>(), [S::Removed]);
+    assert_eq!(
+        events.iter().map(|e| e.states().expect("of a component").1).collect::<Vec<_>>(),
+        [S::Removed]
+    );
     assert!(state.drift().is_empty());
 }
 
@@ -239,7 +245,7 @@ fn a_change_while_the_monitor_was_away_is_found_by_its_history() {
     state.reconcile(&list, at(36), &mut ids);
     let events = drain(&mut state);
     assert_eq!(events.len(), 1);
-    assert_eq!((events[0].prev_state, events[0].new_state), (S::Running, S::Exited));
+    assert_eq!(events[0].states(), Some((S::Running, S::Exited)));
 }
 
 /// A transition may be told, and recorded, before the first look back at the events: it is in

@@ -60,6 +60,8 @@ pub(super) struct Duties {
     rebalanced: Option<Instant>,
     /// What cannot be had, for people.
     waiting: Vec<String>,
+    /// Replicas that cannot leave their node, as `service/replica`, and why.
+    stuck: Vec<(String, String)>,
     /// What is wrong with definitions; said once.
     problems: BTreeSet<String>,
 }
@@ -213,11 +215,18 @@ impl Registry {
                 });
             }
             Step::SetVoters { voters, learners, live } => {
+                let before = self.agreement.group.status().voters.clone();
+                let why = self.why_voters(&self.facts(scope), &before, &voters);
+                let actor = scope.clone();
                 self.stepping(scope, async move {
                     group
-                        .set_voters(voters, learners, &live)
+                        .set_voters(voters.clone(), learners, &live)
                         .await
-                        .map_err(|error| error.to_string())
+                        .map_err(|error| error.to_string())?;
+                    actor.post(move |registry, scope| {
+                        registry.voters_changed(&before, &voters, why, scope);
+                    });
+                    Ok(())
                 });
             }
         }
@@ -291,6 +300,11 @@ impl Registry {
             decision.waiting.iter().map(waits).collect()
         };
         self.duties.waiting = named;
+        let stays = |kind| matches!(kind, WaitKind::Node | WaitKind::Room | WaitKind::Stays);
+        let stuck = decision.waiting.iter().filter(|wait| stays(wait.kind));
+        self.duties.stuck = stuck
+            .map(|wait| (format!("{}/{}", wait.service, wait.replica), wait.reason.clone()))
+            .collect();
         for problem in &decision.problems {
             let text = problem.to_string();
             if self.duties.problems.insert(text.clone()) {
@@ -312,6 +326,11 @@ impl Registry {
             }
             self.place(moves, scope);
         }
+    }
+
+    /// Why replicas cannot leave their nodes, by `service/replica`.
+    pub(super) fn stuck(&self) -> impl Iterator<Item = (String, String)> {
+        self.duties.stuck.clone().into_iter()
     }
 
     fn place(&mut self, moves: Vec<PlacementMove>, scope: &Scope<Self>) {

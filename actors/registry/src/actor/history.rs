@@ -33,11 +33,7 @@ impl Handle<RecordEvents> for Registry {
             async move { local.record_events(&message.events).await },
             move |registry, result, _| match result {
                 Ok(newest) => {
-                    registry.newest_event.send_if_modified(|known| {
-                        let newer = newest > *known;
-                        *known = newest.max(*known);
-                        newer
-                    });
+                    registry.newer_event(newest);
                     reply.ok(());
                 }
                 Err(error) => reply.fail(error.failure(registry.name(), "store events")),

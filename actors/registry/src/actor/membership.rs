@@ -110,7 +110,7 @@ impl Handle<ReportNode> for Registry {
         let same = self.state().node(id).is_some_and(|known| !differs(known, &message));
         if same {
             let index = self.state().index();
-            return reply.ok(Applied { index, revision: 0, changed: false });
+            return reply.ok(Applied { index, revision: 0, changed: false, operation: 0 });
         }
         let proposal =
             self.own(Command::UpdateNode { id, report: message }, reply.caller().clone(), scope);

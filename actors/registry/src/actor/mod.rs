@@ -8,6 +8,8 @@ mod duties;
 mod history;
 mod leases;
 mod membership;
+mod notices;
+mod operations;
 mod propose;
 mod publish;
 mod route;
@@ -66,6 +68,10 @@ pub struct Registry {
     duties: duties::Duties,
     /// Requests for leases on their way.
     renewals: leases::Renewals,
+    /// Events that are not of components.
+    notices: notices::Notices,
+    /// What the node that leads sees of operations.
+    work: operations::Work,
 }
 
 impl std::fmt::Debug for Registry {
@@ -105,6 +111,8 @@ pub async fn factory(
         stood: None,
         duties: duties::Duties::default(),
         renewals: leases::Renewals::default(),
+        notices: notices::Notices::default(),
+        work: operations::Work::default(),
         config,
     })
 }
@@ -188,6 +196,7 @@ impl Registry {
 
     fn changed(&mut self, scope: &Scope<Self>) {
         self.publish(scope);
+        self.notice(scope);
         self.see_to_duties(scope);
     }
 
@@ -200,7 +209,9 @@ impl Registry {
             }
             self.report(scope);
         }
+        self.notice(scope);
         self.see_to_duties(scope);
+        self.see_to_operations(scope);
     }
 
     fn name(&self) -> &str {

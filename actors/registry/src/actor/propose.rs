@@ -27,8 +27,8 @@ impl Handle<Propose> for Registry {
                 let within =
                     meta.deadline.map_or(WITHIN, |end| end.saturating_duration_since(clock.now()));
                 let led = async {
-                    steps.take(&route).await?;
-                    let proposal = message.clone().stamp(clock.wall(), caller);
+                    steps.take(&route, &actor).await?;
+                    let proposal = message.clone().stamp(clock.wall(), caller, route.node);
                     route.lead(&proposal, within).await
                 };
                 match led.await {
@@ -79,7 +79,9 @@ fn refused_here(command: &Command) -> Option<Failure> {
         Command::AddToken { .. } => "`weft node token`",
         Command::PutOperator { .. } => "`weft login`",
         Command::Place { .. } => "the node that leads, for the reasons `weft status` prints",
-        Command::TrustIssuer { .. } | Command::RaiseFormat { .. } => "the node that leads",
+        Command::TrustIssuer { .. } | Command::RaiseFormat { .. } | Command::Operations { .. } => {
+            "the node that leads"
+        }
     };
     Some(
         Failure::new(FailureKind::Forbidden, "this change cannot be proposed directly")
@@ -119,6 +121,7 @@ impl Registry {
             request: RequestId::new(uuid::Uuid::new_v4()),
             at: scope.wall(),
             caller,
+            leader: self.config.seed.node,
             command,
         }
     }
@@ -168,7 +171,7 @@ enum Before {
 }
 
 impl Before {
-    async fn take(self, route: &Route) -> Result<(), Failure> {
+    async fn take(self, route: &Route, actor: &Scope<Registry>) -> Result<(), Failure> {
         let Self::Voters { voters, learners, live } = self else { return Ok(()) };
         if voters.is_empty() {
             return Err(Failure::new(
@@ -177,6 +180,13 @@ impl Before {
             )
             .help("wait until another node is ready, `weft cluster status` says which"));
         }
-        route.group.set_voters(voters, learners, &live).await.map_err(|error| route.failure(&error))
+        let before = route.group.status().voters.clone();
+        let set = route.group.set_voters(voters.clone(), learners, &live).await;
+        set.map_err(|error| route.failure(&error))?;
+        actor.post(move |registry, scope| {
+            let why = "a voter is to be removed, and hands its vote on first".to_owned();
+            registry.voters_changed(&before, &voters, why, scope);
+        });
+        Ok(())
     }
 }

@@ -669,10 +669,10 @@ fn events_are_followed_from_what_is_there_to_what_comes_and_stored_once() {
         service: service.into(),
         component: "api".into(),
         replica: 1,
-        prev_state: ComponentState::Running,
-        new_state: ComponentState::Exited,
+        kind: EventKind::Component { from: ComponentState::Running, to: ComponentState::Exited },
         cause: "self".into(),
         exit: "exit 1".into(),
+        observer: String::new(),
     };
     run(async |tree| {
         let consensus = lead(&tree, &config).await;

@@ -29,6 +29,8 @@ pub enum Change {
         service: String,
         /// From 1.
         replica: u32,
+        /// Where it was; the same as `node` if only its story differs.
+        from: Option<NodeId>,
         /// Where it is now.
         node: NodeId,
     },
@@ -38,7 +40,13 @@ pub enum Change {
         service: String,
         /// From 1.
         replica: u32,
+        /// Where it was.
+        from: NodeId,
+        /// Why, for people; empty: the command says it.
+        reason: String,
     },
+    /// Operations have another owner or have ended.
+    Operations,
 }
 
 impl ClusterState {
@@ -67,6 +75,7 @@ impl ClusterState {
             gate(proposal.command.format(), self.format)?;
         }
         let at = proposal.at;
+        let draft = self.draft(&proposal.command);
         let mut changes = Vec::new();
         let out = &mut changes;
         let mut revision = 0;
@@ -95,9 +104,19 @@ impl ClusterState {
                 self.label_node(*node, set, remove, out)?;
             }
             Command::RaiseFormat { level } => self.raise_format(*level, out)?,
+            Command::Operations { changes } => self.operate(changes, at, out),
         }
         self.index = index;
-        let applied = Applied { index, revision, changed: !changes.is_empty() };
+        let changed = !changes.is_empty();
+        let mut operation = 0;
+        if let (Some(draft), true) = (draft, changed) {
+            operation = index;
+            self.begin(draft, proposal, index, revision);
+        }
+        if let (Command::Drain { node, on: false }, true) = (&proposal.command, changed) {
+            self.call_off_drain(*node, proposal);
+        }
+        let applied = Applied { index, revision, changed, operation };
         self.requests.remember(proposal.request, applied.clone());
         Ok((applied, changes))
     }

@@ -204,7 +204,7 @@ impl ClusterState {
         out.extend([Change::NodeRemoved(id), Change::Trust]);
         for (service, replica) in gone {
             self.placements.remove(&(service.clone(), replica));
-            out.push(Change::Unplaced { service, replica });
+            out.push(Change::Unplaced { service, replica, from: id, reason: String::new() });
         }
         Ok(())
     }

@@ -7,7 +7,9 @@
 mod aging;
 mod apply;
 mod deploy;
+mod events;
 mod membership;
+mod operations;
 mod placement;
 mod refusal;
 mod requests;
@@ -19,13 +21,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use weft_protocol::{
-    Assignment, ComponentKey, NodeRecord, OperatorRecord, Placement, Revision, ServiceRecord,
-    StateView, TokenRecord, spec_hash,
+    Assignment, ComponentKey, NodeRecord, Operation, OperatorRecord, Placement, Revision,
+    ServiceRecord, StateView, TokenRecord, spec_hash,
 };
 use weft_wire::{NodeId, OperatorId};
 
 pub use aging::{Aging, SLACK};
 pub use apply::Change;
+pub use operations::{OPERATIONS_FOR, OPERATIONS_KEPT};
 pub use refusal::REMOVED;
 pub use snapshot::{SNAPSHOT_VERSION, SnapshotError};
 
@@ -66,6 +69,7 @@ pub struct ClusterState {
     cas: Vec<String>,
     denied: BTreeSet<String>,
     format: u32,
+    operations: BTreeMap<u64, Operation>,
     requests: Requests,
 }
 
@@ -155,6 +159,7 @@ impl ClusterState {
             cas: self.cas.clone(),
             denied: self.denied.iter().cloned().collect(),
             format: self.format,
+            operations: self.operations.values().cloned().collect(),
         }
     }
 

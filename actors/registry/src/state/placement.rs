@@ -18,8 +18,10 @@ impl ClusterState {
             .filter(|replica| *replica > wanted)
             .collect();
         for replica in gone {
-            self.placements.remove(&(name.to_owned(), replica));
-            out.push(Change::Unplaced { service: name.to_owned(), replica });
+            if let Some(old) = self.placements.remove(&(name.to_owned(), replica)) {
+                let (service, reason) = (name.to_owned(), String::new());
+                out.push(Change::Unplaced { service, replica, from: old.node, reason });
+            }
         }
     }
 
@@ -40,10 +42,12 @@ impl ClusterState {
                 continue;
             }
             let Some(node) = wanted.to else {
-                if self.placements.remove(&key).is_some() {
+                if let Some(old) = self.placements.remove(&key) {
                     out.push(Change::Unplaced {
                         service: name.to_owned(),
                         replica: wanted.replica,
+                        from: old.node,
+                        reason: wanted.reason.clone(),
                     });
                 }
                 continue;
@@ -70,10 +74,11 @@ impl ClusterState {
                 previous: wanted.previous,
             };
             if self.placements.get(&key) != Some(&placement) {
-                self.placements.insert(key, placement);
+                let old = self.placements.insert(key, placement);
                 out.push(Change::Placed {
                     service: name.to_owned(),
                     replica: wanted.replica,
+                    from: old.map(|old| old.node),
                     node,
                 });
             }

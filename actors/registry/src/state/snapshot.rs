@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use weft_protocol::{Applied, NodeRecord, OperatorRecord, Placement, TokenRecord};
+use weft_protocol::{Applied, NodeRecord, Operation, OperatorRecord, Placement, TokenRecord};
 use weft_wire::{RequestId, codec};
 
 use super::{ClusterState, Service};
@@ -39,6 +39,7 @@ struct Version1 {
     cas: Vec<String>,
     denied: Vec<String>,
     format: u32,
+    operations: Vec<Operation>,
     requests: Vec<(RequestId, Applied)>,
 }
 
@@ -58,6 +59,7 @@ impl ClusterState {
             cas: self.cas.clone(),
             denied: self.denied.iter().cloned().collect(),
             format: self.format,
+            operations: self.operations.values().cloned().collect(),
             requests: self.requests.iter().cloned().collect(),
         };
         Ok(codec::encode(&body)?)
@@ -86,6 +88,7 @@ impl ClusterState {
             cas: body.cas,
             denied: body.denied.into_iter().collect::<BTreeSet<_>>(),
             format: body.format,
+            operations: body.operations.into_iter().map(|o| (o.id, o)).collect(),
             requests: body.requests.into_iter().collect(),
         })
     }

@@ -7,14 +7,18 @@ use proptest::prelude::*;
 use uuid::Uuid;
 use weft_protocol::{
     Applied, Capacity, Command, CommandRef, ComponentSpec, DeployOptions, Desired, Driver,
-    NodeRecord, OperatorRecord, PlacementMove, Previous, Proposal, ReportNode, Resources,
-    RestartPolicy, ServiceSpec, TokenRecord,
+    EventKind, NodeChange, NodeRecord, OperationChange, OperationOutcome, OperatorRecord,
+    PlacementMove, Previous, Proposal, ReportNode, Resources, RestartPolicy, ServiceSpec,
+    TokenRecord,
 };
 use weft_wire::{
     Caller, Failure, FailureKind, Identity, NodeId, OperatorId, RequestId, Role, WallTime,
 };
 
-use super::{Change, ClusterState, REQUESTS_KEPT, REVISIONS_KEPT, SNAPSHOT_VERSION, SnapshotError};
+use super::{
+    Change, ClusterState, OPERATIONS_KEPT, REQUESTS_KEPT, REVISIONS_KEPT, SNAPSHOT_VERSION,
+    SnapshotError,
+};
 
 fn time(seconds: i64) -> WallTime {
     WallTime::from_micros((1_800_000_000 + seconds) * 1_000_000)
@@ -129,6 +133,7 @@ impl Machine {
                 role: Role::Admin,
                 via: None,
             },
+            leader: node_id(1),
             command,
         }
     }
@@ -654,6 +659,68 @@ fn a_snapshot_of_a_newer_layout_is_refused() {
     assert!(ClusterState::restore(SNAPSHOT_VERSION, &bytes[..bytes.len() - 1]).is_err());
 }
 
+#[test]
+fn an_operation_begins_with_the_entry_that_asks_for_it_and_ends_once() {
+    let mut m = Machine::with_nodes(2);
+    let first = m.deploy(two());
+    assert_eq!(first.operation, first.index);
+    let same = m.deploy_with(two(), IF_CHANGED);
+    assert_eq!(same.operation, 0, "nothing was to change");
+    let running = m.state.operations().next().expect("one").clone();
+    assert_eq!((running.id, running.caller.as_str()), (first.operation, "ann"));
+    assert_eq!((running.owner, running.revision, running.anew), (node_id(1), 1, false));
+    let finish = |id, detail: &str| Command::Operations {
+        changes: vec![OperationChange::Finish {
+            id,
+            outcome: OperationOutcome::Done,
+            detail: detail.into(),
+        }],
+    };
+    let take = OperationChange::Take { id: running.id, owner: node_id(2) };
+    m.ok(Command::Operations { changes: vec![take] });
+    assert_eq!(m.state.operations().next().expect("one").owner, node_id(2));
+    assert!(m.ok(finish(running.id, "all well")).0.changed);
+    assert!(!m.ok(finish(running.id, "again")).0.changed);
+    let end = m.state.operations().next().expect("kept").finished.clone().expect("over");
+    assert_eq!(end.detail, "all well");
+}
+
+#[test]
+fn a_later_operation_on_the_same_takes_the_place_of_the_one_that_goes_on() {
+    let mut m = Machine::with_nodes(2);
+    let first = m.deploy(two()).operation;
+    let second = m.ok(Command::Restart { target: target("web/api") }).0.operation;
+    let outcome = |state: &ClusterState, id| {
+        let operation = state.operations().find(|o| o.id == id).expect("kept").clone();
+        operation.finished.map(|end| end.outcome)
+    };
+    assert_eq!(outcome(&m.state, first), Some(OperationOutcome::Superseded));
+    assert_eq!(outcome(&m.state, second), None);
+    let third = m.ok(Command::Restart { target: target("web/db") }).0.operation;
+    assert_eq!(outcome(&m.state, second), None, "another component");
+    let drain = m.ok(Command::Drain { node: node_id(2), on: true }).0.operation;
+    assert_eq!(outcome(&m.state, drain), None);
+    m.ok(Command::Drain { node: node_id(2), on: false });
+    assert_eq!(outcome(&m.state, drain), Some(OperationOutcome::Superseded), "called off");
+    assert_eq!(outcome(&m.state, third), None);
+}
+
+#[test]
+fn operations_that_ended_are_kept_for_a_day_and_the_last_hundred_at_most() {
+    let mut m = Machine::new();
+    m.deploy(two());
+    for _ in 0..OPERATIONS_KEPT + 20 {
+        m.ok(Command::Restart { target: target("web") });
+    }
+    let ended = m.state.operations().filter(|o| !o.is_running()).count();
+    assert_eq!(ended, OPERATIONS_KEPT);
+    let mut late = m.proposal(Command::Restart { target: target("web") });
+    late.at = time(2 * 24 * 3600);
+    m.state.apply(&late, m.state.index() + 1).expect("applies");
+    // What went on until now has just ended.
+    assert_eq!(m.state.operations().filter(|o| !o.is_running()).count(), 1);
+}
+
 /// A command out of few names, so that they meet.
 fn command() -> impl Strategy<Value = Command> {
     let name = prop::sample::select(vec!["a", "b", "c"]);
@@ -699,6 +766,14 @@ fn command() -> impl Strategy<Value = Command> {
         1 => (1u128..6, "[ab]").prop_map(|(n, address)| report(n, &address)),
         1 => (1u128..6).prop_map(|n| Command::TrustIssuer { node: node_id(n) }),
         1 => (1u128..6, any::<bool>()).prop_map(|(n, on)| Command::Drain { node: node_id(n), on }),
+        2 => (0u64..60, 0usize..4, any::<bool>()).prop_map(|(id, outcome, take)| {
+            Command::Operations { changes: vec![if take {
+                OperationChange::Take { id, owner: node_id(2) }
+            } else {
+                let outcome = OperationOutcome::ALL[outcome];
+                OperationChange::Finish { id, outcome, detail: "x".into() }
+            }] }
+        }),
         4 => (prop::sample::select(vec!["a", "b", "c"]), 1u32..5, 0u64..4,
               prop::option::of(1u128..6), prop::option::of(1u128..6))
             .prop_map(|(service, replica, generation, to, previous)| Command::Place {
@@ -726,6 +801,16 @@ fn check_invariants(state: &ClusterState) {
     names.dedup();
     assert_eq!(names.len(), view.nodes.len(), "two nodes of one name");
     assert!(!view.nodes.is_empty() && !view.cas.is_empty());
+    let over = view.operations.iter().filter(|o| !o.is_running()).count();
+    assert!(over <= OPERATIONS_KEPT);
+    for operation in view.operations.iter().filter(|o| o.is_running()) {
+        let same = view.operations.iter().filter(|other| {
+            other.is_running()
+                && (&other.service, other.node) == (&operation.service, operation.node)
+                && other.component == operation.component
+        });
+        assert_eq!(same.count(), 1, "two go on with the same");
+    }
     for service in &view.services {
         let revisions = state.revisions(&service.name);
         let numbers: Vec<_> = revisions.iter().map(|r| r.number).collect();
@@ -736,6 +821,62 @@ fn check_invariants(state: &ClusterState) {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn what_events_tell_of_nodes_and_places_is_what_is_so_and_no_two_have_one_id(
+        commands in prop::collection::vec(command(), 1..60),
+    ) {
+        let mut m = Machine::with_nodes(2);
+        let mut other = m.state.clone();
+        let mut ids = std::collections::HashSet::new();
+        let places = |state: &ClusterState| -> std::collections::BTreeMap<(String, u32), String> {
+            let view = state.view();
+            let name = |id| view.nodes.iter().find(|n| n.id == id).map(|n| n.name.clone());
+            view.placements.iter()
+                .map(|p| ((p.service.clone(), p.replica), name(p.node).unwrap_or_default()))
+                .collect()
+        };
+        let nodes = |state: &ClusterState| -> std::collections::BTreeMap<String, bool> {
+            state.nodes().iter().map(|n| (n.name.clone(), n.draining)).collect()
+        };
+        let (mut where_, mut there) = (places(&m.state), nodes(&m.state));
+        for command in commands {
+            let proposal = m.proposal(command);
+            let index = m.state.index() + 1;
+            let told = m.state.apply_told(&proposal, index);
+            prop_assert_eq!(&told, &other.apply_told(&proposal, index), "the same everywhere");
+            let Ok((_, events)) = told else { continue };
+            for event in events {
+                prop_assert!(ids.insert(event.id), "{event:?}");
+                prop_assert_eq!(event.time, proposal.at);
+                let named = event.cause.is_empty() && matches!(proposal.command, Command::Place { .. });
+                prop_assert!(named || !event.cause.is_empty(), "{:?}", event);
+                match event.kind {
+                    EventKind::Placement { from, to } => {
+                        let key = (event.service, event.replica);
+                        prop_assert_ne!(&from, &to);
+                        prop_assert_eq!(where_.get(&key).cloned().unwrap_or_default(), from);
+                        if to.is_empty() { where_.remove(&key); } else { where_.insert(key, to); }
+                    }
+                    EventKind::Node { to: NodeChange::Joined } => {
+                        prop_assert!(there.insert(event.node, false).is_none());
+                    }
+                    EventKind::Node { to: NodeChange::Removed } => {
+                        prop_assert!(there.remove(&event.node).is_some());
+                    }
+                    EventKind::Node { to: NodeChange::Draining } => {
+                        prop_assert_eq!(there.insert(event.node, true), Some(false));
+                    }
+                    EventKind::Node { to: NodeChange::Undrained } => {
+                        prop_assert_eq!(there.insert(event.node, false), Some(true));
+                    }
+                    other => prop_assert!(false, "{other:?}"),
+                }
+            }
+            prop_assert_eq!(&where_, &places(&m.state));
+            prop_assert_eq!(&there, &nodes(&m.state));
+        }
+    }
 
     #[test]
     fn any_sequence_gives_the_same_bytes_everywhere_and_keeps_the_invariants(

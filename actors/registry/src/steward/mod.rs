@@ -3,6 +3,7 @@
 
 pub(crate) mod leases;
 pub(crate) mod voters;
+pub(crate) mod watch;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -6,7 +6,9 @@ use std::path::Path;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
-use weft_protocol::{AuditRecord, ComponentState, Event, EventFilter, Outcome};
+use weft_protocol::{
+    AuditRecord, ComponentState, Event, EventFilter, EventKind, NodeChange, Outcome,
+};
 use weft_store::{Durability, Migration, Store};
 use weft_wire::WallTime;
 
@@ -54,6 +56,16 @@ const MIGRATIONS: &[Migration] = &[
             trusted INTEGER NOT NULL
         ) STRICT;",
     },
+    // Events of nodes, leaders, voters and places. For those, `prev_state` and `new_state` hold
+    // what was before and after: a word, a name, or names with commas between them.
+    Migration {
+        version: 3,
+        sql: "
+        ALTER TABLE events ADD COLUMN kind TEXT NOT NULL DEFAULT 'component';
+        ALTER TABLE events ADD COLUMN consensus_group TEXT NOT NULL DEFAULT '';
+        ALTER TABLE events ADD COLUMN term INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE events ADD COLUMN observer TEXT NOT NULL DEFAULT '';",
+    },
 ];
 
 /// Most rows that one query answers.
@@ -89,10 +101,12 @@ impl LocalStore {
     pub async fn record_events(&self, events: &[Event]) -> Result<i64, RegistryError> {
         let mut write = self.store.begin().await?;
         for event in events {
+            let (from, to, group, term) = columns(&event.kind);
             sqlx::query(
                 "INSERT OR IGNORE INTO events (id, timestamp, node, service, component, replica,
-                                               prev_state, new_state, cause, exit)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                                               prev_state, new_state, cause, exit, kind,
+                                               consensus_group, term, observer)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
             )
             .bind(event.id.as_bytes().as_slice())
             .bind(event.time.as_micros())
@@ -100,10 +114,14 @@ impl LocalStore {
             .bind(&event.service)
             .bind(&event.component)
             .bind(event.replica)
-            .bind(event.prev_state.as_str())
-            .bind(event.new_state.as_str())
+            .bind(from)
+            .bind(to)
             .bind(&event.cause)
             .bind(&event.exit)
+            .bind(event.kind.as_str())
+            .bind(group)
+            .bind(i64::try_from(term).unwrap_or(i64::MAX))
+            .bind(&event.observer)
             .execute(&mut *write)
             .await
             .map_err(|error| write.error("write", error))?;
@@ -285,10 +303,44 @@ impl LocalStore {
     }
 }
 
+/// Between names of voters; no name has one in it.
+const COMMA: &str = ",";
+
+fn columns(kind: &EventKind) -> (String, String, &str, u64) {
+    match kind {
+        EventKind::Component { from, to } => {
+            (from.as_str().to_owned(), to.as_str().to_owned(), "", 0)
+        }
+        EventKind::Node { to } => (String::new(), to.as_str().to_owned(), "", 0),
+        EventKind::Leader { group, term, from, to } => (from.clone(), to.clone(), group, *term),
+        EventKind::Voters { group, from, to } => (from.join(COMMA), to.join(COMMA), group, 0),
+        EventKind::Placement { from, to } => (from.clone(), to.clone(), "", 0),
+    }
+}
+
+fn kind(row: &SqliteRow) -> Result<EventKind, sqlx::Error> {
+    let kind: String = row.try_get("kind")?;
+    let (from, to): (String, String) = (row.try_get("prev_state")?, row.try_get("new_state")?);
+    let group: String = row.try_get("consensus_group")?;
+    let names = |text: &str| -> Vec<String> {
+        text.split(COMMA).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    };
+    // A state that only a newer version knows is shown as unknown.
+    let state = |text: &str| text.parse().unwrap_or(ComponentState::Unknown);
+    Ok(match kind.as_str() {
+        "node" => EventKind::Node { to: to.parse().unwrap_or(NodeChange::Back) },
+        "leader" => {
+            let term: i64 = row.try_get("term")?;
+            EventKind::Leader { group, term: u64::try_from(term).unwrap_or(0), from, to }
+        }
+        "voters" => EventKind::Voters { group, from: names(&from), to: names(&to) },
+        "placement" => EventKind::Placement { from, to },
+        _ => EventKind::Component { from: state(&from), to: state(&to) },
+    })
+}
+
 fn event(row: &SqliteRow) -> Result<Event, sqlx::Error> {
     let id: Vec<u8> = row.try_get("id")?;
-    // A state that only a newer version knows is shown as unknown.
-    let state = |text: String| text.parse().unwrap_or(ComponentState::Unknown);
     Ok(Event {
         id: Uuid::from_slice(&id).unwrap_or_default(),
         time: WallTime::from_micros(row.try_get("timestamp")?),
@@ -296,10 +348,10 @@ fn event(row: &SqliteRow) -> Result<Event, sqlx::Error> {
         service: row.try_get("service")?,
         component: row.try_get("component")?,
         replica: row.try_get("replica")?,
-        prev_state: state(row.try_get("prev_state")?),
-        new_state: state(row.try_get("new_state")?),
+        kind: kind(row)?,
         cause: row.try_get("cause")?,
         exit: row.try_get("exit")?,
+        observer: row.try_get("observer")?,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Real databases in temporary directories.
 
 use uuid::Uuid;
-use weft_protocol::{AuditRecord, ComponentState, Event, EventFilter, Outcome};
+use weft_protocol::{AuditRecord, ComponentState, Event, EventFilter, EventKind, Outcome};
 use weft_wire::WallTime;
 
 use super::LocalStore;
@@ -18,10 +18,10 @@ fn event(n: u128, at: i64, service: &str, component: &str) -> Event {
         service: service.into(),
         component: component.into(),
         replica: 1,
-        prev_state: ComponentState::Running,
-        new_state: ComponentState::Exited,
+        kind: EventKind::Component { from: ComponentState::Running, to: ComponentState::Exited },
         cause: "self".into(),
         exit: "signal 9".into(),
+        observer: String::new(),
     }
 }
 
@@ -77,4 +77,39 @@ async fn audit_records_read_back_newest_last_and_old_rows_are_pruned() {
     assert_eq!(local.trusted_time().await.expect("reads"), Some(time(9)));
     assert_eq!(local.events(&EventFilter::default()).await.expect("reads").0.len(), 1);
     assert_eq!(local.audit(None, 10).await.expect("reads").len(), 1);
+}
+
+#[tokio::test]
+async fn every_kind_of_event_reads_back_as_it_was_stored() {
+    let dir = tempfile::tempdir().expect("directory");
+    let local = LocalStore::open(dir.path()).await.expect("opens");
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let kinds = [
+        EventKind::Component { from: ComponentState::Running, to: ComponentState::Failed },
+        EventKind::Node { to: weft_protocol::NodeChange::DaemonDown },
+        EventKind::Leader {
+            group: "control".into(),
+            term: 7,
+            from: String::new(),
+            to: "n2".into(),
+        },
+        EventKind::Voters {
+            group: "control".into(),
+            from: names(&["n1"]),
+            to: names(&["n1", "n2", "n3"]),
+        },
+        EventKind::Voters { group: "control".into(), from: vec![], to: names(&["n1"]) },
+        EventKind::Placement { from: "n1".into(), to: String::new() },
+    ];
+    let events: Vec<Event> = kinds
+        .into_iter()
+        .zip(1u32..)
+        .map(|(kind, n)| {
+            let observer = "n3".to_owned();
+            Event { kind, observer, ..event(u128::from(n), i64::from(n), "web", "") }
+        })
+        .collect();
+    local.record_events(&events).await.expect("stores");
+    local.record_events(&events).await.expect("stores nothing more");
+    assert_eq!(local.events(&EventFilter::default()).await.expect("reads").0, events);
 }

@@ -208,10 +208,11 @@ impl Machine {
             liveness: Liveness::Alive,
             since: self.started,
             incarnation: own.incarnation,
+            back_by: None,
         };
         let others = self.peers.iter().map(|(id, peer)| {
             let (liveness, since, incarnation) = peer.shown();
-            Member { id: *id, liveness, since, incarnation }
+            Member { id: *id, liveness, since, incarnation, back_by: peer.back_by() }
         });
         let all = || std::iter::once(own.clone()).chain(others.clone());
         let same = all().count() == self.members.len()

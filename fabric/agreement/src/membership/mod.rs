@@ -82,6 +82,8 @@ pub struct Member {
     pub since: Instant,
     /// Rises at each start of its daemon, and when it was taken for dead; 0: not known yet.
     pub incarnation: u64,
+    /// When it means to be back, while it is away.
+    pub back_by: Option<Instant>,
 }
 
 /// Every known node, this one (always alive) included.

@@ -94,6 +94,14 @@ impl Peer {
         (self.shown, self.shown_since, self.incarnation)
     }
 
+    /// When it means to be back, while it is away.
+    pub(crate) const fn back_by(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Away { until } => Some(until),
+            _ => None,
+        }
+    }
+
     pub(crate) fn has_left(&self) -> bool {
         self.phase == Phase::Left
     }
