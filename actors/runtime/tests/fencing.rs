@@ -216,10 +216,9 @@ fn nothing_fenced_starts_without_a_lease_and_it_stays_as_long_as_it_is_renewed()
             assert_eq!(running(tree).await.pid, runs.pid);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let asked = seen.asked.lock();
+        let asked = seen.asked.lock().clone();
         assert!(asked.iter().all(|(_, request)| request.claims[0].generation == 4));
         assert!(asked.last().expect("asked").1.claims[0].had);
-        drop(asked);
         // Given up: its grace of a minute is under the lease, which is given back at its end.
         let mut killed = fenced();
         killed.spec.stop_grace = Duration::from_millis(100);

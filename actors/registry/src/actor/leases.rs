@@ -10,7 +10,7 @@ use weft_wire::{Failure, FailureKind, Identity, NodeId};
 
 use super::Registry;
 use crate::state::ClusterState;
-use crate::steward::leases::Seat;
+use crate::steward::leases::{Seat, When};
 
 /// A majority confirms within, or nothing is granted.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(1);
@@ -81,7 +81,7 @@ impl Registry {
     fn grant(&mut self, asked: Vec<Asked>, term: u64, scope: &Scope<Self>) {
         self.see_to_duties(scope);
         let now = scope.now();
-        let Some(since) = self.duties.lead(term).filter(|_| self.leads()) else {
+        let Some(led_since) = self.duties.lead(term).filter(|_| self.leads()) else {
             for one in asked {
                 one.reply.fail(self.leads_not());
             }
@@ -94,9 +94,7 @@ impl Registry {
             let renewed = self.duties.leases.renew(
                 node,
                 &request,
-                at,
-                now,
-                since,
+                When { asked: at, now, led_since },
                 |replica| seat(&state, replica),
                 |id| state.node(id).map_or_else(|| id.to_string(), |node| node.name.clone()),
             );

@@ -46,6 +46,17 @@ impl Held {
     }
 }
 
+/// Times of a request, by the clock of the node that leads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct When {
+    /// It came; a majority has confirmed the lead since.
+    pub(crate) asked: Instant,
+    /// It is looked at.
+    pub(crate) now: Instant,
+    /// The lead began.
+    pub(crate) led_since: Instant,
+}
+
 /// What the node that leads has granted. Begun anew with every lead.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Leases {
@@ -62,18 +73,16 @@ pub(crate) struct Renewed {
 }
 
 impl Leases {
-    /// Takes a request that came at `asked`; since then a majority has confirmed the lead, which
-    /// began at `led_since`. `seat` reads agreed state as of after that confirmation.
+    /// Takes a request. `seat` reads agreed state as of after the confirmation of the lead.
     pub(crate) fn renew(
         &mut self,
         node: NodeId,
         request: &RenewLeases,
-        asked: Instant,
-        now: Instant,
-        led_since: Instant,
+        when: When,
         mut seat: impl FnMut(&ReplicaKey) -> Seat,
         mut name: impl FnMut(NodeId) -> String,
     ) -> Renewed {
+        let When { asked, now, led_since } = when;
         self.held.retain(|_, held| !held.left(now).is_zero());
         let mut done = Renewed::default();
         for replica in &request.stopped {

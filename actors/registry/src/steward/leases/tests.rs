@@ -43,7 +43,8 @@ impl Leader {
     fn renew(&mut self, ms: u64, from: u128, request: &RenewLeases) -> Renewed {
         let (at, seat) = (self.at(ms), self.seat);
         let name = |id: NodeId| format!("n{}", id.uuid().as_u128());
-        self.leases.renew(node(from), request, at, at, self.start, |_| seat, name)
+        let when = When { asked: at, now: at, led_since: self.start };
+        self.leases.renew(node(from), request, when, |_| seat, name)
     }
 
     fn refused(&mut self, ms: u64, from: u128, claim: LeaseClaim) -> Option<String> {
@@ -328,7 +329,8 @@ impl World {
         let (leases, since) = &mut self.leaders[leader];
         let from = node(letter.from);
         let name = |id: NodeId| id.to_string();
-        let done = leases.renew(from, &letter.message, asked, now, *since, |_| seat, name);
+        let when = When { asked, now, led_since: *since };
+        let done = leases.renew(from, &letter.message, when, |_| seat, name);
         if let Some(found) = self.letter(at, confirmed) {
             found.stage = Stage::Granted(done.answers);
         }
