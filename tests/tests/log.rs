@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use weft_tests::net::Net;
 use weft_tests::nodes::{NetCluster, Options, hello};
-use weft_tests::writer::{Writer, state};
+use weft_tests::writer::{Writer, Written, state};
 use weft_tests::{DEADLINE, is_alive};
 use weft_wire::{Clock, SystemClock};
 
@@ -54,8 +54,7 @@ fn brought_by_image(cluster: &NetCluster, node: usize, before: usize) {
     eprintln!("measured: image installed after {:?}", start.elapsed());
 }
 
-fn kept_everywhere(cluster: &NetCluster, writer: Writer) {
-    let written = writer.stop();
+fn kept_everywhere(cluster: &NetCluster, written: &Written) {
     assert!(written.services.values().all(|writes| !writes.unknown), "{written:?}");
     for node in 0..cluster.len() {
         written.assert_kept(cluster, node);
@@ -79,7 +78,7 @@ fn a_node_stopped_for_longer_than_the_log_is_kept_comes_back_with_everything() {
     cluster.answers(away);
     brought_by_image(&cluster, away, before);
     cluster.settled(through);
-    kept_everywhere(&cluster, writer);
+    kept_everywhere(&cluster, &writer.stop());
     // And it starts with what the image brought it.
     cluster.restart(away);
     cluster.settled(through);
@@ -100,7 +99,7 @@ fn a_node_cut_off_for_longer_than_the_log_is_kept_comes_back_with_everything() {
     cluster.net.heal(away);
     brought_by_image(&cluster, away, before);
     cluster.settled(through);
-    kept_everywhere(&cluster, writer);
+    kept_everywhere(&cluster, &writer.stop());
 }
 
 #[test]
@@ -126,6 +125,9 @@ fn a_node_killed_while_an_image_arrives_gets_it_again_and_has_everything() {
         number(cluster, through, "checkpoint").filter(|at| *at >= large)
     });
 
+    // Each entry costs what the state does: from here on there are none.
+    let written = writer.stop();
+
     let mut interrupted = 0;
     for _ in 0..3 {
         let seen = (said(&cluster, away, ARRIVES), said(&cluster, away, INSTALLED));
@@ -143,7 +145,7 @@ fn a_node_killed_while_an_image_arrives_gets_it_again_and_has_everything() {
     cluster.answers(away);
     brought_by_image(&cluster, away, 0);
     cluster.settled(through);
-    kept_everywhere(&cluster, writer);
+    kept_everywhere(&cluster, &written);
 }
 
 /// Term and leader, as a node has them.
