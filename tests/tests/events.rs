@@ -162,13 +162,12 @@ fn a_drain_is_told_and_is_an_operation_that_every_node_knows_to_its_end() {
     told(&cluster, node, "the undrain", "node", |event| text(event, "to") == "undrained");
 
     // The owner dies while it goes on: the next leader sees it to its end.
-    cluster.weft(node, &["stop", "bound"]).ok();
-    cluster.weft(other, &["start", "bound", "--no-wait"]).ok();
-    cluster.deploy(other, &hello_on("bound", &name));
-    let program = "name = \"slow\"\nreplicas = 1\n\n[[components]]\nname = \"slow\"\n\
-                   cmd = [\"/bin/sleep\", \"3600\"]\n\n[components.health]\nkind = \"exec\"\n\
-                   command = [\"/bin/sh\", \"-c\", \"exit 1\"]\ninterval = \"1s\"\n";
-    let placed = program.replacen("replicas = 1", &format!("node = \"{name}\""), 1);
+    // Nothing listens where it is probed.
+    let placed = format!(
+        "name = \"slow\"\nnode = \"{name}\"\n\n[[components]]\nname = \"slow\"\n\
+         cmd = [\"/bin/sleep\", \"3600\"]\n\n[components.health]\nkind = \"tcp\"\n\
+         interval = \"1s\"\nstart_period = \"5m\"\n\n[[components.routes]]\nport = 443\n"
+    );
     cluster.try_deploy(other, &placed, &["--no-wait"]).ok();
     let slow = |cluster: &NetCluster| {
         let rows = operations(cluster, other);
@@ -183,8 +182,7 @@ fn a_drain_is_told_and_is_an_operation_that_every_node_knows_to_its_end() {
         (slow(cluster)["owner"] == next.as_str()).then_some(())
     });
     assert!(slow(&cluster)["outcome"].is_null(), "it goes on");
-    let healthy = placed.replacen("exit 1", "exit 0", 1);
-    cluster.try_deploy(other, &healthy, &["--no-wait"]).ok();
+    cluster.try_deploy(other, &hello_on("slow", &name), &["--no-wait"]).ok();
     let rows = operations(&cluster, other);
     let ids: Vec<&Value> = rows.iter().filter(|row| row["service"] == "slow").collect();
     assert_eq!((ids.len(), text(ids[0], "outcome")), (2, "superseded"), "{ids:?}");

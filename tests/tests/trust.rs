@@ -113,10 +113,7 @@ fn an_expired_operator_certificate_ends_with_3_and_the_local_socket_renews_it() 
     let file = cluster.without_socket();
     let files = operator_files(&cluster);
     let who = files.load().expect("an identity").own.identity;
-    // The first record, which names the operator, is agreed a moment after the daemon answers.
-    eventually("the operator is known", || {
-        (by_certificate(&cluster, &file, &["ps"]).code == 0).then_some(())
-    });
+    by_certificate(&cluster, &file, &["ps"]).ok();
 
     issue(&cluster, &files, None, over());
     for args in [["ps", "--json"], ["whoami", "--json"], ["login", "--json"]] {

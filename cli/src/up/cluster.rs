@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 use weft_config::cli::NodeEntry;
 use weft_identity::JoinToken;
 use weft_protocol::files::{FILES_VERSION, PortsFile, ProcessFile};
-use weft_protocol::{ClusterNodes, ClusterPs, ComponentRow, IssueToken, NodeState};
+use weft_protocol::{ClusterNodes, ClusterPs, ComponentRow, IssueToken, NodeState, ReadState};
 use weft_wire::{ActorKind, Address, Clock, SystemClock};
 
 use super::state::{UpFile, daemon, remember};
@@ -221,6 +221,7 @@ impl Cluster {
             attached.push(self.ready(at).await?);
         }
         for node in &attached {
+            self.agreed(node).await?;
             self.all_linked(node).await?;
         }
         self.write_context(&operator)?;
@@ -300,6 +301,26 @@ impl Cluster {
             if SystemClock.now() >= until {
                 let message = format!("{} was not ready within {} s", node.name, READY.as_secs());
                 return Err(fail(message, &node.data));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Waits until a node has the cluster's first records: before that it knows no operator.
+    async fn agreed(&self, from: &Attached) -> Result<()> {
+        let until = SystemClock.now() + READY;
+        loop {
+            let registry = Address::here(ActorKind::Registry);
+            let state = from.ask(registry, ReadState { consistent: false }, READY).await?;
+            if !state.operators.is_empty() && !state.nodes.is_empty() {
+                return Ok(());
+            }
+            if SystemClock.now() >= until {
+                return Err(CliError::failed(format!(
+                    "{} has no record of the cluster yet",
+                    from.node()
+                ))
+                .step("agree on the first records"));
             }
             tokio::time::sleep(LOOK).await;
         }

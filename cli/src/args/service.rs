@@ -1,0 +1,180 @@
+//! Services: putting them in force, changing and watching them.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use weft_protocol::CommandRef;
+use weft_wire::WallTime;
+
+use super::{Change, Fresh, name, since};
+
+/// `weft deploy`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "The definition is, first hit: -f; <services dir>/<service>.toml; the one \
+    last deployed.\nExamples: weft deploy web\n          weft deploy -f ./web.toml\n          \
+    weft deploy web/api --if-changed")]
+pub(crate) struct Deploy {
+    /// `service` or `service/component`; a path that ends in .toml is taken as -f
+    #[arg(value_name = "SERVICE[/COMPONENT]", required_unless_present = "file")]
+    pub(crate) target: Option<String>,
+    /// The definition; `-` reads standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Leave components alone whose definition did not change
+    #[arg(long)]
+    pub(crate) if_changed: bool,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+/// `weft plan`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Examples: weft plan web\n          weft plan -f ./web.toml --json\n          \
+    weft plan --lost n2,n3"
+)]
+pub(crate) struct Plan {
+    /// `service` or `service/component`; a path that ends in .toml is taken as -f
+    #[arg(value_name = "SERVICE[/COMPONENT]", required_unless_present_any = ["file", "lost"])]
+    pub(crate) target: Option<String>,
+    /// The definition; `-` reads standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Plan for `deploy --if-changed`
+    #[arg(long)]
+    pub(crate) if_changed: bool,
+    /// Show instead what would move if these nodes vanished now, by name or id
+    #[arg(
+        long,
+        value_name = "NODE,…",
+        value_delimiter = ',',
+        conflicts_with_all = ["target", "file", "if_changed"]
+    )]
+    pub(crate) lost: Vec<String>,
+    #[command(flatten)]
+    pub(crate) fresh: Fresh,
+}
+
+/// `weft validate`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Without files: every definition of the services directory.\n\
+    Example: weft validate services/*.toml")]
+pub(crate) struct Validate {
+    /// Definition files; `-` reads standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// `weft stop`, `start` and `restart`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Stopping or starting a whole service also edits the `active` line of \
+    <services dir>/<service>.toml, if that file exists.\nExamples: weft stop web\n          \
+    weft restart web/api")]
+pub(crate) struct Lifecycle {
+    /// `service` or `service/component`
+    #[arg(value_name = "SERVICE[/COMPONENT]")]
+    pub(crate) target: CommandRef,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+/// `weft undeploy`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example: weft undeploy web --yes")]
+pub(crate) struct Undeploy {
+    /// The service
+    #[arg(value_parser = name)]
+    pub(crate) service: String,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+/// `weft list`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example: weft list --consistent")]
+pub(crate) struct List {
+    #[command(flatten)]
+    pub(crate) fresh: Fresh,
+}
+
+/// `weft ps`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples: weft ps\n          weft --node n2 ps --json")]
+pub(crate) struct Ps {
+    /// Only this service or component
+    #[arg(value_name = "SERVICE[/COMPONENT]")]
+    pub(crate) target: Option<CommandRef>,
+    #[command(flatten)]
+    pub(crate) fresh: Fresh,
+}
+
+/// `weft status`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example: weft status web --exit-code || alert")]
+pub(crate) struct Status {
+    /// Only this service
+    #[arg(value_parser = name)]
+    pub(crate) service: Option<String>,
+    /// End with 8 when something is not as wanted
+    #[arg(long)]
+    pub(crate) exit_code: bool,
+    #[command(flatten)]
+    pub(crate) fresh: Fresh,
+}
+
+/// `weft logs`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Examples: weft logs web -f\n          weft logs web/api --replica 2 -n 100 -t\n          \
+    weft logs web --since 10m"
+)]
+pub(crate) struct Logs {
+    /// `service` or `service/component`
+    #[arg(value_name = "SERVICE[/COMPONENT]")]
+    pub(crate) target: CommandRef,
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only the newest N lines of each component
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(crate) tail: Option<u32>,
+    /// Not before: a time (2026-01-31T12:00:00Z) or how long ago (10m)
+    #[arg(long, value_name = "WHEN", value_parser = since)]
+    pub(crate) since: Option<WallTime>,
+    /// Print the time of each line
+    #[arg(short, long)]
+    pub(crate) timestamps: bool,
+    /// Only this replica
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) replica: Option<u32>,
+}
+
+/// `weft events`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples: weft events web --since 1h\n          weft events -f --json")]
+pub(crate) struct Events {
+    /// Only this service or component
+    #[arg(value_name = "SERVICE[/COMPONENT]")]
+    pub(crate) target: Option<CommandRef>,
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Not before: a time (2026-01-31T12:00:00Z) or how long ago (10m)
+    #[arg(long, value_name = "WHEN", value_parser = since)]
+    pub(crate) since: Option<WallTime>,
+    /// Only the newest N, at most 10000 (default 1000)
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) tail: Option<u32>,
+}
+
+/// `weft operations`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "With ID: 0 when it ended well, 1 when it did not, 7 when --timeout (5m) is \
+    over before its end.\nExamples: weft operations\n          weft operations 17"
+)]
+pub(crate) struct Operations {
+    /// Watch this one to its end
+    #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) id: Option<u64>,
+}
