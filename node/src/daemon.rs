@@ -332,9 +332,10 @@ impl Node {
         let socket = self.data.path().join("weft.sock");
         fabric.listen_local(&socket, self.local_config()?)?;
 
-        let mut advertised = advertised(&self.config.fabric.advertise, fabric_address)?;
+        let (configured, wanted) = (&self.config.fabric.advertise, self.config.fabric.bind);
+        let mut advertised = advertised(configured, fabric_address)?;
         if fabric_address.ip() != wanted.ip() {
-            advertised = overlay::moved(&self.config.fabric.advertise, wanted, fabric_address);
+            advertised = overlay::moved(configured, wanted, fabric_address);
         }
         Ok(Bound {
             told: Arc::new(Mutex::new(advertised.clone())),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netdevice, netlink, recv, send,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netdevice, recv, send,
     socket_with,
 };
 use serde::{Deserialize, Serialize};
@@ -212,12 +212,8 @@ const ATTRIBUTE: usize = 4;
 
 /// Every address of this machine, as the kernel has them.
 pub(crate) fn addresses() -> io::Result<Vec<Held>> {
-    let socket = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        Some(netlink::ROUTE),
-    )?;
+    // `NETLINK_ROUTE` is 0, which is what no protocol stands for.
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
     set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER))?;
     let length = u32::try_from(HEADER + IFADDRMSG).unwrap_or(0);
     let mut ask = length.to_ne_bytes().to_vec();
@@ -308,7 +304,10 @@ mod tests {
     fn the_kernel_says_that_the_machine_has_its_loopback_address() {
         let held = addresses().expect("it answers");
         let loopback = held.iter().find(|held| held.address == Ipv4Addr::LOCALHOST);
-        assert_eq!(loopback.map(|held| (held.interface.as_str(), held.global)), Some(("lo", false)));
+        assert_eq!(
+            loopback.map(|held| (held.interface.as_str(), held.global)),
+            Some(("lo", false))
+        );
     }
 
     #[test]

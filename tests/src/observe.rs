@@ -105,9 +105,10 @@ impl Observer {
         self.since(start).iter().filter(|event| is(event)).map(|event| event.at).min()
     }
 
-    /// How often a replica got another place since `start`, as the node that saw most of it says.
-    pub fn moves(&self, start: Instant) -> usize {
-        self.most(start, |what| matches!(what, What::Place(..)))
+    /// How often the replicas of these services got another place since `start`, as the node that
+    /// saw most of it says.
+    pub fn moves(&self, start: Instant, services: &[String]) -> usize {
+        self.most(start, |what| matches!(what, What::Place(of, _) if services.contains(of)))
     }
 
     /// How often a node's state turned since `start` between there (ready, suspect) and not

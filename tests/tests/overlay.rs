@@ -104,6 +104,10 @@ fn long_ways(profile: &str) {
     let cluster = NetCluster::with(net, 3, options);
     cluster.settled(0);
     let seen = Observer::start(&cluster, &[0, 1, 2]);
+    cluster.wait_until("every node was looked at", DEADLINE, |_| {
+        let looked = |node| seen.events().iter().any(|event| event.through == node);
+        (0..3).all(looked).then_some(())
+    });
     let writer = Writer::start(&cluster, &[0, 1, 2], 20);
     let start = SystemClock.now();
     while start.elapsed() < Duration::from_secs(30) {
@@ -120,9 +124,10 @@ fn long_ways(profile: &str) {
     let written = writer.stop();
     eprintln!(
         "measured: 200 ms, {profile}: {dead} deaths, {suspicions} suspicions, {leaders} changes \
-         of leader, {:.0} writes a second, slowest {} ms",
+         of leader, {:.0} writes a second, slowest {} ms, failed {:?}",
         written.rate(),
-        written.slowest.as_millis()
+        written.slowest.as_millis(),
+        written.failures
     );
     assert_eq!(dead, 0, "{events:?}");
     assert_eq!(written.services.values().filter(|writes| writes.unknown).count(), 0);
