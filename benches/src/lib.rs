@@ -1,1 +1,1 @@
-//! Under construction.
+//! Benchmarks: each is a binary of its own, with its baseline in the same run.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use weft_agreement::{
@@ -26,11 +26,8 @@ use weft_wire::{ActorKind, Address, Backoff, Clock, ClusterId, Identity, SystemC
 use crate::args::Run;
 use crate::data_dir::DataDir;
 use crate::renewal::Renewal;
-use crate::{audit, logging, removal};
+use crate::{audit, logging, overlay, removal};
 
-/// A daemon that stops on purpose says that it is back within so long: its components run on, and
-/// nothing of it is placed elsewhere meanwhile.
-const BACK_IN: Duration = Duration::from_secs(60);
 /// Exit code for a configuration that cannot be used (orchestration §7).
 const EXIT_USAGE: u8 = 2;
 /// Exit code of a node that was removed from its cluster: not allowed (orchestration §7). The
@@ -44,6 +41,9 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 const AUDIT_WAITING: usize = 10_000;
 /// The last audit records may take so long to be stored.
 const AUDIT_WITHIN: Duration = Duration::from_secs(2);
+/// An address that does not exist is waited for so many times (about a second and a half) before
+/// another one of its interface is taken.
+const INSTEAD: u32 = 3;
 /// Between attempts to bind an address that does not exist yet, or to report to the leader.
 const RETRY: Backoff =
     Backoff { base: Duration::from_millis(200), max: Duration::from_secs(10), jitter: 0.0 };
@@ -209,8 +209,16 @@ impl Node {
             "ready"
         );
 
+        let watch = overlay::Watch {
+            fabric: fabric.clone(),
+            data: &self.data,
+            wanted: self.config.fabric.bind,
+            advertise: self.config.fabric.advertise.clone(),
+            told: bound.told.clone(),
+        };
         let mut needs = None;
         let code = tokio::select! {
+            never = watch.keep() => match never {},
             () = stop.wait() => {
                 tracing::info!("stopping; components go on");
                 ExitCode::SUCCESS
@@ -233,7 +241,8 @@ impl Node {
             auditor_ends.abort();
         }
         // Peers need not suspect a node that says it goes.
-        let back_in = needs.is_none().then_some(BACK_IN);
+        // Its components run on, and nothing of it is placed elsewhere meanwhile.
+        let back_in = needs.is_none().then_some(self.config.planned_stop);
         agreement.parts.membership.stop(back_in).await;
         tree.stop(STOP_WITHIN).await;
         agreement.consensus.stop().await;
@@ -304,7 +313,9 @@ impl Node {
                 trust: self.trust.clone(),
             })
         };
-        let fabric_address = bind_again(remembered, wanted, listen).await?;
+        let interface = overlay::noted(&self.data, wanted);
+        let instead = || overlay::instead(wanted, interface.as_deref()?);
+        let fabric_address = bind_again(remembered, wanted, listen, instead).await?;
 
         let wanted = self.config.gateway_bind;
         let remembered = last
@@ -321,8 +332,13 @@ impl Node {
         let socket = self.data.path().join("weft.sock");
         fabric.listen_local(&socket, self.local_config()?)?;
 
-        let advertised = advertised(&self.config.fabric.advertise, fabric_address)?;
+        let (configured, wanted) = (&self.config.fabric.advertise, self.config.fabric.bind);
+        let mut advertised = advertised(configured, fabric_address)?;
+        if fabric_address.ip() != wanted.ip() {
+            advertised = overlay::moved(configured, wanted, fabric_address);
+        }
         Ok(Bound {
+            told: Arc::new(Mutex::new(advertised.clone())),
             ports: PortsFile {
                 version: FILES_VERSION,
                 fabric: advertised,
@@ -380,10 +396,12 @@ impl Node {
             report: {
                 let report = self.report_of(bound, &issuer.to_pem());
                 let credentials = self.credentials.clone();
-                // The key as it is now: what is recorded must not fall back to an earlier one.
+                let told = bound.told.clone();
+                // Key and address as they are now: what is recorded must not fall back.
                 Arc::new(move || {
                     let key_fingerprint = credentials.own().public_key_fingerprint.to_string();
-                    Some(ReportNode { key_fingerprint, ..report.clone() })
+                    let address = told.lock().ok()?.clone();
+                    Some(ReportNode { key_fingerprint, address, ..report.clone() })
                 })
             },
             issuer: Some(Arc::new(issuer)),
@@ -463,30 +481,41 @@ async fn halt(data: &DataDir, needs: &Needs, stop: &mut StopSignal) -> ExitCode 
     ExitCode::from(EXIT_REMOVED)
 }
 
-/// Binds the address of the last run if there was one and it can be had, or else `wanted`.
+/// Binds the address of the last run if there was one and it can be had, or else `wanted`, or what
+/// is there `instead` of it.
 async fn bind_again<E: std::error::Error + 'static>(
     remembered: Option<SocketAddr>,
     wanted: SocketAddr,
     listen: impl Fn(SocketAddr) -> Result<SocketAddr, E>,
+    instead: impl Fn() -> Option<SocketAddr>,
 ) -> Result<SocketAddr, Fatal> {
     if let Some(remembered) = remembered
-        && let Ok(address) = bind_when_there(remembered, &listen).await
+        && let Ok(address) = bind_when_there(remembered, &listen, &instead).await
     {
         return Ok(address);
     }
-    bind_when_there(wanted, listen).await
+    bind_when_there(wanted, listen, instead).await
 }
 
-/// Binds, waiting while the address does not exist yet: an overlay may come up after us.
+/// Binds, waiting while the address does not exist yet: an overlay may come up after us, or may
+/// have given its interface another address while this node was off.
 async fn bind_when_there<E: std::error::Error + 'static>(
     wanted: SocketAddr,
     listen: impl Fn(SocketAddr) -> Result<SocketAddr, E>,
+    instead: impl Fn() -> Option<SocketAddr>,
 ) -> Result<SocketAddr, Fatal> {
     for attempt in 0u32.. {
         match listen(wanted) {
             Ok(address) => return Ok(address),
             Err(error) if address_is_missing(wanted) => {
                 tracing::warn!(%error, "the address does not exist yet; waiting for it");
+                if attempt >= INSTEAD
+                    && let Some(other) = instead()
+                    && let Ok(address) = listen(other)
+                {
+                    tracing::warn!(%wanted, %address, "its interface has another address now");
+                    return Ok(address);
+                }
             }
             Err(error) => return Err(error.into()),
         }
@@ -600,6 +629,8 @@ fn renewed_by_own_ca(renewal: &Renewal, ca: &IssuingCa) -> bool {
 /// What this node listens on.
 struct Bound {
     ports: PortsFile,
+    /// As `ports.fabric`, but as it is now: the address of an overlay may change.
+    told: overlay::Told,
     http: HttpFace,
 }
 
@@ -673,14 +704,14 @@ mod tests {
         let (last, wanted): (SocketAddr, SocketAddr) =
             ("192.0.2.1:4000".parse().expect("it"), "192.0.2.1:0".parse().expect("it"));
         let listen = |address: SocketAddr| std::net::UdpSocket::bind(address)?.local_addr();
-        let waiting = bind_again(Some(last), wanted, listen);
+        let waiting = bind_again(Some(last), wanted, listen, || None);
         let early = tokio::time::timeout(Duration::from_millis(50), waiting).await;
         assert!(early.is_err(), "{early:?}");
         // A port that somebody else has by now is not insisted on.
         let taken = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
         let last = taken.local_addr().expect("its address");
         let wanted = "127.0.0.1:0".parse().expect("an address");
-        let got = bind_again(Some(last), wanted, listen).await.expect("another one");
+        let got = bind_again(Some(last), wanted, listen, || None).await.expect("another one");
         assert!(got.port() != last.port() && got.ip() == last.ip());
     }
 

@@ -156,7 +156,12 @@ impl DataDir {
 
     /// The ports of the last run, if it left any.
     pub(crate) fn last_ports(&self) -> Option<PortsFile> {
-        read_versioned(&self.path.join("ports.json")).ok()
+        self.read("ports.json")
+    }
+
+    /// A file that this or an earlier daemon wrote here; `None` if there is none that can be read.
+    pub(crate) fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        read_versioned(&self.path.join(name)).ok()
     }
 
     /// Whether this node is known to have been removed from its cluster.

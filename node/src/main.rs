@@ -6,6 +6,7 @@ mod audit;
 mod daemon;
 mod data_dir;
 mod logging;
+mod overlay;
 mod removal;
 mod renewal;
 

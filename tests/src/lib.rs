@@ -6,6 +6,7 @@
 pub mod agreed;
 pub mod net;
 pub mod nodes;
+pub mod observe;
 pub mod writer;
 
 use std::io::{Read, Write};
@@ -25,9 +26,10 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 /// # Panics
 /// If they have not been built: `cargo xtask test` builds them first.
 pub fn bin_dir() -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    let dir =
-        test.parent().and_then(Path::parent).expect("target/<profile>/deps/<test>").to_owned();
+    let own = std::env::current_exe().expect("a program has a path");
+    // A test is in target/<profile>/deps, a benchmark in target/<profile>.
+    let mut dirs = own.ancestors().skip(1).take(2);
+    let dir = dirs.find(|dir| !dir.ends_with("deps")).expect("a directory").to_owned();
     for name in ["weft", "weftd", "hello"] {
         assert!(
             dir.join(name).is_file(),

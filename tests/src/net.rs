@@ -55,6 +55,8 @@ pub struct Net {
 struct Port {
     /// Whether the interface exists.
     there: bool,
+    /// Last byte of its address.
+    last: u8,
     mtu: u32,
     filter: Filter,
     refuser: Option<Refuser>,
@@ -124,6 +126,7 @@ impl Net {
             let space = net.namespace(node);
             net.ports.push(Port {
                 there: false,
+                last: u8::try_from(node + 1).expect("at most 200 nodes"),
                 mtu: MTU,
                 filter: Filter::default(),
                 refuser: None,
@@ -151,8 +154,19 @@ impl Net {
 
     /// A node's address, also while its interface does not exist.
     pub fn address(&self, node: usize) -> Ipv4Addr {
-        let last = u8::try_from(node + 1).expect("at most 200 nodes");
+        let last = self.ports.get(node).map_or(0, |port| port.last);
         Ipv4Addr::new(10, 77, self.third, last)
+    }
+
+    /// Gives a node another address, whose last byte is `last`, in place of the one it has.
+    pub fn readdress(&mut self, node: usize, last: u8) {
+        let (space, before) = (self.namespace(node), format!("{}/24", self.address(node)));
+        if let Some(port) = self.ports.get_mut(node) {
+            port.last = last;
+        }
+        let after = format!("{}/24", self.address(node));
+        must(ip(&["-n", &space, "addr", "del", &before, "dev", "eth0"]));
+        must(ip(&["-n", &space, "addr", "add", &after, "dev", "eth0"]));
     }
 
     /// A program that will run inside a node's namespace, in place of `nsenter`: the child's pid

@@ -51,6 +51,8 @@ pub struct Options {
     pub settings: Vec<String>,
     /// Every node is reached through a relay with this round trip ([`Net::relay`]).
     pub relayed: Option<Duration>,
+    /// Data directories are made here; `None`: where temporary ones are.
+    pub dir: Option<PathBuf>,
 }
 
 impl NetCluster {
@@ -82,9 +84,10 @@ impl NetCluster {
     pub fn with(net: Net, nodes: usize, options: Options) -> Self {
         assert!((1..=net.nodes()).contains(&nodes), "{nodes} nodes of {}", net.nodes());
         let owner = owner(std::process::id()).expect("this process has a start time");
+        let base = options.dir.clone().unwrap_or_else(std::env::temp_dir);
         let dir = tempfile::Builder::new()
             .prefix(&format!("{MARK}-{owner}-"))
-            .tempdir()
+            .tempdir_in(base)
             .expect("a temporary directory");
         let mut cluster = Self { net, nodes: Vec::new(), relays: Vec::new(), options, dir };
         let place = cluster.place(0);

@@ -237,7 +237,7 @@ impl Lane {
 }
 
 /// A definition that starts nothing and says which write it is.
-fn definition(service: &str, write: u64) -> ServiceSpec {
+pub(crate) fn definition(service: &str, write: u64) -> ServiceSpec {
     let text = format!(
         "name = \"{service}\"\nactive = false\ncomment = \"{write}\"\n\n\
          [[components]]\nname = \"c\"\ncmd = [\"/bin/true\"]\n"
@@ -249,6 +249,12 @@ impl Written {
     /// How many were acknowledged.
     pub fn acknowledged(&self) -> usize {
         self.services.values().map(|writes| writes.acknowledged.len()).sum()
+    }
+
+    /// How many were acknowledged a second, from the start to the last one.
+    pub fn rate(&self) -> f64 {
+        let last = self.times.iter().max().map_or(0.0, Duration::as_secs_f64);
+        if last > 0.0 { self.times.len() as f64 / last } else { 0.0 }
     }
 
     /// The longest time in which nothing was acknowledged between two writes that were.

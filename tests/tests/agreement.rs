@@ -49,8 +49,10 @@ fn writes(cluster: &NetCluster, writer: &Writer, more: usize) {
 fn nothing_is_lost(cluster: &NetCluster, writer: Writer) {
     let written = writer.stop();
     eprintln!(
-        "measured: {} acknowledged, slowest {} ms, longest silence {} ms, failed attempts {:?}",
+        "measured: {} acknowledged, {:.0} a second, slowest {} ms, longest silence {} ms, failed \
+         attempts {:?}",
         written.acknowledged(),
+        written.rate(),
         written.slowest.as_millis(),
         written.longest_silence().as_millis(),
         written.failures

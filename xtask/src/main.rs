@@ -12,7 +12,7 @@ usage: cargo xtask <command>
 
   up [--release] [args...]   build, then `weft up` with the given arguments
   test [--quick]             formats, lints, all tests, docs; what CI runs (--quick: no docs build)
-  bench <name> [args...]     run a benchmark in release: remote, mailbox, propose
+  bench <name> [args...]     run a benchmark in release: remote, mailbox, propose, failover
   tidy                       only the checks on the tree itself (who may know whom, and so on)
 ";
 
@@ -161,14 +161,21 @@ fn test(args: &[String]) -> Result<u8, String> {
     Ok(0)
 }
 
+/// Each is a binary of weft-bench.
+const BENCHES: [&str; 4] = ["remote", "mailbox", "propose", "failover"];
+
 fn bench(args: &[String]) -> Result<u8, String> {
+    let all = BENCHES.join(", ");
     let Some((name, rest)) = args.split_first() else {
-        return Err("bench: which? remote, mailbox, propose".to_owned());
+        return Err(format!("bench: which? {all}"));
     };
-    if !["remote", "mailbox", "propose"].contains(&name.as_str()) {
-        return Err(format!(
-            "bench: `{name}` is not a benchmark: expected remote, mailbox or propose"
-        ));
+    if !BENCHES.contains(&name.as_str()) {
+        return Err(format!("bench: `{name}` is not a benchmark: expected one of {all}"));
+    }
+    if name == "failover" {
+        // It starts real nodes.
+        let programs = ["-p", "weft-node", "-p", "weft-cli", "-p", "weft-hello"];
+        step("build", cargo().args(["build", "--release", "--quiet", "--bins"]).args(programs))?;
     }
     step(
         name,

@@ -118,6 +118,12 @@ pub const KEYS: &[Key] = &[
         "how fast a silent node counts as lost",
     ),
     key(
+        "membership.planned_stop",
+        Kind::Positive,
+        Some("60s"),
+        "a daemon that is told to stop says that it is back within this",
+    ),
+    key(
         "consensus.voter_replace_after",
         Kind::Positive,
         Some("60s"),

@@ -457,6 +457,7 @@ fn build(values: &Values) -> NodeConfig {
             "wan" => Profile::Wan,
             _ => Profile::Lan,
         },
+        planned_stop: time("membership.planned_stop"),
         voter_replace_after: time("consensus.voter_replace_after"),
         checkpoint_every: count("consensus.checkpoint_every"),
         log_kept: count("consensus.log_kept"),

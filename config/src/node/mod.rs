@@ -201,6 +201,8 @@ pub struct NodeConfig {
     pub socket_group: String,
     /// `[membership] profile`.
     pub membership: Profile,
+    /// `[membership] planned_stop`: a daemon that is told to stop says that it is back within this.
+    pub planned_stop: Duration,
     /// `[consensus] voter_replace_after`: a voter lost for so long is replaced.
     pub voter_replace_after: Duration,
     /// `[consensus] checkpoint_every`: entries of the log between two checkpoints.
@@ -376,6 +378,7 @@ impl NodeConfig {
                 Profile::Lan => "lan",
                 Profile::Wan => "wan",
             }),
+            "membership.planned_stop" => time(self.planned_stop),
             "consensus.voter_replace_after" => time(self.voter_replace_after),
             "consensus.checkpoint_every" => self.checkpoint_every.to_string(),
             "consensus.log_kept" => self.log_kept.to_string(),

@@ -36,6 +36,7 @@ fn two_keys_are_enough_and_the_rest_is_default() {
     assert_eq!(config.monitor.interval, Duration::from_secs(60));
     assert_eq!(config.monitor.retention, Duration::from_secs(30 * 86400));
     assert_eq!(config.monitor.flap_threshold, 3);
+    assert_eq!(config.planned_stop, Duration::from_secs(60));
     assert_eq!(config.voter_replace_after, Duration::from_secs(60));
     assert_eq!(config.failover, Failover::default());
     assert!(!config.chaos);

@@ -61,7 +61,8 @@ pub(crate) struct Net {
     pub(crate) credentials: Credentials,
     pub(crate) trust: Trust,
     pub(crate) handle: Handle,
-    pub(crate) address: SocketAddr,
+    /// As bound last.
+    pub(crate) address: Mutex<SocketAddr>,
     transport: Arc<TransportConfig>,
 }
 
@@ -232,7 +233,7 @@ impl Inner {
             credentials,
             trust,
             handle: handle.clone(),
-            address,
+            address: Mutex::new(address),
             transport,
         };
         if self.peers.net.set(net).is_err() {
@@ -251,6 +252,25 @@ impl Inner {
                 () = closing.cancelled() => {}
             }
         });
+        Ok(address)
+    }
+
+    /// Goes on at another address.
+    pub(crate) fn move_to(&self, bind: SocketAddr) -> Result<SocketAddr, LinkError> {
+        let net = self.peers.net.get().ok_or(LinkError::State("this fabric does not listen"))?;
+        let failed =
+            |error: std::io::Error| LinkError::Bind { address: bind, reason: error.to_string() };
+        let socket = UdpSocket::bind(bind).map_err(failed)?;
+        // `rebind` registers the socket with the runtime it is called on.
+        let _entered = net.handle.enter();
+        let address = socket.local_addr().map_err(failed)?;
+        net.endpoint.rebind(socket).map_err(failed)?;
+        *net.address.lock() = address;
+        // Whoever dialled this node listens to its old address only. What this node dialled moves.
+        for link in self.links().iter().filter(|link| !link.dialled) {
+            link.close(close::MOVED, "this node has another address now");
+        }
+        self.peers.look.notify_one();
         Ok(address)
     }
 

@@ -31,6 +31,8 @@ pub(crate) mod close {
     pub(crate) const RATE: VarInt = VarInt::from_u32(8);
     /// The peer does not read its answers.
     pub(crate) const NOT_READING: VarInt = VarInt::from_u32(9);
+    /// This side listens at another address now.
+    pub(crate) const MOVED: VarInt = VarInt::from_u32(10);
 }
 
 /// Why a link could not be made, or ended.

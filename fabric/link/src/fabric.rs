@@ -179,6 +179,16 @@ impl Fabric {
         self.0.start_listening(config)
     }
 
+    /// Goes on at another address, because the one it listened at is gone; the address it got.
+    /// Connections that this node dialled go on; the others are closed, and made anew by whoever
+    /// needs them. Peers that are to dial this node must be told ([`Fabric::set_directory`] there).
+    ///
+    /// # Errors
+    /// [`LinkError::Bind`], and all is as before; [`LinkError::State`] before [`Fabric::listen`].
+    pub fn rebind(&self, bind: SocketAddr) -> Result<SocketAddr, LinkError> {
+        self.0.move_to(bind)
+    }
+
     /// Lets people of this machine in through a Unix socket.
     ///
     /// # Errors
@@ -193,7 +203,7 @@ impl Fabric {
 
     /// Where it listens, once it does.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.0.peers.net.get().map(|net| net.address)
+        self.0.peers.net.get().map(|net| *net.address.lock())
     }
 
     /// This node.
