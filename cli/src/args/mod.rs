@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use weft_protocol::{VERSION, parse_time};
 use weft_wire::{Clock, SystemClock, WallTime};
 
-pub(crate) use actors::{ActorRef, Actors, ActorsVerb, Chaos, ChaosTarget, ChaosVerb};
+pub(crate) use actors::{ActorRef, Actors, ActorsVerb, Chaos, ChaosVerb};
 pub(crate) use cluster::{
     Cluster, ClusterVerb, Down, Init, Join, LabelChange, Login, Node, NodeVerb, Up,
 };
