@@ -112,13 +112,13 @@ fn a_node_killed_while_an_image_arrives_gets_it_again_and_has_everything() {
     let writer = Writer::start(&cluster, &[leader, through], 100);
     outrun(&cluster, through, since);
     // Several pieces.
-    for n in 0..6 {
+    for n in 0..4 {
         let text = format!(
             "name = \"big{n}\"\nactive = false\ncomment = \"{}\"\n\n[[components]]\nname = \"c\"\n\
              cmd = [\"/bin/true\"]\n",
             "x".repeat(800 << 10)
         );
-        cluster.try_deploy(through, &text, &["--no-wait"]).ok();
+        cluster.try_deploy(through, &text, &["--no-wait", "--timeout", "30s"]).ok();
     }
     let large = number(&cluster, through, "committed").expect("it answers");
     cluster.wait_until("all of them are in a checkpoint", DEADLINE, |cluster| {

@@ -57,6 +57,8 @@ pub(crate) async fn run(group: Arc<Inner>) {
 async fn stand(group: &Arc<Inner>, turns: &mut Turns, draw: f64) {
     tracing::info!(group = group.name(), "standing for election");
     if let Ok(engine) = group.engine() {
+        // Its own vote is given too: it supports nobody else meanwhile.
+        group.grants(group.node());
         engine.elect().await;
     }
     turns.stood(group.now(), draw);
@@ -73,6 +75,7 @@ fn sight(group: &Inner) -> Sight {
         role: running.then_some(view.role),
         alone: view.voters.len() == 1 && view.voters.contains(&own),
         heard,
+        granted: group.granted().map(|(_, at)| at),
         leader_gone: heard.is_none() || group.gone() == heard,
         rank: u32::try_from(rank).unwrap_or(u32::MAX),
     }

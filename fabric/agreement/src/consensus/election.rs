@@ -27,6 +27,8 @@ pub(crate) struct Sight {
     pub(crate) heard: Option<Instant>,
     /// Membership says that this leader is gone.
     pub(crate) leader_gone: bool,
+    /// It gave its vote, to another or itself; whoever has it is given time to win.
+    pub(crate) granted: Option<Instant>,
     /// How many voters, the leader aside, stand before this one.
     pub(crate) rank: u32,
 }
@@ -94,6 +96,7 @@ impl Turns {
             }
         };
         let due = quiet + stagger;
+        let due = sight.granted.map_or(due, |at| due.max(at + timing.election_min));
         wait(self.not_before.map_or(due, |at| at.max(due)), Step::Ask)
     }
 

@@ -99,6 +99,7 @@ fn a_voter_asks_when_the_lease_is_over_and_later_if_its_leader_is_said_to_live()
         alone: false,
         heard: Some(now),
         leader_gone: true,
+        granted: None,
         rank: 0,
     };
     for (what, sight, expected) in [
@@ -110,6 +111,11 @@ fn a_voter_asks_when_the_lease_is_over_and_later_if_its_leader_is_said_to_live()
             "said to live",
             Sight { leader_gone: false, ..sight },
             Step::Wait(now + ms(3_562) + Duration::from_micros(500)),
+        ),
+        (
+            "has just given its vote",
+            Sight { heard: None, granted: Some(now), ..sight },
+            Step::Wait(now + ms(1_000)),
         ),
         ("never heard", Sight { heard: None, ..sight }, Step::Ask),
         ("lease over", Sight { heard: Some(now - ms(2_100)), ..sight }, Step::Ask),
@@ -136,7 +142,8 @@ fn all_nodes_started_at_once_ask_as_soon_as_they_have_settled() {
     for rank in 0..3 {
         let turns = Turns::new(timing.clone(), now, 0.9);
         let role = Some(Role::Voter);
-        let sight = Sight { role, alone: false, heard: None, leader_gone: true, rank };
+        let sight =
+            Sight { role, alone: false, heard: None, leader_gone: true, granted: None, rank };
         assert_eq!(turns.step(now, &sight), Step::Wait(now + ms(500) + ms(125) * rank));
     }
 }
@@ -319,6 +326,7 @@ impl World {
         voter.turns.stood(now, draw);
         voter.term += 1;
         (voter.voted, voter.role) = (Some(n), Role::Candidate);
+        voter.granted = Some((node(n as u128), now));
         let vote = Mail::Vote(voter.term, voter.last);
         self.votes.insert(n, BTreeSet::from([node(n as u128)]));
         self.elections += 1;
@@ -354,6 +362,7 @@ impl World {
                     alone: false,
                     heard: voter.heard,
                     leader_gone: voter.heard.is_none() || self.gone,
+                    granted: voter.granted.map(|(_, at)| at),
                     rank: u32::try_from(n).expect("few"),
                 };
                 if voter.turns.step(self.now, &sight) == Step::Ask {
