@@ -507,7 +507,7 @@ fn a_leader_that_is_removed_hands_over_and_the_others_go_on() {
 }
 
 #[test]
-fn a_drained_node_gives_away_one_replica_of_a_service_at_a_time_and_undrained_takes_new_ones() {
+fn a_drained_node_gives_away_one_replica_of_a_service_at_a_time_and_none_is_ever_without_a_copy() {
     let Some(cluster) = NetCluster::start(3) else { return };
     let leader = cluster.settled(0);
     let drained = (leader + 1) % 3;
@@ -537,6 +537,11 @@ fn a_drained_node_gives_away_one_replica_of_a_service_at_a_time_and_undrained_ta
                         .filter(|place| place.service == *service && place.previous.is_some());
                     assert!(moving.count() <= 1, "{:?}", state.placements);
                 }
+            }
+            // The new copy runs before the old one is stopped.
+            let copies = cluster.all_copies();
+            for service in &mine {
+                assert!(copies.get(service).is_some_and(|count| *count >= 1), "{copies:?}");
             }
         }
         drain.join().expect("it ends")

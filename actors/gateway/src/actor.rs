@@ -10,10 +10,7 @@ use std::time::Duration;
 use weft_link::{ItemSink, Meta, Reply};
 use weft_protocol::{
     ActorTree, AttachInfo, ClusterActors, ClusterActorsReply, ClusterEvents, ClusterLogs,
-    ClusterNodes, ClusterOperations, ClusterPs, ClusterStatus, Command, CommandRef, DeployService,
-    DescribeNode, EventFilter, LifecycleRequest, ListComponents, ListServices, NodeReply, NodeRow,
-    PlanItem, PlanService, Propose, PsReply, QueryEvents, ReadDrift, ReadHost, RemoveNode,
-    ServiceRow, StatusReply, VERSION,
+    ClusterNodes, ClusterOperations, ClusterPs, ClusterStatus, Command, CommandRef, DeployService, DescribeNode, EventFilter, LifecycleRequest, ListComponents, ListServices, NodeReply, NodeRow, PlanItem, PlanService, Propose, PsReply, QueryEvents, ReadDrift, ReadHost, ReadReadiness, Readiness, RemoveNode, ServiceRow, StatusReply, VERSION,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope, Serve};
 use weft_wire::{AskError, Identity, Message, NodeId};
@@ -21,7 +18,7 @@ use weft_wire::{AskError, Identity, Message, NodeId};
 use crate::around::{Asker, Memory, NODE_TIMEOUT};
 use crate::http::{Alive, HttpFace};
 use crate::operate::Operation;
-use crate::{check, follow, nodes, operate, operations, plan, rows};
+use crate::{check, follow, nodes, operate, operations, plan, readiness, rows};
 
 /// How many events `status` shows.
 const STATUS_EVENTS: u32 = 20;
@@ -93,6 +90,7 @@ impl Actor for Gateway {
             .ask::<ListServices>()
             .ask::<RemoveNode>()
             .ask::<DescribeNode>()
+            .ask::<ReadReadiness>()
             .subscription::<ClusterEvents>()
             .subscription::<ClusterLogs>()
             .subscription::<DeployService>()
@@ -196,6 +194,15 @@ impl Handle<ListServices> for Gateway {
 impl Handle<RemoveNode> for Gateway {
     fn handle(&mut self, message: RemoveNode, reply: Reply<RemoveNode>, scope: &Scope<Self>) {
         self.answer(reply, scope, |asker| async move { remove_node(&asker, message).await });
+    }
+}
+
+impl Handle<ReadReadiness> for Gateway {
+    fn handle(&mut self, _: ReadReadiness, reply: Reply<ReadReadiness>, scope: &Scope<Self>) {
+        self.answer(reply, scope, |asker| async move {
+            let reasons = readiness::reasons(&asker.myself()).await;
+            Ok(Readiness { reasons })
+        });
     }
 }
 

@@ -19,12 +19,11 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 use weft_protocol::{
     ActorTree, EventFilter, ListComponents, QueryEvents, ReadAgreement, ReadHost, ReadState,
-    StateView, VERSION,
+    VERSION,
 };
-use weft_wire::AskError;
 
 use crate::around::Asker;
-use crate::nodes;
+use crate::{nodes, readiness};
 
 /// How long one actor may take for a probe or a scrape.
 const PROBE: Duration = Duration::from_secs(1);
@@ -157,24 +156,10 @@ async fn ready(State(face): State<Face>) -> Response {
         return dead;
     }
     let asker = face.asker.traced();
-    let (state, agreement, components, host) = tokio::join!(
-        asker.ask(ReadState { consistent: false }, PROBE),
-        asker.ask(ReadAgreement {}, PROBE),
-        asker.ask(ListComponents {}, PROBE),
-        asker.ask(ReadHost {}, PROBE),
-    );
-    let mut reasons = not_replicated(&state, &asker.fabric.node().to_string());
-    // What it has on disk may be old: it may still be told that something is not its any more.
-    if let Ok(view) = agreement
-        && view.groups.iter().any(|group| group.leader.is_none() && group.contact_ms.is_none())
-    {
-        reasons.push("no leader has been heard of since this daemon started".to_owned());
-    }
-    if let Err(error) = components {
-        reasons.push(format!("the runtime does not answer: {error}"));
-    }
+    let (mut reasons, host) =
+        tokio::join!(readiness::reasons(&asker), asker.ask(ReadHost {}, PROBE));
     let full = host.is_ok_and(|host| nodes::is_disk_full(&host));
-    let (code, status) = readiness(&mut reasons, full);
+    let (code, status) = verdict(&mut reasons, full);
     let body = json!({
         "status": status,
         "node": asker.fabric.name(),
@@ -186,7 +171,7 @@ async fn ready(State(face): State<Face>) -> Response {
 
 /// A full disk makes a node `degraded`, not unready: what runs goes on and reads are answered, so
 /// whoever routes by this probe must not take it out.
-fn readiness(reasons: &mut Vec<String>, disk_full: bool) -> (StatusCode, &'static str) {
+fn verdict(reasons: &mut Vec<String>, disk_full: bool) -> (StatusCode, &'static str) {
     let ready = reasons.is_empty();
     if disk_full {
         reasons.push(nodes::DISK_FULL_REASON.to_owned());
@@ -195,18 +180,6 @@ fn readiness(reasons: &mut Vec<String>, disk_full: bool) -> (StatusCode, &'stati
         (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "not-ready"),
         (true, true) => (StatusCode::OK, "degraded"),
         (true, false) => (StatusCode::OK, "ready"),
-    }
-}
-
-/// Why desired state is not there to act by: not readable, or not yet come from the node that
-/// applies it, which is so until this node finds itself in it.
-fn not_replicated(state: &Result<StateView, AskError>, here: &str) -> Vec<String> {
-    match state {
-        Err(error) => vec![format!("the registry does not answer: {error}")],
-        Ok(state) if state.index == 0 || state.node(here).is_none() => {
-            vec!["desired state has not arrived from the other nodes yet".to_owned()]
-        }
-        Ok(_) => Vec::new(),
     }
 }
 
@@ -267,11 +240,11 @@ mod tests {
     #[test]
     fn a_full_disk_is_degraded_and_still_ready() {
         let mut reasons = Vec::new();
-        assert_eq!(readiness(&mut reasons, false), (StatusCode::OK, "ready"));
-        assert_eq!(readiness(&mut reasons, true), (StatusCode::OK, "degraded"));
+        assert_eq!(verdict(&mut reasons, false), (StatusCode::OK, "ready"));
+        assert_eq!(verdict(&mut reasons, true), (StatusCode::OK, "degraded"));
         assert_eq!(reasons, [nodes::DISK_FULL_REASON]);
         let mut reasons = vec!["the runtime does not answer".to_owned()];
-        let (code, status) = readiness(&mut reasons, true);
+        let (code, status) = verdict(&mut reasons, true);
         assert_eq!((code, status), (StatusCode::SERVICE_UNAVAILABLE, "not-ready"));
         assert_eq!(reasons.len(), 2);
     }

@@ -17,6 +17,7 @@ mod nodes;
 mod operate;
 mod operations;
 mod plan;
+mod readiness;
 mod rollout;
 mod rows;
 

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use weft_protocol::{
-    AgreementView, HostFigures, NodeRole, NodeRow, NodeState, Ping, ReadHost, StateView, VERSION,
+    AgreementView, HostFigures, NodeRole, NodeRow, NodeState, Ping, ReadHost, ReadReadiness,
+    StateView, VERSION,
 };
 use weft_wire::{AskError, NodeId};
 
 use crate::around::{Asker, Member, NODE_TIMEOUT};
+use crate::readiness;
 use crate::rows::wanted;
 
 /// What asking a node for a sign of life gave.
@@ -25,6 +27,8 @@ pub(crate) struct Sign {
     pub(crate) in_flight: usize,
     /// It has no room to write; false also when it did not say.
     pub(crate) disk_full: bool,
+    /// Why it is not ready, as it says itself; empty also when it did not say.
+    pub(crate) unready: String,
 }
 
 /// With less than this free, in bytes, a write fails now or at any moment (SQLite and the logs
@@ -66,7 +70,17 @@ pub(crate) async fn signs(asker: &Asker) -> Vec<Sign> {
         let host = async {
             if known.is_some() { None } else { own.ask_on(member.id, ReadHost {}, HOST).await.ok() }
         };
-        let (answer, host) = tokio::join!(alive, host);
+        let unready = async {
+            if known.is_some() {
+                return String::new();
+            }
+            if member.id == here {
+                return readiness::reasons(&own).await.join("; ");
+            }
+            let said = own.ask_on(member.id, ReadReadiness {}, HOST).await;
+            said.map_or_else(|_| String::new(), |said| said.reasons.join("; "))
+        };
+        let (answer, host, unready) = tokio::join!(alive, host, unready);
         Sign {
             member,
             answer,
@@ -74,6 +88,7 @@ pub(crate) async fn signs(asker: &Asker) -> Vec<Sign> {
             version: String::new(),
             in_flight: 0,
             disk_full: host.is_some_and(|host| is_disk_full(&host)),
+            unready,
         }
     }))
     .await;
@@ -121,6 +136,7 @@ pub(crate) fn rows(
                 version: String::new(),
                 in_flight: 0,
                 disk_full: false,
+                unready: String::new(),
             };
             rows.push(row(&sign, state, agreement, here, &addresses));
         }
@@ -140,6 +156,7 @@ fn row(
     let record = state.ok().and_then(|state| state.nodes.iter().find(|node| node.id == id));
     let (node_state, mut reason) = match &sign.answer {
         Ok(_) if sign.disk_full => (NodeState::Degraded, DISK_FULL_REASON.to_owned()),
+        Ok(_) if !sign.unready.is_empty() => (NodeState::Degraded, sign.unready.clone()),
         Ok(_) => (NodeState::Ready, String::new()),
         // A link that is up while nothing comes back is a doubt, not a verdict.
         Err(error @ (AskError::Timeout | AskError::Overloaded(_))) => {
@@ -225,6 +242,7 @@ mod tests {
             version: String::new(),
             in_flight: 0,
             disk_full,
+            unready: String::new(),
         }
     }
 
@@ -236,6 +254,16 @@ mod tests {
         let states: Vec<_> = rows.iter().map(|row| row.state).collect();
         assert_eq!(states, [NodeState::Ready, NodeState::Degraded, NodeState::Ready]);
         assert!(rows.iter().any(|row| row.reason.contains("full")), "{rows:?}");
+    }
+
+    #[test]
+    fn a_node_that_says_it_is_not_ready_is_degraded_and_says_why() {
+        let state = state();
+        let unready = Sign { unready: "stopping web/1/api".into(), ..sign(2, false) };
+        let rows =
+            rows(Ok(&state), None, &[sign(1, false), unready], node_id(1), |_| String::new());
+        let row = rows.iter().find(|row| row.id == node_id(2)).expect("its row");
+        assert_eq!((row.state, row.reason.as_str()), (NodeState::Degraded, "stopping web/1/api"));
     }
 
     #[test]

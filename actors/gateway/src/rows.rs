@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use weft_protocol::{
     CommandRef, ComponentKey, ComponentRow, ComponentState, ComponentStatus, Desired, Drift, Event,
-    Health, NodeReply, ObservedState, PsReply, ServiceRow, ServiceSpec, StateView,
+    Health, NodeRecord, NodeReply, ObservedState, Placement, PsReply, ServiceRow, ServiceSpec,
+    StateView, one_machine,
 };
 use weft_wire::{AskError, Failure, FailureKind, NodeId, WallTime};
 
@@ -24,6 +25,9 @@ pub(crate) struct Wanted {
     pub(crate) version: String,
     /// When it was placed, or the service last changed.
     pub(crate) at: WallTime,
+    /// Why nothing runs where it is placed: its node was removed, or it waits for the end of the
+    /// copy that it replaces. Empty: something should.
+    pub(crate) why: String,
 }
 
 /// Whether a component is meant.
@@ -36,15 +40,18 @@ pub(crate) fn is_meant(target: Option<&CommandRef>, key: &ComponentKey) -> bool 
 
 /// Every component of desired state, undeployed services aside.
 pub(crate) fn wanted(state: &StateView, target: Option<&CommandRef>) -> Vec<Wanted> {
-    let places: BTreeMap<(&str, u32), (NodeId, WallTime)> = state
+    let places: BTreeMap<(&str, u32), &Placement> = state
         .placements
         .iter()
-        .map(|place| ((place.service.as_str(), place.replica), (place.node, place.at)))
+        .map(|place| ((place.service.as_str(), place.replica), place))
         .collect();
+    let known: BTreeMap<NodeId, &NodeRecord> =
+        state.nodes.iter().map(|node| (node.id, node)).collect();
     let mut all = Vec::new();
     for service in state.services.iter().filter(|service| !service.undeployed) {
         for replica in 1..=service.spec.replicas.min(MOST_REPLICAS) {
-            let place = places.get(&(service.name.as_str(), replica));
+            let place = places.get(&(service.name.as_str(), replica)).copied();
+            let why = place.map_or_else(String::new, |place| idle(place, &service.spec, &known));
             for component in &service.spec.components {
                 let key = ComponentKey {
                     service: service.name.clone(),
@@ -57,16 +64,34 @@ pub(crate) fn wanted(state: &StateView, target: Option<&CommandRef>) -> Vec<Want
                 let shown = component.shown_version();
                 all.push(Wanted {
                     key,
-                    node: place.map(|(node, _)| *node),
+                    node: place.map(|place| place.node),
                     desired: service.desired_of(&component.name),
                     revision: service.revision,
                     version: if shown.is_empty() { service.spec.version.clone() } else { shown },
-                    at: place.map_or(service.updated_at, |(_, at)| *at),
+                    at: place.map_or(service.updated_at, |place| place.at),
+                    why: why.clone(),
                 });
             }
         }
     }
     all
+}
+
+/// Why nothing runs at a replica's place.
+fn idle(place: &Placement, spec: &ServiceSpec, nodes: &BTreeMap<NodeId, &NodeRecord>) -> String {
+    let Some(node) = nodes.get(&place.node) else {
+        let name = &spec.name;
+        return format!(
+            "{}: `weft undeploy {name}` and deploying it again starts it without data",
+            place.reason
+        );
+    };
+    let old = place.previous.and_then(|previous| nodes.get(&previous.node));
+    let same = old.is_some_and(|old| one_machine(&old.address, &node.address));
+    match (place.part(place.node, spec, same), old) {
+        (None, Some(old)) => format!("starts when its copy on {} has stopped", old.name),
+        _ => String::new(),
+    }
 }
 
 /// A row without a live status behind it.
@@ -136,10 +161,19 @@ pub(crate) fn ps(
                 rows.push(unseen(&wanted, &member.name, ComponentState::Unknown, reason));
             }
             Some((member, Ok(_))) if !live.contains(&(node, &wanted.key)) => {
-                let reason = format!("{} has not taken it up yet", member.name);
-                rows.push(unseen(&wanted, &member.name, ComponentState::Pending, reason));
+                let (state, reason) = if wanted.why.is_empty() {
+                    let reason = format!("{} has not taken it up yet", member.name);
+                    (ComponentState::Pending, reason)
+                } else {
+                    (ComponentState::Waiting, wanted.why.clone())
+                };
+                rows.push(unseen(&wanted, &member.name, state, reason));
             }
             Some(_) => {}
+            None if !wanted.why.is_empty() => {
+                let reason = wanted.why.clone();
+                rows.push(unseen(&wanted, "", ComponentState::Waiting, reason));
+            }
             None => {
                 let reason = "its node is not known here".to_owned();
                 rows.push(unseen(&wanted, &node.to_string(), ComponentState::Unknown, reason));

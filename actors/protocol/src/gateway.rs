@@ -403,6 +403,18 @@ pub struct RemoveNode {
 }
 message!(RemoveNode, 510, "gateway.remove-node", ADMINS, true, NodeId);
 
+/// Whether the node that answers is ready, as `/readyz` says it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadReadiness {}
+message!(ReadReadiness, 518, "gateway.readiness", ADMINS, true, Readiness);
+
+/// Answer to [`ReadReadiness`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Why it is not, for people; empty: it is.
+    pub reasons: Vec<String>,
+}
+
 /// Who am I to you, and who are you?
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DescribeNode {}

@@ -10,6 +10,7 @@ mod diff;
 mod event;
 pub mod files;
 mod gateway;
+mod handover;
 mod lease;
 mod monitor;
 mod node;
@@ -30,10 +31,11 @@ pub use gateway::{
     AttachInfo, ClusterActors, ClusterActorsReply, ClusterEvents, ClusterLogs, ClusterNodes,
     ClusterOperations, ClusterPs, ClusterStatus, ComponentRow, DeployService, DeployUpdate,
     DescribeNode, Drift, EventItem, LifecycleAction, LifecycleRequest, ListServices, LogRow,
-    NodeReply, NodeRow, OperationRow, PlanAction, PlanItem, PlanService, PsReply, RemoveNode,
-    ServiceRow, StatusReply,
+    NodeReply, NodeRow, OperationRow, PlanAction, PlanItem, PlanService, PsReply, ReadReadiness,
+    Readiness, RemoveNode, ServiceRow, StatusReply,
 };
 pub use lease::{LEASE, LEASE_HELD, LeaseAnswer, LeaseClaim, RenewLeases};
+pub use handover::{Handover, Part, handover, one_machine};
 pub use monitor::{HostFigures, Observed, ReadDrift, ReadHost, Transition};
 pub use node::{ActorInfo, ActorTree, ChaosActor, ChaosKind, Ping, Pong, RestartActor};
 pub use operation::{
@@ -42,11 +44,12 @@ pub use operation::{
 pub use registry::{
     AgreementView, FollowEvents, GroupView, IssueToken, IssuedToken, JoinCluster, JoinedCluster,
     MemberView, PeerAddress, PlacementPlan, PlanPlacement, PlannedMove, Propose, QueryAudit,
-    QueryEvents, ReadAgreement, ReadState, RecordAudit, RecordEvents, RenewLeaf, RenewedLeaf,
+    QueryEvents, ReadAgreement, ReadHead, ReadState, RecordAudit, RecordEvents, RenewLeaf, RenewedLeaf,
     ReportNode,
 };
 pub use runtime::{
-    Assign, Assignment, CheckSpec, ComponentStatus, ListComponents, LogLine, LogStream, ReadLogs,
+    Assign, Assignment, CheckSpec, ComponentStatus, Duty, ListComponents, LogLine, LogStream,
+    ReadDuty, ReadLogs,
     RestartComponents, RestartedComponents, SpecProblem, WatchComponents,
 };
 pub use service::{

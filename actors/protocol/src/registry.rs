@@ -41,6 +41,12 @@ pub struct ReadState {
 }
 message!(ReadState, 101, "registry.read", ADMINS, true, StateView);
 
+/// Position of the newest change that was agreed before this was asked: the node that leads asks
+/// a majority. Refused by every other node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadHead {}
+message!(ReadHead, 118, "registry.head", NODES, true, u64);
+
 /// What membership and consensus know, as this node sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadAgreement {}
@@ -59,6 +65,8 @@ pub struct AgreementView {
     pub format: u32,
     /// What agreed state wants that cannot be had, one line each: `web/2: waiting for n2`.
     pub waiting: Vec<String>,
+    /// Why the node that answers does not know what it owns; empty: it does.
+    pub unsure: String,
 }
 
 impl AgreementView {

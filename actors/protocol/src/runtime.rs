@@ -40,6 +40,10 @@ pub struct Assignment {
     /// Runs only under a lease (`on_partition = "stop"`).
     #[serde(default)]
     pub fenced: bool,
+    /// Name of the node that it moves to, while this copy is kept until that one is healthy: it
+    /// runs on as it is, whatever spec and epoch say. Empty: it stays here.
+    #[serde(default)]
+    pub leaving: String,
 }
 
 /// All components of this node; those not listed are to be stopped and forgotten.
@@ -50,6 +54,9 @@ pub struct Assign {
     pub index: u64,
     /// All of them.
     pub assignments: Vec<Assignment>,
+    /// The first list since this node was out of contact: what is not in it any more is stale,
+    /// and the node is not ready until it has stopped.
+    pub returning: bool,
 }
 message!(Assign, 200, "runtime.assign", NODES, true, ());
 
@@ -92,6 +99,24 @@ pub struct ComponentStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListComponents {}
 message!(ListComponents, 201, "runtime.list", ADMINS, true, Vec<ComponentStatus>);
+
+/// What this node's runtime acts by, and what it has yet to stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadDuty {}
+message!(ReadDuty, 218, "runtime.duty", ADMINS, true, Duty);
+
+/// Answer to [`ReadDuty`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Duty {
+    /// Position of desired state that it acts by; `None`: it has not been told since its daemon
+    /// started, runs what ran and starts nothing else.
+    pub index: Option<u64>,
+    /// What it ran while out of contact and is stopping now.
+    pub stale: Vec<ComponentKey>,
+    /// What it runs of replicas that were placed elsewhere while it was out of contact, until it
+    /// is decided which copy stays.
+    pub undecided: Vec<ComponentKey>,
+}
 
 /// Starts components anew in place, at once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

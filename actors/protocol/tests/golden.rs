@@ -228,6 +228,7 @@ fn agreement() -> AgreementView {
         }],
         format: 1,
         waiting: vec!["web/2: waiting for n2".into()],
+        unsure: "no leader".into(),
     }
 }
 
@@ -315,6 +316,7 @@ fn lines() -> Vec<String> {
         line(&ChaosActor { path: "registry".into(), kind: ChaosKind::Hang }),
         line(&ReadState { consistent: true }),
         line(&ReadAgreement {}),
+        line(&ReadHead {}),
         line(&PlanPlacement { lost: vec![node()], spec: Some(Box::new(spec())) }),
         line(&IssueToken { ttl_secs: 3600, name: "n2".into() }),
         line(&JoinCluster {
@@ -370,10 +372,14 @@ fn lines() -> Vec<String> {
                 generation: 3,
                 desired: Desired::Running,
                 fenced: true,
+                leaving: "n2".into(),
             }],
+            returning: true,
         }),
         line(&CheckSpec { service: "web".into(), replica: 1, components: vec![component()] }),
         line(&ListComponents {}),
+        line(&ReadDuty {}),
+        line(&ReadReadiness {}),
         line(&RestartComponents { target: target() }),
         line(&ReadLogs { target: target(), replica: 0, tail: Some(5), since: None, follow: true }),
         line(&WatchComponents { service: "web".into() }),

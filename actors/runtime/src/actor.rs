@@ -1,6 +1,6 @@
 //! The runtime actor: an actor per component under it, and everything a node answers about them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -15,9 +15,7 @@ use uuid::Uuid;
 use weft_link::{Call, ItemSink, Refusal, Reply};
 use weft_protocol::files::{FILES_VERSION, component_dir};
 use weft_protocol::{
-    Assign, Assignment, CheckSpec, ComponentKey, ComponentState, ComponentStatus, Desired,
-    ListComponents, LogLine, Observed, ReadLogs, ReplicaKey, RestartComponents,
-    RestartedComponents, SpecProblem, WatchComponents, valid_name,
+    Assign, Assignment, CheckSpec, ComponentKey, ComponentState, ComponentStatus, Desired, Duty, ListComponents, LogLine, Observed, ReadDuty, ReadLogs, ReplicaKey, RestartComponents, RestartedComponents, SpecProblem, WatchComponents, valid_name,
 };
 use weft_supervision::{
     Actor, ActorError, Child, ChildSpec, Factory, Handle, Incarnation, Intensity, Routes, Scope,
@@ -33,6 +31,7 @@ use crate::logs::Merged;
 use crate::outbox::Outbox;
 use crate::ports::{Ports, is_free};
 use crate::state::lease::{Book, Lease};
+use crate::state::order::{Verdict, judge};
 
 pub(crate) const ASSIGNMENTS_FILE: &str = "assignments.json";
 const PORTS_FILE: &str = "route-ports.json";
@@ -94,6 +93,7 @@ pub fn factory(config: RuntimeConfig) -> impl Factory<Runtime> {
         outbox: Mutex::new(Outbox::default()),
         book: Mutex::new(Book::default()),
         taken: Mutex::new(None),
+        stale: Mutex::new(BTreeSet::new()),
         board: Mutex::new(BTreeMap::new()),
         news: broadcast::channel(1024).0,
     });
@@ -120,6 +120,8 @@ pub(crate) struct Shared {
     pub(crate) book: Mutex<Book>,
     /// The position acted upon last in this process, and what was said there.
     taken: Mutex<Option<(u64, Vec<Assignment>)>>,
+    /// Was run while this node was out of contact, is not its any more, and has not stopped yet.
+    stale: Mutex<BTreeSet<ComponentKey>>,
     board: Mutex<BTreeMap<ComponentKey, ComponentStatus>>,
     news: broadcast::Sender<ComponentStatus>,
 }
@@ -183,6 +185,7 @@ impl Actor for Runtime {
         routes
             .ask::<Assign>()
             .ask::<ListComponents>()
+            .ask::<ReadDuty>()
             .ask::<RestartComponents>()
             .ask::<CheckSpec>()
             .subscription::<ReadLogs>()
@@ -190,8 +193,10 @@ impl Actor for Runtime {
     }
 
     fn started(&mut self, scope: &Scope<Self>) -> Result<(), ActorError> {
+        // Told by an earlier incarnation, or only by this node's disk.
+        let sure = self.shared.taken.lock().is_some();
         for (key, assignment) in std::mem::take(&mut self.found) {
-            self.add(scope, key, assignment, "reconcile");
+            self.add(scope, key, Wanted { assignment, dropped: false, sure, cause: "reconcile" });
         }
         self.flush(scope);
         scope.every(LOOK_EVERY, Self::see_to_leases);
@@ -245,15 +250,8 @@ impl Runtime {
         })
     }
 
-    fn add(
-        &mut self,
-        scope: &Scope<Self>,
-        key: ComponentKey,
-        assignment: Option<Assignment>,
-        cause: &'static str,
-    ) {
-        let wanted = Arc::new(Mutex::new(Wanted { assignment, dropped: false, cause }));
-        self.spawn_child(scope, key, wanted);
+    fn add(&mut self, scope: &Scope<Self>, key: ComponentKey, wanted: Wanted) {
+        self.spawn_child(scope, key, Arc::new(Mutex::new(wanted)));
     }
 
     fn spawn_child(&mut self, scope: &Scope<Self>, key: ComponentKey, wanted: Arc<Mutex<Wanted>>) {
@@ -298,7 +296,7 @@ impl Runtime {
         }
     }
 
-    fn assign(&mut self, scope: &Scope<Self>, assignments: &[Assignment]) {
+    fn assign(&mut self, scope: &Scope<Self>, assignments: &[Assignment], returning: bool) {
         set_peers(&self.shared, assignments.iter());
         self.reserve_ports(scope, assignments);
         self.shared.book.lock().want(&leases::wanted(assignments.iter()));
@@ -309,20 +307,26 @@ impl Runtime {
                 wanted.assignment = None;
                 wanted.dropped = true;
                 drop(wanted);
+                if returning {
+                    self.shared.stale.lock().insert(key.clone());
+                }
                 self.poke(scope, key);
             }
         }
         for (key, assignment) in listed {
+            self.shared.stale.lock().remove(key);
+            let assignment = assignment.clone();
+            let fresh =
+                Wanted { assignment: Some(assignment), dropped: false, sure: true, cause: "deploy" };
             let Some(entry) = self.entries.get(key) else {
-                self.add(scope, key.clone(), Some(assignment.clone()), "deploy");
+                self.add(scope, key.clone(), fresh);
                 continue;
             };
             let mut wanted = entry.wanted.lock();
-            if wanted.assignment.as_ref() == Some(assignment) {
+            if wanted.sure && wanted.assignment == fresh.assignment {
                 continue;
             }
-            *wanted =
-                Wanted { assignment: Some(assignment.clone()), dropped: false, cause: "deploy" };
+            *wanted = fresh;
             drop(wanted);
             self.poke(scope, key);
         }
@@ -387,6 +391,7 @@ impl Runtime {
                 runtime.spawn_child(scope, key, entry.wanted);
                 return;
             }
+            runtime.shared.stale.lock().remove(&key);
             let wall = scope.wall();
             runtime.shared.change_ports(|ports| ports.release(&key, wall));
             let gone = runtime.shared.board.lock().remove(&key);
@@ -473,22 +478,24 @@ impl Handle<Assign> for Runtime {
         // What is wanted is ordered by the position of desired state it was read at. An older list
         // is not acted upon, and its sender must know: it is to read again and say what is true.
         let node = &self.shared.config.node_name;
-        if message.index < self.index {
-            let cause = format!("position {} was said, {} is known", message.index, self.index);
-            return reply.fail(stale(node, "the assignments are older than what is known", cause));
-        }
         {
             let mut taken = self.shared.taken.lock();
-            match &*taken {
-                Some((index, list)) if *index == message.index && *list != message.assignments => {
+            let index = message.index;
+            match judge(self.index, taken.as_ref(), index, &message.assignments) {
+                Verdict::Older => {
+                    let cause = format!("position {index} was said, {} is known", self.index);
+                    let text = "the assignments are older than what is known";
+                    return reply.fail(stale(node, text, cause));
+                }
+                Verdict::Contradicts => {
                     let cause = format!("two different lists were said for position {index}");
                     return reply.fail(stale(node, "the assignments contradict themselves", cause));
                 }
-                _ => *taken = Some((message.index, message.assignments.clone())),
+                Verdict::Take => *taken = Some((index, message.assignments.clone())),
             }
         }
         self.index = message.index;
-        self.assign(scope, &message.assignments);
+        self.assign(scope, &message.assignments, message.returning);
         // The registry says it again every few seconds: nothing to write, and to sync, then.
         if self.stored.as_ref() == Some(&message.assignments) {
             return reply.ok(());
@@ -546,6 +553,30 @@ impl Handle<ListComponents> for Runtime {
     fn handle(&mut self, _: ListComponents, reply: Reply<ListComponents>, _: &Scope<Self>) {
         let rows = self.shared.board.lock().values().cloned().collect();
         reply.ok(rows);
+    }
+}
+
+impl Handle<ReadDuty> for Runtime {
+    fn handle(&mut self, _: ReadDuty, reply: Reply<ReadDuty>, _: &Scope<Self>) {
+        let index = self.shared.taken.lock().as_ref().map(|(index, _)| *index);
+        let board = self.shared.board.lock();
+        let runs = |key: &ComponentKey| board.get(key).is_some_and(|status| status.pid != 0);
+        let undecided = |entry: &Entry| {
+            let wanted = entry.wanted.lock();
+            wanted.assignment.as_ref().is_some_and(|assignment| {
+                !assignment.leaving.is_empty() && assignment.desired == Desired::Ignore
+            })
+        };
+        reply.ok(Duty {
+            index,
+            stale: self.shared.stale.lock().iter().cloned().collect(),
+            undecided: self
+                .entries
+                .iter()
+                .filter(|(key, entry)| undecided(entry) && runs(key))
+                .map(|(key, _)| key.clone())
+                .collect(),
+        });
     }
 }
 

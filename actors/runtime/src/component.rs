@@ -55,6 +55,8 @@ pub(crate) struct Wanted {
     pub(crate) assignment: Option<Assignment>,
     /// Listed no more: stop and forget.
     pub(crate) dropped: bool,
+    /// It is what is agreed now, as far as anybody could say; not only what this node's disk says.
+    pub(crate) sure: bool,
     pub(crate) cause: &'static str,
 }
 
@@ -146,7 +148,10 @@ impl ComponentActor {
         };
         let synced = memory.clone();
         shared.book.lock().busy(&key, true);
-        let machine = Component::new(key.clone(), memory, wall);
+        let mut machine = Component::new(key.clone(), memory, wall);
+        if !wanted.lock().sure {
+            machine.hold();
+        }
         Self {
             shared,
             key,
@@ -165,19 +170,24 @@ impl ComponentActor {
 
     /// Reads again what is wanted.
     pub(crate) fn wanted_changed(&mut self, scope: &Scope<Self>) {
-        let input = {
+        let (input, sure) = {
             let wanted = self.wanted.lock();
-            match &wanted.assignment {
+            let input = match &wanted.assignment {
                 _ if wanted.dropped => Some(Input::Unassigned),
                 Some(assignment) => {
                     Some(Input::Assigned(Box::new(assignment.clone()), wanted.cause))
                 }
                 None => None,
-            }
+            };
+            (input, wanted.sure)
         };
         match input {
             Some(input) => self.input(scope, input),
             None => self.publish(),
+        }
+        // After it: nothing is started that was wanted before.
+        if sure && self.machine.is_held() {
+            self.input(scope, Input::Sure);
         }
     }
 

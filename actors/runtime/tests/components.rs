@@ -151,7 +151,7 @@ fn daemon_with<T>(
 
 impl Node {
     async fn assign(&self, index: u64, assignments: &[Assignment]) {
-        let assign = Assign { index, assignments: assignments.to_vec() };
+        let assign = Assign { index, assignments: assignments.to_vec(), returning: false };
         self.tree.ask(assign).await.unwrap();
     }
 
@@ -283,6 +283,7 @@ fn component(name: &str, cmd: &[&str]) -> Assignment {
         generation: 1,
         desired: Desired::Running,
         fenced: false,
+        leaving: String::new(),
     }
 }
 
@@ -682,7 +683,7 @@ fn a_new_spec_or_epoch_replaces_the_process() {
 fn a_stale_or_contradictory_list_is_refused_and_changes_nothing_also_for_the_next_daemon() {
     let dir = Dir::new();
     let refused = async |node: &Node, index: u64, list: &[Assignment], says: &str| {
-        let assign = Assign { index, assignments: list.to_vec() };
+        let assign = Assign { index, assignments: list.to_vec(), returning: false };
         match node.tree.ask(assign).await {
             Err(AskError::Failed(failure)) => {
                 assert_eq!(failure.kind, FailureKind::Conflict, "{failure:?}");

@@ -116,11 +116,12 @@ fn fenced() -> Assignment {
         generation: 4,
         desired: Desired::Running,
         fenced: true,
+        leaving: String::new(),
     }
 }
 
 async fn assign(tree: &TestTree, index: u64, assignments: &[Assignment]) {
-    tree.ask(Assign { index, assignments: assignments.to_vec() }).await.expect("taken");
+    tree.ask(Assign { index, assignments: assignments.to_vec(), returning: false }).await.expect("taken");
 }
 
 async fn row(tree: &TestTree, so: impl Fn(&ComponentStatus) -> bool) -> ComponentStatus {

@@ -13,9 +13,9 @@ use weft_link::{Call, Directory, Items, PeerEntry};
 use weft_protocol::EventItem;
 use weft_protocol::{
     AgreementView, Applied, CheckSpec, ComponentState, ComponentStatus, DeployOptions,
-    DeployUpdate, Drift, Event, FollowEvents, HostFigures, LifecycleAction, LogLine, LogRow,
+    DeployUpdate, Drift, Duty, Event, FollowEvents, HostFigures, LifecycleAction, LogLine, LogRow,
     LogStream, MemberView, NodeState, PlacementPlan, PlanAction, PlanPlacement, ReadAgreement,
-    ReadLogs, ReadState, RestartActor, SpecProblem, StateView, WatchComponents,
+    ReadDuty, ReadLogs, ReadState, RestartActor, SpecProblem, StateView, WatchComponents,
 };
 use weft_supervision::testing::{self, PATIENCE, TestTree};
 use weft_wire::{ActorKind, Address, FailureKind, RequestId, WallTime};
@@ -65,7 +65,7 @@ macro_rules! double {
 }
 
 double!(Registry, [ReadState, ReadAgreement, PlanPlacement, Propose, QueryEvents], [FollowEvents]);
-double!(Runtime, [ListComponents, CheckSpec], [WatchComponents, ReadLogs]);
+double!(Runtime, [ListComponents, ReadDuty, CheckSpec], [WatchComponents, ReadLogs]);
 double!(Monitor, [ReadDrift, ReadHost], []);
 
 impl Handle<ReadState> for Registry {
@@ -150,6 +150,12 @@ impl Serve<FollowEvents> for Registry {
 impl Handle<ListComponents> for Runtime {
     fn handle(&mut self, _: ListComponents, reply: Reply<ListComponents>, _: &Scope<Self>) {
         reply.ok(self.0.list());
+    }
+}
+
+impl Handle<ReadDuty> for Runtime {
+    fn handle(&mut self, _: ReadDuty, reply: Reply<ReadDuty>, _: &Scope<Self>) {
+        reply.ok(Duty { index: Some(1), ..Duty::default() });
     }
 }
 

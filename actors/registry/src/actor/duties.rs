@@ -7,14 +7,13 @@ use futures_util::future::join_all;
 use weft_agreement::Liveness;
 use weft_link::{Call, Reply};
 use weft_protocol::{
-    AgreementView, Command, ComponentState, ComponentStatus, GroupView, Health, LEASE,
-    ListComponents, MemberView, NodeRole, NodeState, Placement, PlacementMove, PlacementPlan,
-    PlanPlacement, PlannedMove, ReadAgreement, ServiceRecord, ServiceSpec,
+    AgreementView, Command, ComponentState, ComponentStatus, GroupView, Health, LEASE, ListComponents, MemberView, NodeRole, NodeState, Placement, PlacementMove, PlacementPlan, PlanPlacement, PlannedMove, ReadAgreement, ReadDuty, ServiceRecord, ServiceSpec,
 };
 use weft_supervision::{Handle, Scope};
 use weft_wire::{ActorKind, Address, Caller, Failure, FailureKind, NodeId, RequestId};
 
 use super::Registry;
+use super::watched::{Look, Watched};
 use crate::placement::{
     self, Input, Lease, NodeFacts, Place, ReplicaState, Settings, Settled, Sighting, WaitKind,
 };
@@ -57,6 +56,9 @@ pub(super) struct Duties {
     /// What was seen of replicas that were moved, and when.
     seen: Vec<Sighting>,
     looked: Option<Instant>,
+    /// Since when each process without a probe has been seen, and where state was when a move
+    /// was first seen.
+    watched: Watched,
     rebalanced: Option<Instant>,
     /// What cannot be had, for people.
     waiting: Vec<String>,
@@ -275,7 +277,12 @@ impl Registry {
             state
                 .placements()
                 .filter(|p| p.previous.is_some() || leaving.contains(p.service.as_str()))
-                .map(|placement| placement.node)
+                .flat_map(|placement| {
+                    // The old copy of a planned move may have to stop first.
+                    let old = placement.previous.filter(|previous| !previous.lost);
+                    [Some(placement.node), old.map(|previous| previous.node)]
+                })
+                .flatten()
                 .collect()
         };
         if !moved.is_empty()
@@ -356,22 +363,36 @@ impl Registry {
     /// Asks the nodes of moved replicas what became of them.
     fn look(&mut self, nodes: BTreeSet<NodeId>, scope: &Scope<Self>) {
         self.duties.placing = true;
+        {
+            let state = self.agreement.control.read();
+            self.duties.watched.moving(&state);
+        }
         let fabric = scope.fabric().clone();
         scope.spawn_then(
             join_all(nodes.into_iter().map(move |node| {
                 let fabric = fabric.clone();
                 async move {
-                    let to = Address::on(ActorKind::Runtime, node);
-                    let seen = fabric.ask(to, ListComponents {}, Call::within(LOOK_WITHIN)).await;
-                    (node, seen.unwrap_or_default())
+                    let to = || Address::on(ActorKind::Runtime, node);
+                    // In this order: what is not there then was not there at that position.
+                    let duty = fabric.ask(to(), ReadDuty {}, Call::within(LOOK_WITHIN)).await;
+                    let seen = fabric.ask(to(), ListComponents {}, Call::within(LOOK_WITHIN)).await;
+                    let index = seen.is_ok().then(|| duty.ok()?.index).flatten();
+                    (node, index, seen.unwrap_or_default())
                 }
             })),
-            |registry, seen: Vec<(NodeId, Vec<ComponentStatus>)>, scope| {
+            |registry, seen: Vec<Look>, scope| {
+                let now = scope.now();
                 let duties = &mut registry.duties;
                 duties.placing = false;
-                duties.looked = Some(scope.now());
-                let fresh: Vec<Sighting> =
-                    seen.iter().flat_map(|(node, all)| sightings(*node, all)).collect();
+                duties.looked = Some(now);
+                let mut fresh = Vec::new();
+                for (node, index, all) in &seen {
+                    let mut found = sightings(*node, all);
+                    duties.watched.unproven(now, *node, all, &mut found);
+                    fresh.extend(found);
+                    fresh.extend(duties.watched.stopped(*node, *index, all));
+                }
+                duties.watched.forget(&seen);
                 if duties.seen != fresh {
                     duties.seen = fresh;
                     duties.decided = None;
@@ -424,6 +445,7 @@ impl Registry {
                     draining: node.draining,
                     liveness,
                     version: node.version.clone(),
+                    address: node.address.clone(),
                 }
             })
             .collect();
@@ -702,6 +724,7 @@ impl Registry {
             }],
             format: state.format(),
             waiting: self.duties.waiting.clone(),
+            unsure: self.unsure(scope),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! this actor: here it is published to the rest of the node, and changes find their way to whoever
 //! leads. On the node that leads, the [`steward`](crate::steward) sees to voters and places.
 
+mod contact;
 mod duties;
 mod history;
 mod leases;
@@ -15,6 +16,7 @@ mod publish;
 mod route;
 #[cfg(test)]
 mod tests;
+mod watched;
 
 use std::time::Duration;
 
@@ -23,8 +25,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use weft_protocol::{
     Applied, FollowEvents, IssueToken, JoinCluster, PlanPlacement, Propose, QueryAudit,
-    QueryEvents, ReadAgreement, ReadState, RecordAudit, RecordEvents, RenewLeaf, RenewLeases,
-    ReportNode,
+    QueryEvents, ReadAgreement, ReadHead, ReadState, RecordAudit, RecordEvents, RenewLeaf, RenewLeases, ReportNode,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope};
 use weft_wire::{ClusterId, Failure};
@@ -60,6 +61,8 @@ pub struct Registry {
     published: u64,
     /// How far wall time is believed when old rows are deleted.
     aging: Aging,
+    /// Whether what is agreed here is known to be new enough to act by.
+    contact: contact::Contact,
     /// A report of this node is on its way.
     reporting: bool,
     /// When it last stood for election because the leader was gone.
@@ -106,6 +109,7 @@ pub async fn factory(
         refused: None,
         trusted: None,
         published: 0,
+        contact: contact::Contact::default(),
         aging,
         reporting: false,
         stood: None,
@@ -122,6 +126,7 @@ impl Actor for Registry {
         routes
             .ask::<Propose>()
             .ask::<ReadState>()
+            .ask::<ReadHead>()
             .ask::<ReadAgreement>()
             .ask::<PlanPlacement>()
             .ask::<IssueToken>()
@@ -195,6 +200,7 @@ impl Registry {
     }
 
     fn changed(&mut self, scope: &Scope<Self>) {
+        self.see_to_contact(scope);
         self.publish(scope);
         self.notice(scope);
         self.see_to_duties(scope);
@@ -202,6 +208,7 @@ impl Registry {
 
     /// Safety nets: the runtime may have been made anew, an address may have changed.
     fn tick(&mut self, tick: u64, scope: &Scope<Self>) {
+        self.see_to_contact(scope);
         if tick.is_multiple_of(EVERY_SECOND) {
             let behind = self.assigned < self.state().index();
             if behind || tick.is_multiple_of(5 * EVERY_SECOND) {

@@ -61,8 +61,10 @@ impl Registry {
         TrustBundle::from_pem(&self.state().cas().concat(), "the agreed trust bundle")
     }
 
-    /// Sends the runtime what it shall see to, once at a time.
+    /// Sends the runtime what it shall see to, once at a time; nothing while this node does not
+    /// know whether what is agreed here still holds.
     pub(super) fn assign(&mut self, scope: &Scope<Self>) {
+        let Some((question, returning)) = self.contact.sure() else { return };
         // Nothing replicated yet is not "nothing wanted": that would stop what runs.
         let message = {
             let state = self.state();
@@ -70,7 +72,7 @@ impl Registry {
                 return;
             }
             let assignments = state.assignments(self.config.seed.node);
-            Assign { index: state.index(), assignments }
+            Assign { index: state.index(), assignments, returning }
         };
         self.assigning = true;
         let index = message.index;
@@ -86,6 +88,7 @@ impl Registry {
                     Ok(()) => {
                         registry.assigned = index;
                         registry.refused = None;
+                        registry.contact.told(question);
                         // Moved on meanwhile, or set back by a snapshot.
                         if registry.state().index() != index {
                             registry.assign(scope);

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use weft_protocol::ReplicaKey;
+use weft_protocol::{Handover, ReplicaKey};
 use weft_wire::NodeId;
 
 use super::table::{Key, Table};
@@ -74,15 +74,39 @@ impl Draft<'_> {
         }
     }
 
-    /// Forgets where replicas were that are healthy where they are.
+    /// Ends moves: forgets where replicas were that are healthy where they are, or whose old copy
+    /// has stopped where that has to come first.
     fn settle(&mut self) {
         for key in self.table.keys() {
             let Some(slot) = self.table.slots.get(&key).copied() else { continue };
             let Some(previous) = slot.previous else { continue };
-            if self.table.good(key) || self.table.index(previous.node).is_none() {
+            let service = self.table.svc(key.0).name().to_owned();
+            let over = match self.table.index(previous.node) {
+                None => true,
+                Some(from) if self.table.stops_first(key) => {
+                    // What keeps no data is not waited for on a node that is gone.
+                    self.table.state(key, previous.node) == ReplicaState::Stopped
+                        || !self.table.svc(key.0).keeps_data
+                            && matches!(
+                                self.table.node(from).liveness,
+                                Liveness::Lost { .. } | Liveness::Left
+                            )
+                }
+                Some(_) => self.table.good(key),
+            };
+            if over {
                 self.table.put(key, slot.id, None);
-                let service = self.table.svc(key.0).name().to_owned();
                 self.decision.settled.push(ReplicaKey { service, replica: key.1 });
+            } else if !previous.lost {
+                let (from, to) = (self.table.call(previous.node), self.table.call(slot.id));
+                let reason = if self.table.stops_first(key) {
+                    format!("moves from {from} to {to}: starts there when its copy on {from} has stopped")
+                } else {
+                    let new = words::state(self.table.state(key, slot.id));
+                    format!("moves from {from} to {to}: the new copy {new}, the old one runs until it is healthy")
+                };
+                let (node, kind, replica) = (Some(slot.id), WaitKind::Handover, key.1);
+                self.decision.waiting.push(Waiting { service, replica, node, kind, reason });
             }
         }
     }
@@ -146,6 +170,19 @@ impl Draft<'_> {
             let Some(slot) = self.table.slots.get(&key).copied() else { continue };
             let svc = self.table.svc(key.0);
             let Some(at) = slot.at else {
+                // An explicit `node` is somebody's decision; nobody else replaces data.
+                if svc.has_volumes && svc.pin().and_then(|pin| self.table.find(pin)).is_none() {
+                    let name = &svc.record.name;
+                    let place = self.table.input.places.iter().find(|place| {
+                        (&place.service, place.replica) == (name, key.1) && !place.reason.is_empty()
+                    });
+                    let was = place.map_or("its node was removed", |place| place.reason.as_str());
+                    let reason = format!(
+                        "{was}: `weft undeploy {name}` and deploying it again starts it without data, and so does naming a `node` in its definition"
+                    );
+                    self.wait(key, None, WaitKind::Node, reason);
+                    continue;
+                }
                 match self.table.choose(key) {
                     Ok((to, edge)) if self.table.lease_left(key, self.table.node(to).id) == 0 => {
                         let to_name = &self.table.node(to).name;
@@ -327,17 +364,36 @@ impl Draft<'_> {
         let slot = self.table.slots.get(&key).copied();
         let lost = kind == MoveKind::NodeLost;
         let previous = match slot {
-            // The copy that ran longest is the one that may come back.
-            Some(slot) if lost && slot.previous.is_some_and(|previous| previous.lost) => {
+            // The copy that ran longest is the one that may come back, or that still runs.
+            Some(slot)
+                if slot.previous.is_some_and(|previous| {
+                    previous.node != to && (lost && previous.lost || self.keeps_on(key, previous))
+                }) =>
+            {
                 slot.previous
             }
             Some(slot) => Some(Previous { node: slot.id, lost }),
             // Whatever ran before has stopped, or its lease has surely ended.
             None => None,
         };
-        let previous = previous.filter(|p| p.node != to && self.table.index(p.node).is_some());
+        // Who returns keeps what it has: it is not to wait for the cancelled replacement's end.
+        let waits = |p: &Previous| {
+            kind == MoveKind::Returned
+                && self.table.order(key.0, p.node, to) == Handover::StopFirst
+        };
+        let previous = previous
+            .filter(|p| p.node != to && self.table.index(p.node).is_some())
+            .filter(|p| !waits(p));
         self.table.put(key, to, previous);
         self.push(key, slot.map(|slot| slot.id), Some(to), previous, kind, reason);
+    }
+
+    /// Whether the copy that a planned move left behind is the one to rely on: its node answers.
+    fn keeps_on(&self, key: Key, previous: Previous) -> bool {
+        let ready = |at| self.table.node(at).liveness == Liveness::Ready;
+        !previous.lost
+            && !self.table.stops_first(key)
+            && self.table.index(previous.node).is_some_and(ready)
     }
 
     fn free(&mut self, key: Key, kind: MoveKind, reason: String) {
@@ -358,6 +414,8 @@ impl Draft<'_> {
         self.touched.insert(key);
         let service = self.table.svc(key.0).name().to_owned();
         let replica = key.1;
+        let same = |w: &Waiting| w.service == service && w.replica == replica;
+        self.decision.waiting.retain(|wait| wait.kind != WaitKind::Handover || !same(wait));
         self.decision.moves.push(Move { service, replica, from, to, previous, kind, reason });
     }
 
@@ -376,6 +434,8 @@ impl Draft<'_> {
     fn wait(&mut self, key: Key, node: Option<NodeId>, kind: WaitKind, reason: String) {
         self.touched.insert(key);
         let service = self.table.svc(key.0).name().to_owned();
+        let same = |w: &Waiting| w.service == service && w.replica == key.1;
+        self.decision.waiting.retain(|wait| wait.kind != WaitKind::Handover || !same(wait));
         self.decision.waiting.push(Waiting { service, replica: key.1, node, kind, reason });
     }
 

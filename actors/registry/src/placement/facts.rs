@@ -45,6 +45,8 @@ pub struct NodeFacts {
     pub liveness: Liveness,
     /// Version of its daemon; rebalancing pauses while they differ.
     pub version: String,
+    /// Where its fabric listens, `ip:port`: nodes of one address are one machine.
+    pub address: String,
 }
 
 /// From this CPU use on a node is chosen only when no other will do. Percent.
@@ -91,6 +93,8 @@ pub struct Place {
     pub node: NodeId,
     /// Where it was, until [`Decision::settled`](super::Decision::settled) names it.
     pub previous: Option<Previous>,
+    /// Why there, as agreed; says the name of a node that was removed.
+    pub reason: String,
 }
 
 impl Place {
@@ -101,6 +105,7 @@ impl Place {
             replica: placement.replica,
             node: placement.node,
             previous,
+            reason: placement.reason.clone(),
         }
     }
 }

@@ -131,6 +131,8 @@ pub enum WaitKind {
     Lease,
     /// Its turn to leave a draining node.
     Turn,
+    /// The end of a move: the new copy healthy, or the old one stopped.
+    Handover,
     /// It cannot leave a draining node: it is pinned there or keeps data there.
     Stays,
 }

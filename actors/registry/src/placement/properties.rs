@@ -54,7 +54,7 @@ impl Case {
         world.apply(decision);
         for seen in &mut world.seen {
             let moved = |m: &Move| m.service == seen.service && m.replica == seen.replica;
-            if decision.moves.iter().any(moved) {
+            if seen.state != ReplicaState::Stopped && decision.moves.iter().any(moved) {
                 seen.state = state;
             }
         }
@@ -143,6 +143,7 @@ fn some_node(n: u32) -> impl Strategy<Value = NodeFacts> {
                 memory,
                 cpu_millis,
                 version: if old { "0.9.0" } else { "1.0.0" }.into(),
+                address: String::new(),
                 ..node(n)
             }
         })
@@ -257,7 +258,8 @@ fn wild() -> impl Strategy<Value = Case> {
                     case.leases.push(Lease { service, replica, node, renewed_ms_ago });
                 }
                 case.seen.push(Sighting { service: service.clone(), replica, node, state });
-                case.places.push(Place { service, replica, node, previous });
+                let reason = String::new();
+                case.places.push(Place { service, replica, node, previous, reason });
             }
             case
         },

@@ -142,7 +142,13 @@ impl World {
                 }
                 let state = ReplicaState::Healthy;
                 self.seen.push(Sighting { service: service.clone(), replica, node, state });
-                self.places.push(Place { service, replica, node, previous: step.previous });
+                // The old copy stops at once, where it has to.
+                if let Some(previous) = step.previous.filter(|previous| !previous.lost) {
+                    let (service, state) = (service.clone(), ReplicaState::Stopped);
+                    self.seen.push(Sighting { service, replica, node: previous.node, state });
+                }
+                let (previous, reason) = (step.previous, step.reason.clone());
+                self.places.push(Place { service, replica, node, previous, reason });
             }
             if step.kind == MoveKind::Rebalanced {
                 self.settings.since_rebalance_ms = Some(0);

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use weft_protocol::{Desired, OnPartition, ServiceRecord};
+use weft_protocol::{Desired, Handover, OnPartition, ServiceRecord, handover, one_machine};
 use weft_wire::NodeId;
 
 use super::rules::{Expr, takes, tier_name};
@@ -28,6 +28,8 @@ pub(super) struct Svc<'a> {
     pub(super) wanted: u32,
     /// Keeps data or is pinned: does not move by itself (design §11).
     pub(super) keeps_data: bool,
+    /// Has volumes.
+    pub(super) has_volumes: bool,
     /// Runs under a lease.
     pub(super) fenced: bool,
     /// Components of one replica.
@@ -239,6 +241,19 @@ impl<'a> Table<'a> {
                 .slots
                 .get(&key)
                 .is_some_and(|slot| self.state(key, slot.id) == ReplicaState::Healthy)
+    }
+
+    /// Whether a move that is under way is a planned one whose old copy has to stop first.
+    pub(super) fn stops_first(&self, key: Key) -> bool {
+        let Some(slot) = self.slots.get(&key) else { return false };
+        let Some(previous) = slot.previous.filter(|previous| !previous.lost) else { return false };
+        self.order(key.0, previous.node, slot.id) == Handover::StopFirst
+    }
+
+    /// How a planned move of a replica of the service goes.
+    pub(super) fn order(&self, svc: usize, from: NodeId, to: NodeId) -> Handover {
+        let address = |id| self.index(id).map_or("", |at| self.node(at).address.as_str());
+        handover(&self.svc(svc).record.spec, one_machine(address(from), address(to)))
     }
 
     /// Milliseconds until no copy of a fenced replica can run anywhere but on `target`.
@@ -474,11 +489,12 @@ fn parse<'a>(record: &'a ServiceRecord, problems: &mut Vec<Problem>) -> Svc<'a> 
         spec.components.iter().filter_map(|c| of(&c.resources)).fold(0, u64::saturating_add)
     };
     let ports = spec.components.iter().flat_map(|component| &component.ports);
+    let has_volumes = spec.components.iter().any(|component| !component.volumes.is_empty());
     Svc {
         record,
         wanted: if record.undeployed { 0 } else { spec.replicas.min(MOST_REPLICAS) },
-        keeps_data: !spec.node.is_empty()
-            || spec.components.iter().any(|component| !component.volumes.is_empty()),
+        keeps_data: !spec.node.is_empty() || has_volumes,
+        has_volumes,
         fenced: spec.on_partition == OnPartition::Stop,
         components: spec.components.len().max(1) as u64,
         need: Need { memory: sum(|r| r.memory), cpu: sum(|r| r.cpu_millis) },

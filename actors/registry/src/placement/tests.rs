@@ -343,11 +343,81 @@ fn a_removed_node_gives_up_everything_at_once() {
         .with(service("web"))
         .placed("web", 1, 9);
     let decision = cluster.decide();
-    assert_eq!(cluster.shown(&decision), ["data/1 ? n1", "pinned/1 ? -", "web/1 ? n2"]);
+    assert_eq!(cluster.shown(&decision), ["pinned/1 ? -", "web/1 ? n1"]);
     assert_eq!(
         cluster.waits(&decision),
-        ["pinned/1 waiting for n9, which is not a node of this cluster"]
+        [
+            "data/1 its node was removed: `weft undeploy data` and deploying it again starts it without data, and so does naming a `node` in its definition",
+            "pinned/1 waiting for n9, which is not a node of this cluster"
+        ]
     );
+}
+
+#[test]
+fn what_kept_data_on_a_removed_node_is_placed_again_only_where_its_definition_says() {
+    let told = Cluster::new(2).with(service("data").volume().pin("n2")).placed("data", 1, 9);
+    assert_eq!(told.shown(&told.decide()), ["data/1 ? n2"]);
+    let wrong = Cluster::new(2).with(service("data").volume().pin("n9")).placed("data", 1, 9);
+    let decision = wrong.decide();
+    assert!(decision.moves.is_empty());
+    assert!(wrong.waits(&decision)[0].starts_with("data/1 its node was removed"));
+}
+
+#[test]
+fn a_planned_move_ends_when_the_new_copy_is_healthy_and_says_what_it_waits_for() {
+    let moving = Cluster::new(2)
+        .with(service("web"))
+        .placed("web", 1, 2)
+        .previously("web", 1, Previous { node: id(1), lost: false });
+    for (state, says) in [
+        (ReplicaState::Starting, "is starting"),
+        (ReplicaState::Running, "is not healthy"),
+        (ReplicaState::Failed, "has failed"),
+    ] {
+        let cluster = moving.clone().sees("web", 1, 2, state);
+        let decision = cluster.decide();
+        assert!(decision.settled.is_empty() && decision.moves.is_empty());
+        assert_eq!(
+            cluster.waits(&decision),
+            [format!(
+                "web/1 moves from n1 to n2: the new copy {says}, the old one runs until it is healthy"
+            )]
+        );
+    }
+    let healthy = moving.sees("web", 1, 2, ReplicaState::Healthy).decide();
+    assert_eq!((healthy.settled.len(), healthy.waiting.len()), (1, 0));
+}
+
+#[test]
+fn a_move_that_stops_first_ends_when_the_old_copy_has_stopped() {
+    let moving = Cluster::new(2)
+        .with(service("data").volume().pin("n2"))
+        .placed("data", 1, 2)
+        .previously("data", 1, Previous { node: id(1), lost: false });
+    let decision = moving.decide();
+    assert!(decision.settled.is_empty());
+    assert_eq!(
+        moving.waits(&decision),
+        ["data/1 moves from n1 to n2: starts there when its copy on n1 has stopped"]
+    );
+    // On a lost node it may run on: its data has one writer.
+    let lost = moving.clone().edit(1, |n| n.liveness = gone(60_000));
+    assert!(lost.decide().settled.is_empty());
+    let stopped = moving.sees("data", 1, 1, ReplicaState::Stopped).decide();
+    assert_eq!(stopped.settled.len(), 1);
+}
+
+#[test]
+fn when_the_target_of_a_planned_move_is_lost_the_copy_that_works_is_kept() {
+    let cluster = Cluster::new(3)
+        .edit(1, |n| n.draining = true)
+        .with(service("web"))
+        .placed("web", 1, 2)
+        .previously("web", 1, Previous { node: id(1), lost: false })
+        .edit(2, |n| n.liveness = gone(2000));
+    let decision = cluster.decide();
+    assert_eq!(cluster.shown(&decision), ["web/1 n2 n3"]);
+    assert_eq!(decision.moves[0].previous, Some(Previous { node: id(1), lost: false }));
 }
 
 #[test]

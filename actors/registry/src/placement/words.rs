@@ -1,6 +1,6 @@
 //! The sentences that people read.
 
-use super::{Liveness, NodeFacts};
+use super::{Liveness, NodeFacts, ReplicaState};
 
 const NAMED: usize = 3;
 
@@ -44,6 +44,18 @@ pub(super) const fn liveness(of: Liveness) -> &'static str {
         Liveness::Away => "is away",
         Liveness::Lost { .. } => "is lost",
         Liveness::Left => "has left",
+    }
+}
+
+/// `is starting`, for a copy that is not healthy.
+pub(super) const fn state(of: ReplicaState) -> &'static str {
+    match of {
+        ReplicaState::Unknown => "has not been seen yet",
+        ReplicaState::Starting => "is starting",
+        ReplicaState::Running => "is not healthy",
+        ReplicaState::Healthy => "is healthy",
+        ReplicaState::Failed => "has failed",
+        ReplicaState::Stopped => "is stopped",
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use weft_protocol::{NodeRecord, OperatorRecord, ReportNode, TokenRecord, format_time, valid_name};
+use weft_protocol::{
+    NodeRecord, OperatorRecord, ReportNode, ServiceSpec, TokenRecord, format_time, valid_name,
+};
 use weft_wire::{Failure, NodeId, WallTime};
 
 use super::apply::Change;
@@ -183,13 +185,13 @@ impl ClusterState {
             ))
             .node(&node.name)
             .help(format!(
-                "`weft node drain {}` moves what can be moved; `weft node remove {} --force` places them anew on the other nodes, and data kept there stays behind",
+                "`weft node drain {}` moves what can be moved; `weft node remove {} --force` places them anew on the other nodes, except those whose data is there: they wait until their service is undeployed and deployed again, or its definition names another `node`",
                 node.name, node.name
             )));
         }
         // Whatever its key signs from now on, or has signed, is worth nothing; who holds such a
         // certificate renews it at once.
-        let ca = node.ca.clone();
+        let (ca, name) = (node.ca.clone(), node.name.clone());
         if self.cas.len() > 1 {
             self.cas.retain(|known| *known != ca);
         }
@@ -203,6 +205,14 @@ impl ClusterState {
         self.denied.insert(text);
         out.extend([Change::NodeRemoved(id), Change::Trust]);
         for (service, replica) in gone {
+            let keeps = self.services.get(&service).is_some_and(|s| keeps_data(&s.record.spec));
+            if keeps && let Some(place) = self.placements.get_mut(&(service.clone(), replica)) {
+                // Not to be replaced by an empty one behind anybody's back: an operator decides.
+                place.reason = format!("its data was on {name}, which was removed");
+                place.previous = None;
+                out.push(Change::Service(service));
+                continue;
+            }
             self.placements.remove(&(service.clone(), replica));
             out.push(Change::Unplaced { service, replica, from: id, reason: String::new() });
         }
@@ -347,6 +357,11 @@ impl ClusterState {
         }
         Ok(())
     }
+}
+
+/// Whether its replicas write what must not be lost without a word.
+fn keeps_data(spec: &ServiceSpec) -> bool {
+    spec.components.iter().any(|component| !component.volumes.is_empty())
 }
 
 fn check_label(label: &str) -> Result<(), Failure> {

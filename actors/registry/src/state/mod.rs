@@ -21,8 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use weft_protocol::{
-    Assignment, ComponentKey, NodeRecord, Operation, OperatorRecord, Placement, Revision,
-    ServiceRecord, StateView, TokenRecord, spec_hash,
+    Assignment, ComponentKey, Desired, NodeRecord, Operation, OperatorRecord, Part, Placement, Revision, ServiceRecord, StateView, TokenRecord, one_machine, spec_hash,
 };
 use weft_wire::{NodeId, OperatorId};
 
@@ -163,12 +162,18 @@ impl ClusterState {
         }
     }
 
-    /// What a node's runtime shall see to, by service, replica and component.
+    /// What a node's runtime shall see to, by service, replica and component: what it owns, and
+    /// what it keeps while a replacement elsewhere is not healthy yet.
     pub fn assignments(&self, node: NodeId) -> Vec<Assignment> {
         let mut all = Vec::new();
-        for placement in self.placements.values().filter(|placement| placement.node == node) {
+        for placement in self.placements.values() {
             let Some(Service { record, .. }) = self.services.get(&placement.service) else {
                 continue;
+            };
+            let Some(part) = self.part(placement, node, record) else { continue };
+            let leaving = match part {
+                Part::Owns => String::new(),
+                Part::HandsOver | Part::Undecided => self.call(placement.node),
             };
             for component in &record.spec.components {
                 all.push(Assignment {
@@ -183,11 +188,26 @@ impl ClusterState {
                     spec_hash: spec_hash(&record.spec, component),
                     epoch: record.epoch_of(&component.name),
                     generation: placement.generation,
-                    desired: record.desired_of(&component.name),
                     fenced: record.spec.on_partition == weft_protocol::OnPartition::Stop,
+                    desired: match record.desired_of(&component.name) {
+                        // Not sure to be its own: it is kept, not started again.
+                        Desired::Running if part == Part::Undecided => Desired::Ignore,
+                        desired => desired,
+                    },
+                    leaving: leaving.clone(),
                 });
             }
         }
         all
+    }
+
+    fn part(&self, placement: &Placement, node: NodeId, record: &ServiceRecord) -> Option<Part> {
+        let address = |id: NodeId| self.nodes.get(&id).map_or("", |node| node.address.as_str());
+        let from = placement.previous.map_or("", |previous| address(previous.node));
+        placement.part(node, &record.spec, one_machine(from, address(placement.node)))
+    }
+
+    fn call(&self, id: NodeId) -> String {
+        self.nodes.get(&id).map_or_else(|| id.to_string(), |node| node.name.clone())
     }
 }

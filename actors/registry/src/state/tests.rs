@@ -346,6 +346,65 @@ fn a_node_with_replicas_is_removed_only_by_force_and_they_lose_their_place() {
 }
 
 #[test]
+fn what_kept_data_on_a_removed_node_waits_for_an_operator() {
+    let mut m = Machine::with_nodes(3);
+    let mut keeps = component("db", "1");
+    keeps.volumes.push(weft_protocol::VolumeMapping {
+        host: "/srv".into(),
+        container: "/data".into(),
+        options: String::new(),
+    });
+    let spec = service("data", 1, vec![keeps]);
+    m.deploy(spec.clone());
+    m.place("data", 1, Some(2));
+    m.ok(Command::RemoveNode { id: node_id(2), force: true });
+    let place = m.state.view().placements.remove(0);
+    assert_eq!(
+        (place.node, place.reason.as_str()),
+        (node_id(2), "its data was on n2, which was removed")
+    );
+    assert!((1..=3).all(|n| m.state.assignments(node_id(n)).is_empty()));
+    m.ok(Command::Undeploy { service: "data".into() });
+    m.deploy(spec);
+    assert!(m.state.view().placements.is_empty(), "free to be placed");
+}
+
+/// Who is told to see to `web/1`, and how.
+fn told(m: &Machine) -> Vec<(u128, Desired, String, u64)> {
+    (1..=3)
+        .flat_map(|n| m.state.assignments(node_id(n)).into_iter().map(move |a| (n, a)))
+        .map(|(n, a)| (n, a.desired, a.leaving, a.generation))
+        .collect()
+}
+
+#[test]
+fn the_old_copy_is_kept_until_the_move_is_settled_and_of_a_lost_node_it_is_only_not_stopped() {
+    let mut m = Machine::with_nodes(3);
+    m.deploy(service("web", 1, vec![component("api", "1")]));
+    m.place("web", 1, Some(1));
+    let go = |generation: u64, lost: Option<bool>| Command::Place {
+        moves: vec![PlacementMove {
+            service: "web".into(),
+            replica: 1,
+            generation,
+            to: Some(node_id(2)),
+            previous: lost.map(|lost| Previous { node: node_id(1), lost }),
+            reason: "test".into(),
+        }],
+    };
+    let new = (2, Desired::Running, String::new(), 2);
+    m.ok(go(1, Some(false)));
+    assert_eq!(told(&m), [(1, Desired::Running, "n2".to_owned(), 2), new.clone()]);
+    m.ok(go(2, Some(true)));
+    assert_eq!(told(&m), [(1, Desired::Ignore, "n2".to_owned(), 2), new.clone()]);
+    m.ok(go(2, None));
+    assert_eq!(told(&m), [new]);
+    m.ok(go(2, Some(false)));
+    m.ok(Command::SetDesired { target: target("web"), desired: Desired::Stopped });
+    assert!(told(&m).iter().all(|(_, desired, ..)| *desired == Desired::Stopped));
+}
+
+#[test]
 fn the_last_node_cannot_be_removed_and_any_other_can() {
     let mut m = Machine::with_nodes(2);
     m.ok(Command::RemoveNode { id: node_id(1), force: true });

@@ -14,6 +14,7 @@
 //! Only `Idle` and `Backoff` start a shim, and neither has a process: never two at once.
 
 pub(crate) mod lease;
+pub(crate) mod order;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -103,6 +104,8 @@ pub(crate) enum Input {
     Restart,
     /// What [`Component::lease`] was told is news.
     Lease,
+    /// What is wanted is known to be what is agreed now: see [`Component::hold`].
+    Sure,
 }
 
 /// Whether trying again could help.
@@ -199,8 +202,12 @@ pub(crate) struct Component {
     bad_probes: u32,
     /// Why a fenced component may not be started now; `None`: it holds a lease.
     no_lease: Option<String>,
+    held: bool,
     effects: Vec<Effect>,
 }
+
+/// Why what is wanted is not started.
+const HELD: &str = "not started: no leader has been heard of since this daemon started, and it may run elsewhere by now";
 
 struct Now {
     now: Instant,
@@ -244,8 +251,21 @@ impl Component {
             timer: 0,
             bad_probes: 0,
             no_lease: Some(String::new()),
+            held: false,
             effects: Vec::new(),
         }
+    }
+
+    /// Before the first input: what is wanted is what was last heard, maybe long ago. What runs is
+    /// taken over and started again when it ends; what does not run may be another node's by now
+    /// and is not started before [`Input::Sure`].
+    pub(crate) const fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// Whether it waits for [`Input::Sure`].
+    pub(crate) const fn is_held(&self) -> bool {
+        self.held
     }
 
     /// Takes one input. `random` is in 0.0..1.0 and used for at most one delay.
@@ -339,11 +359,39 @@ impl Component {
             started_at: file.map(|f| f.started_at),
             since: self.since,
             last_exit: self.memory.last_exit.clone(),
-            reason: self.reason.clone(),
+            reason: self.reason(),
             ports: file.map_or_else(Vec::new, |f| {
                 routes.iter().map(|r| r.name.clone()).zip(f.ports.iter().copied()).collect()
             }),
             urls: Vec::new(),
+        }
+    }
+
+    /// Whether it may be another node's by now. A fenced one is not where it holds a lease.
+    fn is_unsure(&self) -> bool {
+        self.held && !self.assignment.as_ref().is_some_and(|a| a.fenced)
+    }
+
+    fn reason(&self) -> String {
+        let idle = matches!(self.phase, Phase::Idle | Phase::Backoff);
+        if self.is_unsure() && idle && self.desired() == Desired::Running {
+            return HELD.to_owned();
+        }
+        match &self.assignment {
+            Some(Assignment { leaving: to, desired, .. })
+                if self.reason.is_empty() && !to.is_empty() && !self.unassigned =>
+            {
+                match desired {
+                    Desired::Running => {
+                        format!("moves to {to}; kept here until the copy there is healthy")
+                    }
+                    Desired::Ignore => format!(
+                        "was placed on {to} while this node was lost; kept here until it is decided which copy stays"
+                    ),
+                    Desired::Stopped => String::new(),
+                }
+            }
+            _ => self.reason.clone(),
         }
     }
 
@@ -361,6 +409,7 @@ impl Component {
             Input::Found(finding) if self.phase == Phase::Looking => self.found(at, finding),
             Input::Assigned(assignment, cause) => self.assigned(*assignment, cause),
             Input::Unassigned => self.unassigned = true,
+            Input::Sure => self.held = false,
             Input::Restart => {
                 // One that is being started is being started anew.
                 self.restart_requested =
@@ -422,6 +471,8 @@ impl Component {
             }
             Finding::Running(file) => {
                 self.run += 1;
+                // It is what this node runs: it goes on doing so, also when it ends.
+                self.held = false;
                 self.phase = Phase::Up;
                 let ran = at.wall.since(file.started_at);
                 self.up_since = Some(at.now.checked_sub(ran).unwrap_or(at.now));
@@ -453,6 +504,10 @@ impl Component {
     }
 
     fn assigned(&mut self, assignment: Assignment, cause: &'static str) {
+        // Of a place that was given up since: whoever said it knew less than was known here.
+        if self.assignment.as_ref().is_some_and(|known| assignment.generation < known.generation) {
+            return;
+        }
         self.unassigned = false;
         let first = self.assignment.is_none();
         let same = self.assignment.as_ref().is_some_and(|old| {
@@ -500,7 +555,8 @@ impl Component {
     /// Brings what is nearer to what is wanted, as far as it can be now.
     fn decide(&mut self, at: &Now) {
         let differs = match (&self.assignment, &self.file) {
-            (Some(want), Some(have)) => {
+            // A copy that is about to go is not changed any more.
+            (Some(want), Some(have)) if want.leaving.is_empty() => {
                 want.spec_hash != have.spec_hash || want.epoch != have.epoch
             }
             _ => false,
@@ -537,6 +593,7 @@ impl Component {
                     return;
                 }
                 match self.desired() {
+                    Desired::Running if self.is_unsure() => {}
                     Desired::Running if self.restart_requested => {
                         self.restart_requested = false;
                         self.cause = "operator";
@@ -741,18 +798,21 @@ impl Component {
                 self.settle_at(when, false, "ended well".to_owned(), cause, &text);
             }
             Some(RestartPolicy::OnFailure(Some(most))) if self.in_a_row >= most => {
-                let reason = format!(
-                    "{}; restarted {most} times, as its policy allows. Look at `weft logs`, then `weft restart`",
-                    self.reason
-                );
+                let times = if most == 1 { "once".to_owned() } else { format!("{most} times") };
+                let reason = match most {
+                    0 => format!("{}; its restart policy allows no restart", self.reason),
+                    _ => format!("{}; restarted {times}, as its restart policy allows", self.reason),
+                };
+                let reason = format!("{reason}. {}", self.advice());
                 self.settle_at(when, true, reason, cause, &text);
             }
             _ if self.failures.len() >= FAIL_COUNT => {
                 let reason = format!(
-                    "{}; {FAIL_COUNT} times within {} minutes after less than {} s each. Look at `weft logs`, then `weft restart`",
+                    "{}; {FAIL_COUNT} times within {} minutes after less than {} s each. {}",
                     self.reason,
                     FAIL_WITHIN.as_secs() / 60,
-                    GOOD_RUN.as_secs()
+                    GOOD_RUN.as_secs(),
+                    self.advice()
                 );
                 self.settle_at(when, true, reason, cause, &text);
             }
@@ -761,6 +821,14 @@ impl Component {
                 self.again(at);
             }
         }
+    }
+
+    /// What an operator may do about a component that was given up on; commands as they are typed.
+    fn advice(&self) -> String {
+        let ComponentKey { service, component, .. } = &self.key;
+        format!(
+            "See why with `weft logs {service}/{component}`, then `weft restart {service}/{component}`"
+        )
     }
 
     /// Starts it again: at once the first time, then later and later.

@@ -7,6 +7,8 @@ use weft_wire::{Clock, SystemClock};
 
 use super::*;
 
+mod ownership;
+
 fn key() -> ComponentKey {
     ComponentKey { service: "web".into(), replica: 1, component: "api".into() }
 }
@@ -39,6 +41,7 @@ fn assignment(policy: RestartPolicy) -> Assignment {
         generation: 1,
         desired: Desired::Running,
         fenced: false,
+        leaving: String::new(),
     }
 }
 

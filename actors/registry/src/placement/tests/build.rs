@@ -32,6 +32,7 @@ pub(crate) fn node(n: u32) -> NodeFacts {
         draining: false,
         liveness: Liveness::Ready,
         version: "1.0.0".into(),
+        address: String::new(),
     }
 }
 
@@ -158,6 +159,7 @@ impl Service {
 }
 
 /// An input that owns what it holds.
+#[derive(Clone)]
 pub(super) struct Cluster {
     pub(super) services: Vec<ServiceRecord>,
     pub(super) places: Vec<Place>,
@@ -192,7 +194,7 @@ impl Cluster {
 
     pub(super) fn placed(mut self, service: &str, replica: u32, n: u32) -> Self {
         let service = service.to_owned();
-        self.places.push(Place { service, replica, node: id(n), previous: None });
+        self.places.push(Place { service, replica, node: id(n), previous: None, reason: String::new() });
         self
     }
 
