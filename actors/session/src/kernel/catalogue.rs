@@ -495,3 +495,6 @@ fn descriptor(mode: &str, class: &str, model: &str, types: &[&str]) -> Descripto
         )]),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -210,3 +210,6 @@ pub(crate) fn required(field: &str, value: &str) -> Result<(), Refusal> {
 pub(crate) fn encode<M: prost::Message>(message: &M) -> Vec<u8> {
     message.encode_to_vec()
 }
+
+#[cfg(test)]
+mod tests;
