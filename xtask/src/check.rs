@@ -192,8 +192,10 @@ fn sources(root: &Path) -> Result<Vec<String>, String> {
 fn is_pure_state(name: &str) -> bool {
     let parts: Vec<_> = name.split('/').collect();
     matches!(parts.as_slice(), ["actors", _, "src", "state.rs"])
-        || (matches!(parts.as_slice(), ["actors", _, "src", "state" | "placement" | "steward" | "kernel", ..])
-            && !name.ends_with("tests.rs"))
+        || (matches!(
+            parts.as_slice(),
+            ["actors", _, "src", "state" | "placement" | "steward" | "kernel", ..]
+        ) && !name.ends_with("tests.rs"))
 }
 
 fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {

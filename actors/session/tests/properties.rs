@@ -2,7 +2,7 @@
 //! gap, the log makes the same session everywhere, and nothing that comes in is a panic.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use proptest::prelude::*;
 use prost::Message as _;
@@ -91,7 +91,7 @@ fn payload(mode: &str, kind: &str, arg: u8) -> Vec<u8> {
     }
     match (mode, kind) {
         (_, "Commitment") => {
-            let outcome_positive = arg % 2 == 0;
+            let outcome_positive = arg.is_multiple_of(2);
             pb::CommitmentPayload {
                 commitment_id: "c".into(),
                 action: ["x.approved", "x.declined"][usize::from(arg % 2)].into(),
@@ -129,7 +129,7 @@ fn payload(mode: &str, kind: &str, arg: u8) -> Vec<u8> {
         .encode_to_vec(),
         ("macp.mode.proposal.v1", "Reject") => proposal::RejectPayload {
             proposal_id: id,
-            terminal: arg / 4 % 2 == 0,
+            terminal: (arg / 4).is_multiple_of(2),
             reason: String::new(),
         }
         .encode_to_vec(),
@@ -204,7 +204,8 @@ struct World {
 impl World {
     fn new(setup: u8) -> Self {
         let (mode, participants, rules, types) = SETUPS[usize::from(setup) % SETUPS.len()];
-        let mut catalogue = Catalogue::default();
+        static BUILT_IN: LazyLock<Catalogue> = LazyLock::new(Catalogue::default);
+        let mut catalogue = BUILT_IN.clone();
         let register = CatalogueChange::RegisterMode(Descriptor {
             mode: DYNAMIC.into(),
             mode_version: "1.0.0".into(),
@@ -372,7 +373,8 @@ impl World {
                 }
             }
         }
-        if kind % 3 != 0 {
+        // Often several are on their way.
+        if !kind.is_multiple_of(3) {
             self.flush(usize::MAX);
         }
     }

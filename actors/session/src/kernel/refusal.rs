@@ -220,7 +220,9 @@ impl Refusal {
         Self { denials, ..Self::new(Code::PolicyDenied, message) }
     }
 
-    pub(crate) fn into_status(mut self) -> Self {
+    /// The same, as the status of a unary call.
+    #[must_use]
+    pub fn into_status(mut self) -> Self {
         self.surface = Surface::Status;
         self
     }

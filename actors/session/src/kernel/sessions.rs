@@ -146,18 +146,17 @@ impl Sessions {
         }
         let mut records = records.into_iter().map(Arc::new).peekable();
         let mut effects = Vec::new();
-        let mut session = match self.remove(&id) {
-            Some(session) => session,
-            None => {
-                let Some(first) = records.next() else { return stale };
-                let Some(session) = Session::begin(&id, Arc::clone(&first)) else { return stale };
-                effects.push(Effect::Published { session: id.clone(), ordinal: 1, record: first });
-                effects.push(Effect::Lifecycle { session: id.clone(), event: Lifecycle::Created });
-                session
-            }
-        };
+        if base == 0 {
+            let Some(first) = records.next() else { return stale };
+            let Some(session) = Session::begin(&id, Arc::clone(&first)) else { return stale };
+            effects.push(Effect::Published { session: id.clone(), ordinal: 1, record: first });
+            effects.push(Effect::Lifecycle { session: id.clone(), event: Lifecycle::Created });
+            self.insert(session);
+        }
+        let Some(session) = self.by_id.get_mut(&id) else { return stale };
+        let before = Place::of(session);
         while let Some(record) = records.next() {
-            let before = session.last_ordinal();
+            let ordinal = session.last_ordinal();
             let event = session.apply(Arc::clone(&record));
             // A suspension that was too long ends the session; it did not go on in between (§9).
             let cut = event == Some(Lifecycle::Resumed)
@@ -165,49 +164,78 @@ impl Sessions {
             if let Some(event) = event.filter(|_| !cut) {
                 effects.push(Effect::Lifecycle { session: id.clone(), event });
             }
-            let ordinal = session.last_ordinal();
-            if ordinal > before {
+            if session.last_ordinal() > ordinal {
+                let ordinal = session.last_ordinal();
                 effects.push(Effect::Published { session: id.clone(), ordinal, record });
             }
         }
         let position = session.position();
-        self.insert(session);
+        let after = Place::of(session);
+        if before != after {
+            let initiator = session.initiator().to_owned();
+            self.leave(&id, &initiator, before);
+            self.enter(&id, &initiator, after);
+        }
         Effects { progress: Progress::Applied { position }, effects }
     }
 
     pub(crate) fn insert(&mut self, session: Session) {
-        let id = session.id().to_owned();
-        if let Some(at) = session.head.due_at() {
-            self.due.insert((at, id.clone()));
-        }
-        if session.state() == SessionState::Open {
-            match self.open.get_mut(session.initiator()) {
-                Some(open) => {
-                    open.insert(id.clone());
-                }
-                None => {
-                    let initiator = session.initiator().to_owned();
-                    self.open.insert(initiator, BTreeSet::from([id.clone()]));
-                }
-            }
-        } else if session.state().is_final() {
-            self.ended.insert((session.started_ms(), id.clone()));
-        }
+        let (id, initiator) = (session.id().to_owned(), session.initiator().to_owned());
+        self.enter(&id, &initiator, Place::of(&session));
         self.by_id.insert(id, session);
     }
 
     fn remove(&mut self, id: &str) -> Option<Session> {
         let session = self.by_id.remove(id)?;
-        if let Some(at) = session.head.due_at() {
+        self.leave(id, session.initiator(), Place::of(&session));
+        Some(session)
+    }
+
+    fn enter(&mut self, id: &str, initiator: &str, place: Place) {
+        if let Some(at) = place.due {
+            self.due.insert((at, id.to_owned()));
+        }
+        if place.is_open {
+            self.open.entry(initiator.to_owned()).or_default().insert(id.to_owned());
+        }
+        if let Some(at) = place.ended {
+            self.ended.insert((at, id.to_owned()));
+        }
+    }
+
+    fn leave(&mut self, id: &str, initiator: &str, place: Place) {
+        if let Some(at) = place.due {
             self.due.remove(&(at, id.to_owned()));
         }
-        if let Some(open) = self.open.get_mut(session.initiator()) {
+        if place.is_open
+            && let Some(open) = self.open.get_mut(initiator)
+        {
             open.remove(id);
             if open.is_empty() {
-                self.open.remove(session.initiator());
+                self.open.remove(initiator);
             }
         }
-        self.ended.remove(&(session.started_ms(), id.to_owned()));
-        Some(session)
+        if let Some(at) = place.ended {
+            self.ended.remove(&(at, id.to_owned()));
+        }
+    }
+}
+
+/// In which of the group's indexes a session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    due: Option<Millis>,
+    is_open: bool,
+    /// Its start, if it has ended.
+    ended: Option<Millis>,
+}
+
+impl Place {
+    fn of(session: &Session) -> Self {
+        Self {
+            due: session.head.due_at(),
+            is_open: session.state() == SessionState::Open,
+            ended: session.state().is_final().then(|| session.started_ms()),
+        }
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Entries that are proposed but not yet applied are tips: the state of a session as it will be.
 //! A leader that loses the lead, or whose proposal fails, drops them; the log is then what it was,
-//! and entries that were checked against a dropped tip are stale.
+//! and entries that were checked against a dropped tip are stale. For that, the entries of a session
+//! must be proposed in the order in which they were admitted, and a new leader must have applied
+//! all of its predecessor's before it admits anything.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};

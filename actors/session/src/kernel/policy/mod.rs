@@ -5,6 +5,8 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
+use std::sync::LazyLock;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -121,8 +123,17 @@ pub(crate) struct BoundPolicy {
     unusable: Option<DenialCode>,
 }
 
+/// The built-in policies, read once: most sessions have one of them.
+static BUILT_IN: LazyLock<[BoundPolicy; 4]> =
+    LazyLock::new(|| Policy::built_in().map(BoundPolicy::read));
+
 impl BoundPolicy {
     pub(crate) fn new(policy: Policy) -> Self {
+        let known = BUILT_IN.iter().find(|known| known.policy == policy);
+        known.cloned().unwrap_or_else(|| Self::read(policy))
+    }
+
+    fn read(policy: Policy) -> Self {
         let read = Rules::read(&policy.value());
         let unusable = if !SCHEMAS.contains(&policy.schema_version) {
             Some(DenialCode::UnsupportedSchemaVersion)

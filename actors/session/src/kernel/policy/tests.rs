@@ -100,6 +100,7 @@ fn text_that_is_no_json_counts_as_no_rules_and_extensions_hold_anything() {
 fn the_built_in_policies_are_good() {
     for policy in Policy::built_in() {
         assert_eq!(policy.check(), Ok(()), "{}", policy.policy_id);
+        assert_eq!(BoundPolicy::new(policy.clone()), BoundPolicy::read(policy));
     }
 }
 

@@ -540,6 +540,39 @@ fn ended_sessions_leave_memory_as_one_value_and_still_answer() {
     assert_eq!(cancelled.answer.map(|a| a.state), Ok(SessionState::Resolved));
 }
 
+// (T) §18: ids of messages, ordinals and history survive a restart; here activity does too.
+#[test]
+fn a_restart_loses_nothing() {
+    let mut rig = rig();
+    let proposal = rig.envelope(MODE, "Proposal", "a", option("p").encode_to_vec());
+    rig.send(&proposal).expect("accepted");
+    rig.suspend(I).expect("suspends");
+    rig.now += 700;
+    rig.resume(I).expect("resumes");
+    let before = rig.session().clone();
+    let bytes = rig.sessions.to_bytes().expect("encodes");
+    rig.sessions = Sessions::from_bytes(&bytes).expect("decodes");
+    rig.speculation = Speculation::default();
+    assert_eq!(rig.session(), &before);
+    assert_eq!(rig.session().metadata(), before.metadata());
+    assert!(rig.send(&proposal).expect("known").duplicate);
+    rig.ok("a", "Vote", &vote("p", "APPROVE"));
+    assert_eq!(rig.session().envelopes(0).count(), 3);
+    assert_eq!(rig.sessions.next_due(), Some(T0 + 60_701), "the sweep goes on too");
+}
+
+#[test]
+fn bytes_of_a_newer_build_say_so() {
+    let mut bytes = rig().sessions.to_bytes().expect("encodes");
+    bytes[0] = 9;
+    assert_eq!(Sessions::from_bytes(&bytes), Err(FormatError::Version { found: 9 }));
+    assert!(matches!(decode_entry(&bytes), Err(FormatError::Version { found: 9 })));
+    assert!(matches!(Sessions::from_bytes(&[1]), Err(FormatError::Length(_))));
+    let mut cut = rig().session().to_bytes().expect("encodes");
+    cut.truncate(cut.len() - 1);
+    assert!(matches!(Session::from_bytes(&cut), Err(FormatError::Length(_))));
+}
+
 #[test]
 fn lists_are_paged_by_id() {
     let mut rig = Rig::new();
