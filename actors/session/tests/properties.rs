@@ -450,6 +450,43 @@ proptest! {
     }
 
     #[test]
+    fn arbitrary_envelopes_are_never_a_panic(
+        setup: u8,
+        wild: Vec<(u8, u8, Vec<u8>, Millis, Millis)>,
+        strange in "\\PC{0,8}",
+    ) {
+        let mut world = World::new(setup);
+        for (n, (who, kind, payload, timestamp_ms, now)) in wild.into_iter().enumerate() {
+            let types = world.types;
+            let start = kind.is_multiple_of(8);
+            let envelope = Envelope {
+                mode: world.mode.into(),
+                message_type: match kind % 8 {
+                    0 => "SessionStart".into(),
+                    1 => strange.clone(),
+                    _ => types[usize::from(kind) % types.len()].into(),
+                },
+                message_id: format!("{strange}{n}"),
+                session_id: if start { format!("{ID}{n}") } else { ID.into() },
+                sender: PEOPLE[usize::from(who) % PEOPLE.len()].into(),
+                timestamp_ms,
+                payload,
+            };
+            let (sessions, catalogue) = (&world.leader, &world.catalogue);
+            let known = Known { sessions, catalogue, archived: None };
+            let rights = StartRights { max_open: Some(3), open_elsewhere: 0 };
+            let admission = world.speculation.send(known, &envelope, rights, now);
+            let fresh = admission.answer.is_ok_and(|accepted| !accepted.duplicate);
+            let id = (fresh && !start).then(|| envelope.message_id.clone());
+            world.waiting.extend(admission.entry.map(|entry| (entry, id)));
+        }
+        world.waiting.retain(|(entry, _)| {
+            matches!(entry, Entry::Records { session, .. } if session == ID)
+        });
+        world.check();
+    }
+
+    #[test]
     fn arbitrary_bytes_are_never_a_panic(bytes: Vec<u8>) {
         let mut version = FORMAT.to_le_bytes().to_vec();
         version.extend_from_slice(&bytes);

@@ -114,15 +114,21 @@ impl Session {
     /// # Errors
     /// [`FormatError`] for a record over that.
     pub fn to_bytes(&self) -> Result<Vec<u8>, FormatError> {
-        let mut out = versioned();
-        framed(&mut out, |out| {
+        let mut out = Vec::new();
+        self.write(&mut out)?;
+        Ok(out)
+    }
+
+    fn write(&self, out: &mut Vec<u8>) -> Result<(), FormatError> {
+        out.extend_from_slice(&versioned());
+        framed(out, |out| {
             out.extend_from_slice(self.id().as_bytes());
             Ok(())
         })?;
         for record in self.log() {
-            framed(&mut out, |out| Ok(codec::encode_into(record.as_ref(), out).map(|_| ())?))?;
+            framed(out, |out| Ok(codec::encode_into(record.as_ref(), out).map(|_| ())?))?;
         }
-        Ok(out)
+        Ok(())
     }
 
     /// The session that [`Session::to_bytes`] wrote, by a replay of its log.
@@ -149,11 +155,7 @@ impl Sessions {
     pub fn to_bytes(&self) -> Result<Vec<u8>, FormatError> {
         let mut out = versioned();
         for session in self.iter() {
-            let bytes = session.to_bytes()?;
-            framed(&mut out, |out| {
-                out.extend_from_slice(&bytes);
-                Ok(())
-            })?;
+            framed(&mut out, |out| session.write(out))?;
         }
         Ok(out)
     }

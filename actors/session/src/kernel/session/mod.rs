@@ -75,6 +75,22 @@ pub struct Message {
     pub accepted_ms: Millis,
 }
 
+impl Message {
+    /// The envelope as subscribers of the session get it.
+    pub fn envelope(&self, session_id: &str, mode: &str) -> pb::Envelope {
+        pb::Envelope {
+            macp_version: VERSION.into(),
+            mode: mode.into(),
+            message_type: self.message_type.clone(),
+            message_id: self.message_id.clone(),
+            session_id: session_id.into(),
+            sender: self.sender.clone(),
+            timestamp_unix_ms: self.timestamp_ms,
+            payload: self.payload.clone(),
+        }
+    }
+}
+
 /// One position in a session's log. New kinds go to the end: logs are kept for ever.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
@@ -395,16 +411,7 @@ impl Session {
     pub fn envelope(&self, ordinal: u64) -> Option<pb::Envelope> {
         let index = usize::try_from(ordinal.checked_sub(1)?).ok()?;
         let message = self.log.get(*self.ordinals.get(index)? as usize)?.message()?;
-        Some(pb::Envelope {
-            macp_version: VERSION.into(),
-            mode: self.mode().into(),
-            message_type: message.message_type.clone(),
-            message_id: message.message_id.clone(),
-            session_id: self.id().into(),
-            sender: message.sender.clone(),
-            timestamp_unix_ms: message.timestamp_ms,
-            payload: message.payload.clone(),
-        })
+        Some(message.envelope(self.id(), self.mode()))
     }
 
     /// Envelopes with an ordinal over `after`, in order (§10); 0: from the start.
