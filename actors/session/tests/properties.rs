@@ -520,7 +520,7 @@ proptest! {
             let at = usize::from(at) % bytes.len();
             bytes[at] = value;
         }
-        if let Ok(sessions) = Sessions::from_bytes(&bytes) {
+        if let Ok((sessions, _)) = Sessions::salvage(&bytes) {
             for session in sessions.iter() {
                 let _ = session.metadata();
                 let _ = session.fingerprint();

@@ -25,6 +25,14 @@ pub enum FormatError {
     /// The bytes end too early or are too many.
     #[error("{0}")]
     Length(&'static str),
+    /// One session of a group cannot be read; the others can, by [`Sessions::salvage`].
+    #[error("session `{session}`: {why}")]
+    Session {
+        /// Its id; `?` if that cannot be read either.
+        session: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The bytes are not what they should be, or one value is over 16 MiB.
     #[error(transparent)]
     Codec(#[from] CodecError),
@@ -163,13 +171,38 @@ impl Sessions {
     /// The group that [`Sessions::to_bytes`] wrote.
     ///
     /// # Errors
-    /// [`FormatError`]; arbitrary bytes never panic.
+    /// [`FormatError`]; arbitrary bytes never panic. A damaged session is named.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FormatError> {
+        let (sessions, damaged) = Self::salvage(bytes)?;
+        match damaged.into_iter().next() {
+            None => Ok(sessions),
+            Some((session, why)) => Err(FormatError::Session { session, why: why.to_string() }),
+        }
+    }
+
+    /// As [`Sessions::from_bytes`], but damaged sessions are left out and told, with what is wrong.
+    /// Only for a node that is alone: a replica that leaves one out is no replica any more.
+    ///
+    /// # Errors
+    /// [`FormatError`] if it cannot be told where sessions begin and end.
+    pub fn salvage(bytes: &[u8]) -> Result<(Self, Vec<(String, FormatError)>), FormatError> {
         let mut rest = body(bytes)?;
         let mut sessions = Self::default();
+        let mut damaged = Vec::new();
         while !rest.is_empty() {
-            sessions.insert(Session::from_bytes(frame(&mut rest)?)?);
+            let session = frame(&mut rest)?;
+            match Session::from_bytes(session) {
+                Ok(session) => sessions.insert(session),
+                Err(why) => damaged.push((name(session), why)),
+            }
         }
-        Ok(sessions)
+        Ok((sessions, damaged))
     }
+}
+
+/// The id of a session that may be damaged.
+fn name(session: &[u8]) -> String {
+    let id = body(session).and_then(|mut rest| frame(&mut rest));
+    let id = id.ok().and_then(|id| std::str::from_utf8(id).ok());
+    id.unwrap_or("?").to_owned()
 }

@@ -574,6 +574,26 @@ fn bytes_of_a_newer_build_say_so() {
 }
 
 #[test]
+fn a_damaged_session_is_named_and_the_others_are_unharmed() {
+    let mut rig = rig();
+    let other = "session-000000000000000002";
+    let mut envelope = rig.envelope(MODE, "SessionStart", I, start(&["a"]).encode_to_vec());
+    envelope.session_id = other.into();
+    rig.send(&envelope).expect("starts");
+    let mut bytes = rig.sessions.to_bytes().expect("encodes");
+    // The first record of the first session: version, length, version, length and id, length.
+    let kind = 2 + 4 + 2 + 4 + ID.len() + 4;
+    assert_eq!(bytes[kind], 0, "a start");
+    bytes[kind] = 99;
+    let (sessions, damaged) = Sessions::salvage(&bytes).expect("the frames are whole");
+    assert_eq!(sessions.get(other), rig.sessions.get(other));
+    assert_eq!((sessions.len(), damaged.len()), (1, 1));
+    assert_eq!(damaged[0].0, ID);
+    let error = Sessions::from_bytes(&bytes).expect_err("damaged");
+    assert!(error.to_string().contains(ID), "{error}");
+}
+
+#[test]
 fn lists_are_paged_by_id() {
     let mut rig = Rig::new();
     for n in [3, 1, 2] {
