@@ -50,6 +50,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("weft-runtime", &["weft-wire", "weft-link", "weft-protocol", "weft-supervision"]),
     ("weft-monitor", &["weft-wire", "weft-link", "weft-protocol", "weft-supervision"]),
     ("weft-gateway", &["weft-wire", "weft-link", "weft-protocol", "weft-supervision"]),
+    ("weft-macp", &[]),
+    ("weft-session", &["weft-macp", "weft-wire"]),
     ("weft-cli", &["weft-config", "weft-wire", "weft-identity", "weft-link", "weft-protocol"]),
     ("weft-hello", &[]),
     ("xtask", &[]),
@@ -185,13 +187,15 @@ fn sources(root: &Path) -> Result<Vec<String>, String> {
     Ok(wrong)
 }
 
-/// `actors/*/src/state.rs` and everything beneath `state/`, `placement/` and `steward/`, tests
-/// apart.
+/// `actors/*/src/state.rs` and everything beneath `state/`, `placement/`, `steward/` and `kernel/`,
+/// tests apart.
 fn is_pure_state(name: &str) -> bool {
     let parts: Vec<_> = name.split('/').collect();
     matches!(parts.as_slice(), ["actors", _, "src", "state.rs"])
-        || (matches!(parts.as_slice(), ["actors", _, "src", "state" | "placement" | "steward", ..])
-            && !name.ends_with("tests.rs"))
+        || (matches!(
+            parts.as_slice(),
+            ["actors", _, "src", "state" | "placement" | "steward" | "kernel", ..]
+        ) && !name.ends_with("tests.rs"))
 }
 
 fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {

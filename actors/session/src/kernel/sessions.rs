@@ -1,0 +1,241 @@
+//! All sessions of a group: entries of its log in, effects out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Entry, Lifecycle, Millis, Record, Session, SessionState};
+
+/// The sessions that one group holds in memory.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sessions {
+    by_id: BTreeMap<String, Session>,
+    /// When each open session is due for the sweep.
+    due: BTreeSet<(Millis, String)>,
+    /// Open sessions by who started them.
+    open: BTreeMap<String, BTreeSet<String>>,
+    /// Sessions that have ended, by their start.
+    ended: BTreeSet<(Millis, String)>,
+}
+
+/// What applying an entry came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Effects {
+    /// Whether anything was done.
+    pub progress: Progress,
+    /// What others must hear of, in this order.
+    pub effects: Vec<Effect>,
+}
+
+/// Whether an entry was applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// It was. Length of the session's log now; 0 if the entry is not about one.
+    Applied {
+        /// Records.
+        position: u64,
+    },
+    /// The session has changed since the leader checked: nothing was done, the request must be
+    /// checked again. Length of the session's log; 0 if it is not there.
+    Stale {
+        /// Records.
+        position: u64,
+    },
+}
+
+/// Something that others must hear of.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// An envelope for the session's subscribers; [`Session::envelope`] makes it.
+    Published {
+        /// The session.
+        session: String,
+        /// Its place.
+        ordinal: u64,
+        /// The record with it.
+        record: Arc<Record>,
+    },
+    /// For whoever watches sessions.
+    Lifecycle {
+        /// The session.
+        session: String,
+        /// What happened.
+        event: Lifecycle,
+    },
+    /// The session left memory and must be kept on disk.
+    Archived(Box<Session>),
+}
+
+impl Sessions {
+    /// The session of that id, if it is in memory.
+    pub fn get(&self, id: &str) -> Option<&Session> {
+        self.by_id.get(id)
+    }
+
+    /// Sessions in memory.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// All sessions, by id.
+    pub fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.by_id.values()
+    }
+
+    /// At most `size` sessions with an id over `after`, by id in byte order (§11, ListSessions).
+    pub fn page(&self, after: Option<&str>, size: usize) -> Vec<&Session> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        self.by_id.range::<str, _>((from, Unbounded)).take(size).map(|(_, s)| s).collect()
+    }
+
+    /// Ids of open sessions for which the sweep has something to do by `now`.
+    pub fn due(&self, now: Millis) -> impl Iterator<Item = &str> {
+        self.due.iter().take_while(move |(at, _)| *at <= now).map(|(_, id)| id.as_str())
+    }
+
+    /// When the sweep has something to do next, in milliseconds since the Unix epoch.
+    pub fn next_due(&self) -> Option<Millis> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// Ids of ended sessions that began before `started_before`, oldest first.
+    pub fn ended(&self, started_before: Millis) -> impl Iterator<Item = &str> {
+        self.ended.iter().take_while(move |(at, _)| *at < started_before).map(|(_, id)| id.as_str())
+    }
+
+    /// Open sessions that this sender started.
+    pub(crate) fn open_of(&self, initiator: &str) -> impl Iterator<Item = &Session> {
+        let ids = self.open.get(initiator).into_iter().flatten();
+        ids.filter_map(|id| self.by_id.get(id))
+    }
+
+    /// How many open sessions this sender started whose time is not over (§5).
+    pub fn open_count(&self, initiator: &str, now: Millis) -> u32 {
+        let open = self.open_of(initiator).filter(|s| now <= s.head.core.deadline_ms).count();
+        u32::try_from(open).unwrap_or(u32::MAX)
+    }
+
+    /// Applies one entry.
+    pub fn apply(&mut self, entry: Entry) -> Effects {
+        match entry {
+            Entry::Records { session, base, records } => self.records(session, base, records),
+            Entry::Archive { sessions } => {
+                let mut effects = Vec::new();
+                for id in sessions {
+                    if self.get(&id).is_some_and(|session| session.state().is_final())
+                        && let Some(session) = self.remove(&id)
+                    {
+                        effects.push(Effect::Archived(Box::new(session)));
+                    }
+                }
+                Effects { progress: Progress::Applied { position: 0 }, effects }
+            }
+        }
+    }
+
+    fn records(&mut self, id: String, base: u64, records: Vec<Record>) -> Effects {
+        let position = self.get(&id).map_or(0, Session::position);
+        let stale = Effects { progress: Progress::Stale { position }, effects: Vec::new() };
+        if base != position {
+            return stale;
+        }
+        let mut records = records.into_iter().map(Arc::new).peekable();
+        let mut effects = Vec::new();
+        if base == 0 {
+            let Some(first) = records.next() else { return stale };
+            let Some(session) = Session::begin(&id, Arc::clone(&first)) else { return stale };
+            effects.push(Effect::Published { session: id.clone(), ordinal: 1, record: first });
+            effects.push(Effect::Lifecycle { session: id.clone(), event: Lifecycle::Created });
+            self.insert(session);
+        }
+        let Some(session) = self.by_id.get_mut(&id) else { return stale };
+        let before = Place::of(session);
+        while let Some(record) = records.next() {
+            let ordinal = session.last_ordinal();
+            let event = session.apply(Arc::clone(&record));
+            // A suspension that was too long ends the session; it did not go on in between (§9).
+            let cut = event == Some(Lifecycle::Resumed)
+                && matches!(records.peek().map(|next| &**next), Some(Record::Expire { .. }));
+            if let Some(event) = event.filter(|_| !cut) {
+                effects.push(Effect::Lifecycle { session: id.clone(), event });
+            }
+            if session.last_ordinal() > ordinal {
+                let ordinal = session.last_ordinal();
+                effects.push(Effect::Published { session: id.clone(), ordinal, record });
+            }
+        }
+        let position = session.position();
+        let after = Place::of(session);
+        if before != after {
+            let initiator = session.initiator().to_owned();
+            self.leave(&id, &initiator, before);
+            self.enter(&id, &initiator, after);
+        }
+        Effects { progress: Progress::Applied { position }, effects }
+    }
+
+    pub(crate) fn insert(&mut self, session: Session) {
+        let (id, initiator) = (session.id().to_owned(), session.initiator().to_owned());
+        self.enter(&id, &initiator, Place::of(&session));
+        self.by_id.insert(id, session);
+    }
+
+    fn remove(&mut self, id: &str) -> Option<Session> {
+        let session = self.by_id.remove(id)?;
+        self.leave(id, session.initiator(), Place::of(&session));
+        Some(session)
+    }
+
+    fn enter(&mut self, id: &str, initiator: &str, place: Place) {
+        if let Some(at) = place.due {
+            self.due.insert((at, id.to_owned()));
+        }
+        if place.is_open {
+            self.open.entry(initiator.to_owned()).or_default().insert(id.to_owned());
+        }
+        if let Some(at) = place.ended {
+            self.ended.insert((at, id.to_owned()));
+        }
+    }
+
+    fn leave(&mut self, id: &str, initiator: &str, place: Place) {
+        if let Some(at) = place.due {
+            self.due.remove(&(at, id.to_owned()));
+        }
+        if place.is_open
+            && let Some(open) = self.open.get_mut(initiator)
+        {
+            open.remove(id);
+            if open.is_empty() {
+                self.open.remove(initiator);
+            }
+        }
+        if let Some(at) = place.ended {
+            self.ended.remove(&(at, id.to_owned()));
+        }
+    }
+}
+
+/// In which of the group's indexes a session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    due: Option<Millis>,
+    is_open: bool,
+    /// Its start, if it has ended.
+    ended: Option<Millis>,
+}
+
+impl Place {
+    fn of(session: &Session) -> Self {
+        Self {
+            due: session.head.due_at(),
+            is_open: session.state() == SessionState::Open,
+            ended: session.state().is_final().then(|| session.started_ms()),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! What is stored: entries of a group's log, sessions and groups as bytes. Each begins with the
+//! version of its layout; a session is its log, so a snapshot and a replay cannot differ.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use weft_wire::codec::{self, CodecError};
+
+use super::{Record, Session, Sessions};
+
+/// Layout that this build writes and the newest it reads. Records and entries grow at the end.
+pub const FORMAT: u16 = 1;
+
+/// Why bytes cannot be read or written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FormatError {
+    /// Written by a newer build.
+    #[error(
+        "layout {found}, this program reads up to {FORMAT}: run a version of weft at least as new as the one that wrote it"
+    )]
+    Version {
+        /// Its layout.
+        found: u16,
+    },
+    /// The bytes end too early or are too many.
+    #[error("{0}")]
+    Length(&'static str),
+    /// One session of a group cannot be read; the others can, by [`Sessions::salvage`].
+    #[error("session `{session}`: {why}")]
+    Session {
+        /// Its id; `?` if that cannot be read either.
+        session: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The bytes are not what they should be, or one value is over 16 MiB.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+}
+
+/// One command of a group's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Entry {
+    /// Records that a session gets, all or none.
+    Records {
+        /// Its id.
+        session: String,
+        /// Length of its log when the leader checked; with another length nothing is done.
+        base: u64,
+        /// At least one.
+        records: Vec<Record>,
+    },
+    /// Sessions that have ended leave memory, each as one value.
+    Archive {
+        /// Their ids; those that have not ended, or are not there, are passed over.
+        sessions: Vec<String>,
+    },
+}
+
+/// An entry as bytes.
+///
+/// # Errors
+/// [`FormatError::Codec`] over 16 MiB.
+pub fn encode_entry(entry: &Entry) -> Result<Vec<u8>, FormatError> {
+    let mut out = versioned();
+    codec::encode_into(entry, &mut out)?;
+    Ok(out)
+}
+
+/// The entry that [`encode_entry`] wrote.
+///
+/// # Errors
+/// [`FormatError`]; arbitrary bytes never panic.
+pub fn decode_entry(bytes: &[u8]) -> Result<Entry, FormatError> {
+    Ok(codec::decode(body(bytes)?)?)
+}
+
+/// The version, for a body to be appended.
+pub(crate) fn versioned() -> Vec<u8> {
+    FORMAT.to_le_bytes().to_vec()
+}
+
+/// What is behind the version, if this build reads it.
+pub(crate) fn body(bytes: &[u8]) -> Result<&[u8], FormatError> {
+    let (version, body) =
+        bytes.split_first_chunk::<2>().ok_or(FormatError::Length("shorter than its version"))?;
+    match u16::from_le_bytes(*version) {
+        FORMAT => Ok(body),
+        found => Err(FormatError::Version { found }),
+    }
+}
+
+/// Appends a value with its length (`u32`, little endian) in front.
+fn framed(
+    out: &mut Vec<u8>,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<(), FormatError>,
+) -> Result<(), FormatError> {
+    let at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    write(out)?;
+    let length = u32::try_from(out.len() - at - 4)
+        .map_err(|_| FormatError::Length("one value is over 4 GiB"))?;
+    if let Some(place) = out.get_mut(at..at + 4) {
+        place.copy_from_slice(&length.to_le_bytes());
+    }
+    Ok(())
+}
+
+/// Takes the next value with its length.
+fn frame<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], FormatError> {
+    const SHORT: FormatError = FormatError::Length("it ends within a value");
+    let (length, rest) = bytes.split_first_chunk::<4>().ok_or(SHORT)?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| SHORT)?;
+    let value = rest.get(..length).ok_or(SHORT)?;
+    *bytes = rest.get(length..).unwrap_or_default();
+    Ok(value)
+}
+
+impl Session {
+    /// The session as one value: its id and its log, of any length, each record up to 16 MiB.
+    ///
+    /// # Errors
+    /// [`FormatError`] for a record over that.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, FormatError> {
+        let mut out = Vec::new();
+        self.write(&mut out)?;
+        Ok(out)
+    }
+
+    fn write(&self, out: &mut Vec<u8>) -> Result<(), FormatError> {
+        out.extend_from_slice(&versioned());
+        framed(out, |out| {
+            out.extend_from_slice(self.id().as_bytes());
+            Ok(())
+        })?;
+        for record in self.log() {
+            framed(out, |out| Ok(codec::encode_into(record.as_ref(), out).map(|_| ())?))?;
+        }
+        Ok(())
+    }
+
+    /// The session that [`Session::to_bytes`] wrote, by a replay of its log.
+    ///
+    /// # Errors
+    /// [`FormatError`]; arbitrary bytes never panic.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, FormatError> {
+        let mut rest = body(bytes)?;
+        let id = std::str::from_utf8(frame(&mut rest)?)
+            .map_err(|_| FormatError::Length("the session's id is not text"))?;
+        let mut log = Vec::new();
+        while !rest.is_empty() {
+            log.push(Arc::new(codec::decode::<Record>(frame(&mut rest)?)?));
+        }
+        Self::replay(id, log).ok_or(FormatError::Length("the log does not begin with a start"))
+    }
+}
+
+impl Sessions {
+    /// All sessions of the group, by id. Equal groups give equal bytes.
+    ///
+    /// # Errors
+    /// [`FormatError`] for a record over 16 MiB.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, FormatError> {
+        let mut out = versioned();
+        for session in self.iter() {
+            framed(&mut out, |out| session.write(out))?;
+        }
+        Ok(out)
+    }
+
+    /// The group that [`Sessions::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// [`FormatError`]; arbitrary bytes never panic. A damaged session is named.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, FormatError> {
+        let (sessions, damaged) = Self::salvage(bytes)?;
+        match damaged.into_iter().next() {
+            None => Ok(sessions),
+            Some((session, why)) => Err(FormatError::Session { session, why: why.to_string() }),
+        }
+    }
+
+    /// As [`Sessions::from_bytes`], but damaged sessions are left out and told, with what is wrong.
+    /// Only for a node that is alone: a replica that leaves one out is no replica any more.
+    ///
+    /// # Errors
+    /// [`FormatError`] if it cannot be told where sessions begin and end.
+    pub fn salvage(bytes: &[u8]) -> Result<(Self, Vec<(String, FormatError)>), FormatError> {
+        let mut rest = body(bytes)?;
+        let mut sessions = Self::default();
+        let mut damaged = Vec::new();
+        while !rest.is_empty() {
+            let session = frame(&mut rest)?;
+            match Session::from_bytes(session) {
+                Ok(session) => sessions.insert(session),
+                Err(why) => damaged.push((name(session), why)),
+            }
+        }
+        Ok((sessions, damaged))
+    }
+}
+
+/// The id of a session that may be damaged.
+fn name(session: &[u8]) -> String {
+    let id = body(session).and_then(|mut rest| frame(&mut rest));
+    let id = id.ok().and_then(|id| std::str::from_utf8(id).ok());
+    id.unwrap_or("?").to_owned()
+}
