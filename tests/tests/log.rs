@@ -111,7 +111,8 @@ fn a_node_killed_while_an_image_arrives_gets_it_again_and_has_everything() {
     cluster.kill(away);
     let writer = Writer::start(&cluster, &[leader, through], 100);
     outrun(&cluster, through, since);
-    // Several pieces.
+    let written = writer.stop();
+    // Several pieces. From here on each entry costs what the state does: there are few.
     for n in 0..4 {
         let text = format!(
             "name = \"big{n}\"\nactive = false\ncomment = \"{}\"\n\n[[components]]\nname = \"c\"\n\
@@ -120,13 +121,13 @@ fn a_node_killed_while_an_image_arrives_gets_it_again_and_has_everything() {
         );
         cluster.try_deploy(through, &text, &["--no-wait", "--timeout", "30s"]).ok();
     }
+    let writer = Writer::start(&cluster, &[through], 10);
     let large = number(&cluster, through, "committed").expect("it answers");
     cluster.wait_until("all of them are in a checkpoint", DEADLINE, |cluster| {
         number(cluster, through, "checkpoint").filter(|at| *at >= large)
     });
 
-    // Each entry costs what the state does: from here on there are none.
-    let written = writer.stop();
+    let later = writer.stop();
 
     let mut interrupted = 0;
     for _ in 0..3 {
@@ -146,6 +147,7 @@ fn a_node_killed_while_an_image_arrives_gets_it_again_and_has_everything() {
     brought_by_image(&cluster, away, 0);
     cluster.settled(through);
     kept_everywhere(&cluster, &written);
+    kept_everywhere(&cluster, &later);
 }
 
 /// Term and leader, as a node has them.
