@@ -13,8 +13,8 @@ use weft_link::{Call, Reply};
 use weft_protocol::files::{ShimFile, component_dir, log_file, replica_dir};
 use weft_protocol::{
     Assign, Assignment, ChaosActor, ChaosKind, CheckSpec, ComponentKey, ComponentSpec,
-    ComponentState, ComponentStatus, Desired, Driver, Health, HealthCheck, HealthKind,
-    ListComponents, LogStream, Observed, ReadLogs, Resources, RestartComponents, RestartPolicy,
+    ComponentState, ComponentStatus, Desired, Driver, Duty, Health, HealthCheck, HealthKind,
+    ListComponents, LogStream, Observed, ReadDuty, ReadLogs, Resources, RestartComponents, RestartPolicy,
     RouteMode, RouteSpec, Transition, WatchComponents,
 };
 use weft_runtime::{RuntimeConfig, factory};
@@ -404,6 +404,12 @@ fn an_exit_while_the_daemon_was_away_is_told_with_its_status_and_time() {
         let exited = node.event(|t| t.new_state == ComponentState::Exited).await;
         assert_eq!(exited.exit, "signal 9");
         assert_eq!(Some(exited.time), file.exit.map(|exit| exit.at));
+        // Not before somebody says that it is still this node's.
+        let held = node.row("api", |row| row.state == ComponentState::Exited).await;
+        assert!(held.reason.contains("not started"), "{}", held.reason);
+        let duty = node.tree.ask(ReadDuty {}).await.unwrap();
+        assert_eq!(duty, Duty::default());
+        node.assign(1, &[sleeper("api")]).await;
         let second = node.running("api").await;
         assert_ne!(second.pid, first.pid);
         node.end(2, &dir).await;
@@ -438,6 +444,7 @@ fn a_shim_killed_while_the_daemon_was_away_leaves_no_second_copy() {
     kill(shim_file(&dir, "api").shim.pid);
     assert!(alive(first.pid));
     daemon(dir.path(), async |node| {
+        node.assign(1, &[sleeper("api")]).await;
         let second =
             node.row("api", |r| r.state == ComponentState::Running && r.pid != first.pid).await;
         assert!(!alive(first.pid));
@@ -712,6 +719,50 @@ fn a_stale_or_contradictory_list_is_refused_and_changes_nothing_also_for_the_nex
         refused(node, 4, &[], "older").await;
         assert_eq!(node.running("api").await.pid, first.pid);
         node.end(6, &dir).await;
+    });
+}
+
+#[test]
+fn what_is_stale_after_an_absence_is_said_until_it_has_stopped() {
+    let dir = Dir::new();
+    daemon(dir.path(), async |node| {
+        let slow = |name: &str| {
+            let script = "trap '' TERM; while :; do sleep 1; done";
+            let mut slow = shell(name, script);
+            slow.spec.stop_grace = Duration::from_secs(1);
+            slow
+        };
+        let mut kept = sleeper("kept");
+        node.assign(1, &[slow("old"), kept.clone(), slow("undeployed")]).await;
+        for name in ["old", "kept", "undeployed"] {
+            node.running(name).await;
+        }
+        node.assign(2, &[slow("old"), kept.clone()]).await;
+        let duty = node.tree.ask(ReadDuty {}).await.unwrap();
+        assert_eq!((duty.index, duty.stale.len()), (Some(2), 0), "stopping as such is not stale");
+        kept.leaving = "n2".into();
+        kept.desired = Desired::Ignore;
+        let back = Assign { index: 3, assignments: vec![kept.clone()], returning: true };
+        node.tree.ask(back).await.unwrap();
+        let duty = node.tree.ask(ReadDuty {}).await.unwrap();
+        assert!(duty.stale.contains(&key("old")), "{duty:?}");
+        assert_eq!(duty.undecided, [key("kept")]);
+        // Also for a runtime that is made anew meanwhile.
+        let ghost = ChaosActor { path: "runtime".into(), kind: ChaosKind::Panic };
+        let _ = node.tree.ask(ghost).await;
+        node.tree.row_where("runtime", |row| row.restarts == 1).await;
+        node.tree.ask(Assign { index: 3, assignments: vec![kept], returning: true }).await.unwrap();
+        let end = SystemClock.now() + testing::PATIENCE;
+        loop {
+            let duty = node.tree.ask(ReadDuty {}).await.unwrap();
+            if duty.stale.is_empty() {
+                break;
+            }
+            assert!(SystemClock.now() < end, "{duty:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(node.rows().await.len(), 1);
+        node.end(4, &dir).await;
     });
 }
 

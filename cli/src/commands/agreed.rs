@@ -185,6 +185,7 @@ pub(crate) mod tests {
             }],
             format: 1,
             waiting: vec!["web/1: waiting for n2".into(), "web-api/1: no room".into()],
+            unsure: String::new(),
         }
     }
 

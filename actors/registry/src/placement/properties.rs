@@ -52,6 +52,13 @@ impl Case {
     fn apply(&mut self, decision: &Decision, state: ReplicaState) {
         let mut world = self.world();
         world.apply(decision);
+        if state != ReplicaState::Healthy {
+            // Old copies that have to stop first are still at it.
+            world.seen.retain(|seen| {
+                let moved = |m: &Move| m.service == seen.service && m.replica == seen.replica;
+                seen.state != ReplicaState::Stopped || !decision.moves.iter().any(moved)
+            });
+        }
         for seen in &mut world.seen {
             let moved = |m: &Move| m.service == seen.service && m.replica == seen.replica;
             if seen.state != ReplicaState::Stopped && decision.moves.iter().any(moved) {

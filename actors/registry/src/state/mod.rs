@@ -166,6 +166,10 @@ impl ClusterState {
     /// what it keeps while a replacement elsewhere is not healthy yet.
     pub fn assignments(&self, node: NodeId) -> Vec<Assignment> {
         let mut all = Vec::new();
+        // What kept data on a removed node is placed there still, and nobody's to run.
+        if !self.nodes.contains_key(&node) {
+            return all;
+        }
         for placement in self.placements.values() {
             let Some(Service { record, .. }) = self.services.get(&placement.service) else {
                 continue;
