@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -17,9 +17,9 @@ use weft_protocol::{
 };
 use weft_wire::{ActorKind, Address, Clock, NodeId, RequestId, SystemClock};
 
-use crate::http_get;
 use crate::net::enter;
 use crate::nodes::NetCluster;
+use crate::{DEADLINE, http_get};
 
 /// Between two looks at a node: what is noted is late by so much and by what a look takes, about
 /// a millisecond on an idle machine.
@@ -66,12 +66,19 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Watches from these nodes.
+    /// Watches from these nodes; each has been looked at once when this returns, so that what is
+    /// noted from then on is new.
+    ///
+    /// # Panics
+    /// If a node does not answer within [`DEADLINE`].
+    #[track_caller]
     pub fn start(cluster: &NetCluster, nodes: &[usize]) -> Self {
         let over = Arc::new(AtomicBool::new(false));
+        let looked = Arc::new(AtomicUsize::new(0));
         let events = Arc::new(Mutex::new(Vec::new()));
         let lanes = nodes.iter().map(|node| {
             let (space, over) = (cluster.net.namespace(*node), over.clone());
+            let looked = looked.clone();
             let lane = Lane {
                 through: *node,
                 socket: cluster.socket(*node),
@@ -84,10 +91,14 @@ impl Observer {
             };
             std::thread::spawn(move || {
                 enter(&space);
-                runtime().block_on(lane.run(&over));
+                runtime().block_on(lane.run(&over, &looked));
             })
         });
-        Self { lanes: lanes.collect(), over, events }
+        let observer = Self { lanes: lanes.collect(), over, events };
+        cluster.wait_until("every node was looked at", DEADLINE, |_| {
+            (looked.load(Ordering::Relaxed) == nodes.len()).then_some(())
+        });
+        observer
     }
 
     /// Everything so far, in the order in which it was noted.
@@ -167,21 +178,23 @@ struct Lane {
 }
 
 impl Lane {
-    async fn run(mut self, over: &AtomicBool) {
-        let mut client = None;
+    async fn run(mut self, over: &AtomicBool, looked: &AtomicUsize) {
+        let (mut client, mut first) = (None, true);
         while !over.load(Ordering::Relaxed) {
             if client.is_none() {
                 client = Client::connect_local(&self.socket, WITHIN).await.ok();
             }
-            let looked = match &client {
-                Some(client) => self.look(client).await,
-                None => None,
+            let answered = match &client {
+                Some(client) => self.look(client).await.is_some(),
+                None => false,
             };
-            if looked.is_none() {
+            if !answered {
                 client = None;
+            } else if std::mem::take(&mut first) {
+                looked.fetch_add(1, Ordering::Relaxed);
             }
             // The pause between two looks.
-            tokio::time::sleep(if looked.is_some() { RESOLUTION } else { AGAIN }).await;
+            tokio::time::sleep(if answered { RESOLUTION } else { AGAIN }).await;
         }
     }
 

@@ -36,16 +36,6 @@ fn others(cluster: &NetCluster, not: &[usize]) -> Vec<usize> {
     (0..cluster.len()).filter(|node| !not.contains(node)).collect()
 }
 
-/// Watches from these nodes; each has been looked at when it returns.
-fn observe(cluster: &NetCluster, nodes: &[usize]) -> Observer {
-    let seen = Observer::start(cluster, nodes);
-    cluster.wait_until("every node was looked at", DEADLINE, |_| {
-        let through: BTreeSet<usize> = seen.events().iter().map(|event| event.through).collect();
-        (through.len() == nodes.len()).then_some(())
-    });
-    seen
-}
-
 /// Waits until somebody has seen it; how long after `start`.
 #[track_caller]
 fn seen_after(
@@ -127,7 +117,7 @@ fn a_learner_is_lost_and_comes_back_and_writes_do_not_notice() {
     let learner = cluster.node_number(&name);
     let rest = others(&cluster, &[learner]);
     let writer = Writer::start(&cluster, &rest, 50);
-    let seen = observe(&cluster, &rest);
+    let seen = Observer::start(&cluster, &rest);
 
     cluster.net.cut(learner);
     let start = SystemClock.now();
@@ -159,7 +149,7 @@ fn a_link_that_flaps_ends_in_one_of_the_two_states_and_moves_little() {
     let on = spread(&cluster);
     let flapping = (leader + 1) % 3;
     let rest = others(&cluster, &[flapping]);
-    let seen = observe(&cluster, &rest);
+    let seen = Observer::start(&cluster, &rest);
 
     let start = SystemClock.now();
     let half = Duration::from_millis(700);
@@ -201,7 +191,7 @@ fn one_way(what: &str, lost: bool, closed: impl Fn(usize, usize, usize) -> Vec<(
     let leader = cluster.settled(0);
     let on = spread(&cluster);
     let (node, third) = ((leader + 1) % 3, (leader + 2) % 3);
-    let seen = observe(&cluster, &[leader, third]);
+    let seen = Observer::start(&cluster, &[leader, third]);
 
     let start = SystemClock.now();
     for (from, to) in closed(node, leader, third) {
@@ -255,7 +245,7 @@ fn a_node_whose_packets_are_refused_counts_as_a_dead_daemon_for_15_s_and_then_as
     let node = (leader + 1) % 3;
     let service = on[node].clone();
     let rest = others(&cluster, &[node]);
-    let seen = observe(&cluster, &rest);
+    let seen = Observer::start(&cluster, &rest);
     let before = cluster.copies(node, &service);
 
     cluster.net.reject(node, PORT);
@@ -296,7 +286,7 @@ fn overstays(host_is_silent: bool, lost_between: (Duration, Duration)) {
     let node = (leader + 1) % 3;
     let service = on[node].clone();
     let rest = others(&cluster, &[node]);
-    let seen = observe(&cluster, &rest);
+    let seen = Observer::start(&cluster, &rest);
 
     assert_eq!(cluster.stop(node), Some(0));
     let start = SystemClock.now();
@@ -349,7 +339,7 @@ fn two_nodes_of_five_are_lost_at_once_the_leader_among_them_and_what_they_ran_ru
     let lost = [leader, (leader + 2) % 5];
     let rest = others(&cluster, &lost);
     let writer = Writer::start(&cluster, &rest, 50);
-    let seen = observe(&cluster, &rest);
+    let seen = Observer::start(&cluster, &rest);
 
     let start = SystemClock.now();
     for node in lost {
