@@ -92,9 +92,15 @@ fn a_node_cut_off_for_longer_than_the_log_is_kept_comes_back_with_everything() {
     let (away, through) = ((leader + 1) % 3, (leader + 2) % 3);
     let before = said(&cluster, away, INSTALLED);
     let since = number(&cluster, through, "committed").expect("it answers");
+    let downs = |cluster: &NetCluster| said(cluster, away, "link down");
+    let links = downs(&cluster);
     cluster.net.cut(away);
     let writer = Writer::start(&cluster, &[leader, through], 100);
     outrun(&cluster, through, since);
+    // A link that lives would still deliver what it was given before it was cut.
+    cluster.wait_until("its links are gone", DEADLINE, |cluster| {
+        (downs(cluster) >= links + 2).then_some(())
+    });
 
     cluster.net.heal(away);
     brought_by_image(&cluster, away, before);

@@ -16,7 +16,9 @@ fn readyz(cluster: &NetCluster, node: usize) -> Option<(u16, String)> {
 
 /// A definition of [`hello`] with more lines at the end of its component's table and after it.
 fn with_health(definition: &str) -> String {
-    format!("{definition}\n[components.health]\nkind = \"http\"\npath = \"/health\"\ninterval = \"200ms\"\n")
+    format!(
+        "{definition}\n[components.health]\nkind = \"http\"\npath = \"/health\"\ninterval = \"200ms\"\n"
+    )
 }
 
 /// Where a service answers now, by a node whose daemon is asked.
