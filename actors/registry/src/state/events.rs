@@ -75,7 +75,8 @@ impl ClusterState {
                     || by.to_owned(),
                     |id| self.operator(id).map_or_else(|| by.to_owned(), |o| o.name.clone()),
                 );
-                let cause = if by.is_empty() {
+                // A person on the node's own machine has no name here.
+                let cause = if by.is_empty() || by.starts_with("local/") {
                     "joined with a token".to_owned()
                 } else {
                     format!("joined with a token of {by}")
