@@ -123,7 +123,7 @@ fn a_node_that_returns_stops_what_was_moved_away_before_it_reports_ready() {
     // It takes its time to stop.
     let slow = hello("web", 1).replace("stop_grace = \"2s\"", "stop_grace = \"3s\"").replace(
         "[[components.routes]]",
-        "[components.env]\nHELLO_IGNORE_TERM = \"1\"\n\n[[components.routes]]",
+        "env = [\"HELLO_IGNORE_TERM=1\"]\n\n[[components.routes]]",
     );
     let Some((mut cluster, leader, cut, _)) = placed(&slow) else { return };
     let old = cluster.copies(cut, "web");

@@ -330,7 +330,9 @@ fn expect(
     };
     wanted(view, Some(target))
         .into_iter()
-        .map(|mut wanted| {
+        .filter_map(|mut wanted| {
+            // Its node was removed: nobody is there to be watched.
+            wanted.node = wanted.node.filter(|id| view.nodes.iter().any(|node| node.id == *id));
             let service = new.service(&target.service);
             let spec = service.map(|service| &service.spec);
             let component = spec.and_then(|spec| spec.component(&wanted.key.component));
@@ -349,18 +351,21 @@ fn expect(
                     anew: epoch(new, &wanted.key.component) > epoch(old, &wanted.key.component),
                 },
             };
+            if wanted.node.is_none() && goal == Goal::Down {
+                return None;
+            }
             let was = wanted
                 .node
                 .filter(|_| !nothing_new)
                 .and_then(|node| before.get(&node))
                 .and_then(|list| list.iter().find(|status| status.key == wanted.key));
-            Expected {
+            Some(Expected {
                 node: wanted.node.map_or_else(String::new, |node| node_name(view, node)),
                 goal,
                 restart: component.map_or(RestartPolicy::default(), |c| c.restart),
                 before: was.cloned(),
                 wanted,
-            }
+            })
         })
         .collect()
 }

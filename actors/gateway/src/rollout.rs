@@ -223,6 +223,13 @@ impl Rollout {
             |item| item.expected.wanted.node.is_none(),
             |item| {
                 let replica = item.expected.wanted.key.replica;
+                let why = &item.expected.wanted.why;
+                if !why.is_empty() {
+                    let text = format!("replica {replica} waits");
+                    return failure(&item.expected, FailureKind::Conflict, text)
+                        .cause(why)
+                        .step("place the replica");
+                }
                 failure(
                     &item.expected,
                     FailureKind::Exhausted,
