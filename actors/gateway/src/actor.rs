@@ -10,7 +10,10 @@ use std::time::Duration;
 use weft_link::{ItemSink, Meta, Reply};
 use weft_protocol::{
     ActorTree, AttachInfo, ClusterActors, ClusterActorsReply, ClusterEvents, ClusterLogs,
-    ClusterNodes, ClusterOperations, ClusterPs, ClusterStatus, Command, CommandRef, DeployService, DescribeNode, EventFilter, LifecycleRequest, ListComponents, ListServices, NodeReply, NodeRow, PlanItem, PlanService, Propose, PsReply, QueryEvents, ReadDrift, ReadHost, ReadReadiness, Readiness, RemoveNode, ServiceRow, StatusReply, VERSION,
+    ClusterNodes, ClusterOperations, ClusterPs, ClusterStatus, Command, CommandRef, DeployService,
+    DescribeNode, EventFilter, LifecycleRequest, ListComponents, ListServices, NodeReply, NodeRow,
+    PlanItem, PlanService, Propose, PsReply, QueryEvents, ReadDrift, ReadHost, ReadReadiness,
+    Readiness, RemoveNode, ServiceRow, StatusReply, VERSION,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope, Serve};
 use weft_wire::{AskError, Identity, Message, NodeId};

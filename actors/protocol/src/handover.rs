@@ -126,12 +126,8 @@ mod tests {
     fn a_move_starts_first_unless_ports_a_written_volume_or_fencing_forbid_it() {
         use Handover::{StartFirst, StopFirst};
         let port = |spec: &mut ServiceSpec| {
-            let port = crate::PortMapping {
-                host_ip: String::new(),
-                host: 80,
-                container: 80,
-                udp: false,
-            };
+            let port =
+                crate::PortMapping { host_ip: String::new(), host: 80, container: 80, udp: false };
             spec.components[0].ports.push(port);
         };
         assert_eq!(handover(&spec(|_| {}), true), StartFirst);

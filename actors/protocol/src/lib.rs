@@ -34,8 +34,8 @@ pub use gateway::{
     NodeReply, NodeRow, OperationRow, PlanAction, PlanItem, PlanService, PsReply, ReadReadiness,
     Readiness, RemoveNode, ServiceRow, StatusReply,
 };
-pub use lease::{LEASE, LEASE_HELD, LeaseAnswer, LeaseClaim, RenewLeases};
 pub use handover::{Handover, Part, handover, one_machine};
+pub use lease::{LEASE, LEASE_HELD, LeaseAnswer, LeaseClaim, RenewLeases};
 pub use monitor::{HostFigures, Observed, ReadDrift, ReadHost, Transition};
 pub use node::{ActorInfo, ActorTree, ChaosActor, ChaosKind, Ping, Pong, RestartActor};
 pub use operation::{
@@ -44,13 +44,12 @@ pub use operation::{
 pub use registry::{
     AgreementView, FollowEvents, GroupView, IssueToken, IssuedToken, JoinCluster, JoinedCluster,
     MemberView, PeerAddress, PlacementPlan, PlanPlacement, PlannedMove, Propose, QueryAudit,
-    QueryEvents, ReadAgreement, ReadHead, ReadState, RecordAudit, RecordEvents, RenewLeaf, RenewedLeaf,
-    ReportNode,
+    QueryEvents, ReadAgreement, ReadHead, ReadState, RecordAudit, RecordEvents, RenewLeaf,
+    RenewedLeaf, ReportNode,
 };
 pub use runtime::{
     Assign, Assignment, CheckSpec, ComponentStatus, Duty, ListComponents, LogLine, LogStream,
-    ReadDuty, ReadLogs,
-    RestartComponents, RestartedComponents, SpecProblem, WatchComponents,
+    ReadDuty, ReadLogs, RestartComponents, RestartedComponents, SpecProblem, WatchComponents,
 };
 pub use service::{
     CommandRef, ComponentKey, ComponentSpec, Driver, Failover, HealthCheck, HealthKind,

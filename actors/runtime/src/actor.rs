@@ -15,7 +15,9 @@ use uuid::Uuid;
 use weft_link::{Call, ItemSink, Refusal, Reply};
 use weft_protocol::files::{FILES_VERSION, component_dir};
 use weft_protocol::{
-    Assign, Assignment, CheckSpec, ComponentKey, ComponentState, ComponentStatus, Desired, Duty, ListComponents, LogLine, Observed, ReadDuty, ReadLogs, ReplicaKey, RestartComponents, RestartedComponents, SpecProblem, WatchComponents, valid_name,
+    Assign, Assignment, CheckSpec, ComponentKey, ComponentState, ComponentStatus, Desired, Duty,
+    ListComponents, LogLine, Observed, ReadDuty, ReadLogs, ReplicaKey, RestartComponents,
+    RestartedComponents, SpecProblem, WatchComponents, valid_name,
 };
 use weft_supervision::{
     Actor, ActorError, Child, ChildSpec, Factory, Handle, Incarnation, Intensity, Routes, Scope,
@@ -316,8 +318,12 @@ impl Runtime {
         for (key, assignment) in listed {
             self.shared.stale.lock().remove(key);
             let assignment = assignment.clone();
-            let fresh =
-                Wanted { assignment: Some(assignment), dropped: false, sure: true, cause: "deploy" };
+            let fresh = Wanted {
+                assignment: Some(assignment),
+                dropped: false,
+                sure: true,
+                cause: "deploy",
+            };
             let Some(entry) = self.entries.get(key) else {
                 self.add(scope, key.clone(), fresh);
                 continue;

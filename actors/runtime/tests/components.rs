@@ -14,8 +14,8 @@ use weft_protocol::files::{ShimFile, component_dir, log_file, replica_dir};
 use weft_protocol::{
     Assign, Assignment, ChaosActor, ChaosKind, CheckSpec, ComponentKey, ComponentSpec,
     ComponentState, ComponentStatus, Desired, Driver, Duty, Health, HealthCheck, HealthKind,
-    ListComponents, LogStream, Observed, ReadDuty, ReadLogs, Resources, RestartComponents, RestartPolicy,
-    RouteMode, RouteSpec, Transition, WatchComponents,
+    ListComponents, LogStream, Observed, ReadDuty, ReadLogs, Resources, RestartComponents,
+    RestartPolicy, RouteMode, RouteSpec, Transition, WatchComponents,
 };
 use weft_runtime::{RuntimeConfig, factory};
 use weft_supervision::testing::{self, TestTree};

@@ -121,7 +121,9 @@ fn fenced() -> Assignment {
 }
 
 async fn assign(tree: &TestTree, index: u64, assignments: &[Assignment]) {
-    tree.ask(Assign { index, assignments: assignments.to_vec(), returning: false }).await.expect("taken");
+    tree.ask(Assign { index, assignments: assignments.to_vec(), returning: false })
+        .await
+        .expect("taken");
 }
 
 async fn row(tree: &TestTree, so: impl Fn(&ComponentStatus) -> bool) -> ComponentStatus {

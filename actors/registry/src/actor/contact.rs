@@ -227,7 +227,8 @@ mod tests {
     #[test]
     fn a_node_that_was_out_of_contact_asks_again_and_an_election_is_not_worth_saying() {
         let now = SystemClock.now();
-        let mut contact = Contact { knows: Knowledge::Sure, returning: false, ..Contact::default() };
+        let mut contact =
+            Contact { knows: Knowledge::Sure, returning: false, ..Contact::default() };
         contact.look(now, HEARD, 1);
         assert_eq!(contact.sure(), Some((0, false)), "heard all along");
         contact.look(now, Some(Duration::from_secs(3)), 1);

@@ -7,7 +7,9 @@ use futures_util::future::join_all;
 use weft_agreement::Liveness;
 use weft_link::{Call, Reply};
 use weft_protocol::{
-    AgreementView, Command, ComponentState, ComponentStatus, GroupView, Health, LEASE, ListComponents, MemberView, NodeRole, NodeState, Placement, PlacementMove, PlacementPlan, PlanPlacement, PlannedMove, ReadAgreement, ReadDuty, ServiceRecord, ServiceSpec,
+    AgreementView, Command, ComponentState, ComponentStatus, GroupView, Health, LEASE,
+    ListComponents, MemberView, NodeRole, NodeState, Placement, PlacementMove, PlacementPlan,
+    PlanPlacement, PlannedMove, ReadAgreement, ReadDuty, ServiceRecord, ServiceSpec,
 };
 use weft_supervision::{Handle, Scope};
 use weft_wire::{ActorKind, Address, Caller, Failure, FailureKind, NodeId, RequestId};

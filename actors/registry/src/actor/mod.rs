@@ -25,7 +25,8 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use weft_protocol::{
     Applied, FollowEvents, IssueToken, JoinCluster, PlanPlacement, Propose, QueryAudit,
-    QueryEvents, ReadAgreement, ReadHead, ReadState, RecordAudit, RecordEvents, RenewLeaf, RenewLeases, ReportNode,
+    QueryEvents, ReadAgreement, ReadHead, ReadState, RecordAudit, RecordEvents, RenewLeaf,
+    RenewLeases, ReportNode,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope};
 use weft_wire::{ClusterId, Failure};

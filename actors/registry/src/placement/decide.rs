@@ -100,10 +100,14 @@ impl Draft<'_> {
             } else if !previous.lost {
                 let (from, to) = (self.table.call(previous.node), self.table.call(slot.id));
                 let reason = if self.table.stops_first(key) {
-                    format!("moves from {from} to {to}: starts there when its copy on {from} has stopped")
+                    format!(
+                        "moves from {from} to {to}: starts there when its copy on {from} has stopped"
+                    )
                 } else {
                     let new = words::state(self.table.state(key, slot.id));
-                    format!("moves from {from} to {to}: the new copy {new}, the old one runs until it is healthy")
+                    format!(
+                        "moves from {from} to {to}: the new copy {new}, the old one runs until it is healthy"
+                    )
                 };
                 let (node, kind, replica) = (Some(slot.id), WaitKind::Handover, key.1);
                 self.decision.waiting.push(Waiting { service, replica, node, kind, reason });
@@ -378,8 +382,7 @@ impl Draft<'_> {
         };
         // Who returns keeps what it has: it is not to wait for the cancelled replacement's end.
         let waits = |p: &Previous| {
-            kind == MoveKind::Returned
-                && self.table.order(key.0, p.node, to) == Handover::StopFirst
+            kind == MoveKind::Returned && self.table.order(key.0, p.node, to) == Handover::StopFirst
         };
         let previous = previous
             .filter(|p| p.node != to && self.table.index(p.node).is_some())

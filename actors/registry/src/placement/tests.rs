@@ -365,10 +365,11 @@ fn what_kept_data_on_a_removed_node_is_placed_again_only_where_its_definition_sa
 
 #[test]
 fn a_planned_move_ends_when_the_new_copy_is_healthy_and_says_what_it_waits_for() {
-    let moving = Cluster::new(2)
-        .with(service("web"))
-        .placed("web", 1, 2)
-        .previously("web", 1, Previous { node: id(1), lost: false });
+    let moving = Cluster::new(2).with(service("web")).placed("web", 1, 2).previously(
+        "web",
+        1,
+        Previous { node: id(1), lost: false },
+    );
     for (state, says) in [
         (ReplicaState::Starting, "is starting"),
         (ReplicaState::Running, "is not healthy"),

@@ -21,7 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use weft_protocol::{
-    Assignment, ComponentKey, Desired, NodeRecord, Operation, OperatorRecord, Part, Placement, Revision, ServiceRecord, StateView, TokenRecord, one_machine, spec_hash,
+    Assignment, ComponentKey, Desired, NodeRecord, Operation, OperatorRecord, Part, Placement,
+    Revision, ServiceRecord, StateView, TokenRecord, one_machine, spec_hash,
 };
 use weft_wire::{NodeId, OperatorId};
 

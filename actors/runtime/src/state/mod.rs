@@ -801,7 +801,9 @@ impl Component {
                 let times = if most == 1 { "once".to_owned() } else { format!("{most} times") };
                 let reason = match most {
                     0 => format!("{}; its restart policy allows no restart", self.reason),
-                    _ => format!("{}; restarted {times}, as its restart policy allows", self.reason),
+                    _ => {
+                        format!("{}; restarted {times}, as its restart policy allows", self.reason)
+                    }
                 };
                 let reason = format!("{reason}. {}", self.advice());
                 self.settle_at(when, true, reason, cause, &text);

@@ -194,7 +194,13 @@ impl Cluster {
 
     pub(super) fn placed(mut self, service: &str, replica: u32, n: u32) -> Self {
         let service = service.to_owned();
-        self.places.push(Place { service, replica, node: id(n), previous: None, reason: String::new() });
+        self.places.push(Place {
+            service,
+            replica,
+            node: id(n),
+            previous: None,
+            reason: String::new(),
+        });
         self
     }
 
