@@ -155,6 +155,33 @@ fn a_node_that_returns_stops_what_was_moved_away_before_it_reports_ready() {
 }
 
 #[test]
+fn a_node_that_returns_before_the_replacement_is_healthy_keeps_its_own_copy() {
+    let slow = hello("web", 1)
+        .replace("[[components.routes]]", "env = [\"HELLO_START_DELAY_MS=12000\"]\n\n[[components.routes]]");
+    let slow = format!("{}start_period = \"60s\"\n", with_health(&slow));
+    let Some((mut cluster, leader, cut, _)) = placed(&slow) else { return };
+    let own = cluster.copies(cut, "web");
+    cluster.net.cut(cut);
+    let (other, moved) = cluster.wait_until("it is started elsewhere", DEADLINE, |cluster| {
+        (0..3).find(|node| *node != cut && !cluster.copies(*node, "web").is_empty())
+    });
+    cluster.net.heal(cut);
+    let (_, kept) = cluster.wait_until("the replacement is cancelled", DEADLINE, |cluster| {
+        assert_eq!(cluster.copies(cut, "web"), own, "the original is not touched");
+        let back = cluster.place_of(leader, "web") == Some(cut);
+        (back && cluster.copies(other, "web").is_empty()).then_some(())
+    });
+    eprintln!(
+        "measured: returned in time: replacement started after {} ms, cancelled {} ms after the return",
+        moved.as_millis(),
+        kept.as_millis()
+    );
+    cluster.node_is(leader, cut, &["ready"]);
+    cluster.runs_exactly(&[("ballast", 1), ("web", 1)]);
+    assert_eq!(cluster.copies(cut, "web"), own);
+}
+
+#[test]
 fn a_daemon_that_starts_while_it_is_cut_off_takes_over_what_runs_and_starts_nothing_else() {
     let Some((mut cluster, leader, cut, _)) = placed(&hello("web", 1)) else { return };
     cluster.deploy(leader, &hello_on("bound", &cluster.node_name(cut)));

@@ -77,8 +77,14 @@ pub(crate) async fn signs(asker: &Asker) -> Vec<Sign> {
             if member.id == here {
                 return readiness::reasons(&own).await.join("; ");
             }
-            let said = own.ask_on(member.id, ReadReadiness {}, HOST).await;
-            said.map_or_else(|_| String::new(), |said| said.reasons.join("; "))
+            match own.ask_on(member.id, ReadReadiness {}, NODE_TIMEOUT).await {
+                Ok(said) => said.reasons.join("; "),
+                Err(AskError::Timeout | AskError::Overloaded(_)) => {
+                    "it does not say whether it is ready".to_owned()
+                }
+                // Of an earlier version, or out of reach: the sign of life says more.
+                Err(_) => String::new(),
+            }
         };
         let (answer, host, unready) = tokio::join!(alive, host, unready);
         Sign {
