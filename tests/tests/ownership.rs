@@ -156,8 +156,10 @@ fn a_node_that_returns_stops_what_was_moved_away_before_it_reports_ready() {
 
 #[test]
 fn a_node_that_returns_before_the_replacement_is_healthy_keeps_its_own_copy() {
-    let slow = hello("web", 1)
-        .replace("[[components.routes]]", "env = [\"HELLO_START_DELAY_MS=12000\"]\n\n[[components.routes]]");
+    let slow = hello("web", 1).replace(
+        "[[components.routes]]",
+        "env = [\"HELLO_START_DELAY_MS=12000\"]\n\n[[components.routes]]",
+    );
     let slow = format!("{}start_period = \"60s\"\n", with_health(&slow));
     let Some((mut cluster, leader, cut, _)) = placed(&slow) else { return };
     let own = cluster.copies(cut, "web");
