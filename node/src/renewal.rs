@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_identity::{
-    CertificateChain, Credentials, Expect, IdentityError, IdentityFiles, IssuingCa, PrivateKey,
-    Subject, Trust, TrustBundle, Validity, client_config,
+    CertificateChain, Credentials, DenyList, Expect, IdentityError, IdentityFiles, IssuingCa,
+    PrivateKey, Subject, Trust, TrustBundle, Validity, client_config,
 };
-use weft_link::{Call, Fabric, JOIN_PROTOCOLS, join_ask};
+use weft_link::{Call, Fabric, JOIN_PROTOCOLS, PeerState, PeerStatus, join_ask};
 use weft_protocol::{RenewLeaf, RenewedLeaf};
 use weft_wire::{ActorKind, Address, AskError, Backoff, Clock, NodeId, Target};
 
@@ -20,6 +20,9 @@ const RETRY: Backoff =
     Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300), jitter: 0.2 };
 /// Between looks at whether it is due.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// In what a link says when its peer's TLS does not take our certificate
+/// (`weft_identity::refusal_hint`).
+const REFUSED: &str = "refused our certificate";
 /// One attempt may take this long.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
@@ -137,12 +140,32 @@ impl Renewal {
         self.trust.admit(&self.credentials.chain().leaf, self.clock.wall()).is_err()
     }
 
+    /// Whether this node could sign for itself and another's CA has signed for it. Whoever votes
+    /// signs for itself: if another node is removed, and its CA with it, those that still have to
+    /// agree keep their links, whichever of them has heard of it first.
+    fn depends_on_another(&self) -> bool {
+        let Ok(ca) = self.files.load_ca() else { return false };
+        if !self.trust.bundle().contains(&ca.fingerprint()) {
+            return false;
+        }
+        let mut alone = TrustBundle::new();
+        let by_it = alone.insert(ca.certificate()).and_then(|_| {
+            let cluster = self.trust.cluster();
+            let alone = Trust::new(cluster, alone, DenyList::new(), self.clock.clone())?;
+            alone.admit(&self.credentials.chain().leaf, self.clock.wall())
+        });
+        by_it.is_err()
+    }
+
     /// Renews for ever, whenever it is due, and keeps the stored bundle as agreed.
     pub(crate) async fn keep(self, fabric: Fabric) {
         let mut failures = 0u32;
         let mut stored = None;
+        let mut looked = None;
         loop {
             let bundle = self.trust.bundle();
+            let new_bundle = looked.replace(bundle.fingerprint()) != Some(bundle.fingerprint());
+            let depends = new_bundle && self.depends_on_another();
             if stored != Some(bundle.fingerprint()) {
                 match self.files.save_bundle(&bundle) {
                     Ok(()) => stored = Some(bundle.fingerprint()),
@@ -153,15 +176,19 @@ impl Renewal {
             // Wall time may jump, and an issuer may go: look again every second.
             let wait = if failures == 0 { due } else { RETRY.delay(failures - 1, random()) };
             tokio::time::sleep(wait.min(LOOK_AGAIN)).await;
-            if !self.is_due() {
+            // The others may know of a removal that has not come here, and now cannot.
+            let locked_out = locked_out(&fabric);
+            if !self.is_due() && !depends && !locked_out {
+                failures = 0;
                 continue;
             }
             // Where an issuer went, no link may be left to ask over: what signs for others signs
             // for itself.
-            let own = self.files.load_ca().is_ok_and(|ca| self.by_own_ca(&ca).is_ok());
+            let own = (!locked_out || self.is_refused())
+                && self.files.load_ca().is_ok_and(|ca| self.by_own_ca(&ca).is_ok());
             let done = if own {
                 Ok(())
-            } else if self.is_refused() {
+            } else if self.is_refused() || locked_out {
                 self.by_key(&others(&fabric, self.node)).await
             } else {
                 self.over_the_fabric(&fabric).await
@@ -182,6 +209,13 @@ impl Renewal {
     }
 }
 
+/// Whether no link is up and a peer refuses the present certificate.
+fn locked_out(fabric: &Fabric) -> bool {
+    let peers = fabric.peers();
+    let refuses = |peer: &PeerStatus| matches!(&peer.state, PeerState::Down { reason, .. } if reason.contains(REFUSED));
+    !peers.iter().any(|peer| peer.state == PeerState::Up) && peers.iter().any(refuses)
+}
+
 /// Where the other nodes are.
 fn others(fabric: &Fabric, own: NodeId) -> Vec<SocketAddr> {
     let directory = fabric.directory();
@@ -197,7 +231,6 @@ fn random() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_identity::DenyList;
     use weft_wire::{ClusterId, Identity, ManualClock, WallTime};
 
     #[test]
@@ -232,5 +265,16 @@ mod tests {
 
         let stranger = IssuingCa::create(cluster, then).expect("another CA");
         renewal.by_own_ca(&stranger).expect_err("a CA the cluster does not believe");
+
+        // Whoever is trusted to sign signs for itself, and only then.
+        assert!(!renewal.depends_on_another(), "it has no CA of its own here");
+        stranger.save(&files.ca_key_path(), &files.ca_certificate_path()).expect("saved");
+        assert!(!renewal.depends_on_another(), "its CA is not in the bundle");
+        let mut both = renewal.trust.bundle();
+        both.insert(stranger.certificate()).expect("added");
+        renewal.trust.set_bundle(both).expect("taken");
+        assert!(renewal.depends_on_another());
+        renewal.by_own_ca(&stranger).expect("renewed by itself");
+        assert!(!renewal.depends_on_another());
     }
 }

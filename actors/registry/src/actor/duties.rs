@@ -253,8 +253,11 @@ impl Registry {
         scope: &Scope<Self>,
         work: impl Future<Output = Result<(), String>> + Send + 'static,
     ) {
+        // Somebody is being removed: what is due is looked at again afterwards.
+        let Ok(held) = self.members.clone().try_lock_owned() else { return };
         self.duties.stepping = true;
-        scope.spawn_then(work, |registry, done, scope| {
+        scope.spawn_then(work, move |registry, done, scope| {
+            drop(held);
             registry.duties.stepping = false;
             if let Err(cause) = done {
                 tracing::warn!(cause, "a step of leading failed; trying again");

@@ -70,6 +70,8 @@ pub struct Registry {
     stood: Option<std::time::Instant>,
     /// What the node that leads sees to.
     duties: duties::Duties,
+    /// Held while members of the group are changed, by the leader's own steps or by a removal.
+    members: std::sync::Arc<tokio::sync::Mutex<()>>,
     /// Requests for leases on their way.
     renewals: leases::Renewals,
     /// Events that are not of components.
@@ -115,6 +117,7 @@ pub async fn factory(
         reporting: false,
         stood: None,
         duties: duties::Duties::default(),
+        members: std::sync::Arc::default(),
         renewals: leases::Renewals::default(),
         notices: notices::Notices::default(),
         work: operations::Work::default(),

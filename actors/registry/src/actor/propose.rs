@@ -18,7 +18,8 @@ impl Handle<Propose> for Registry {
         }
         let route = self.route(scope);
         let meta = reply.meta().clone();
-        let steps = self.before(&message.command, scope);
+        let removal = matches!(message.command, Command::RemoveNode { .. });
+        let members = self.members.clone();
         let (clock, caller) = (scope.clock(), reply.caller().clone());
         let actor = scope.clone();
         scope.spawn(async move {
@@ -27,7 +28,14 @@ impl Handle<Propose> for Registry {
                 let within =
                     meta.deadline.map_or(WITHIN, |end| end.saturating_duration_since(clock.now()));
                 let led = async {
-                    steps.take(&route, &actor).await?;
+                    // Until it is agreed, the leader's own steps keep out: they would undo it.
+                    let mut held = None;
+                    if removal {
+                        let free = tokio::time::timeout(within, members.lock_owned()).await;
+                        held = Some(free.map_err(|_| being_changed())?);
+                        Before::of(&message.command, &actor).await?.take(&route, &actor).await?;
+                    }
+                    let _held = held;
                     let proposal = message.clone().stamp(clock.wall(), caller, route.node);
                     route.lead(&proposal, within).await
                 };
@@ -134,7 +142,8 @@ impl Registry {
     }
 
     /// What has to happen before a change is proposed: a voter that is to be removed hands its
-    /// vote on first, so that no majority is lost with it.
+    /// vote on first, so that no majority is lost with it, and nobody votes whose issuing CA is not
+    /// trusted.
     fn before(&self, command: &Command, scope: &Scope<Self>) -> Before {
         let Command::RemoveNode { id, force } = command else { return Before::Nothing };
         let status = self.agreement.group.status();
@@ -154,16 +163,31 @@ impl Registry {
             // Who is to go goes now.
             Duration::ZERO,
         );
+        let trust = voters
+            .iter()
+            .filter(|id| facts.issuers.contains(id) && !facts.trusted.contains(id))
+            .map(|id| {
+                let caller = Caller::node(self.config.seed.node);
+                self.own(Command::TrustIssuer { node: *id }, caller, scope)
+            })
+            .collect();
         let learners = candidates.iter().map(|c| c.id).filter(|c| !voters.contains(c)).collect();
         let live = candidates.iter().filter(|c| c.live).map(|c| c.id).collect();
-        Before::Voters { voters, learners, live }
+        Before::Voters { trust, voters, learners, live }
     }
+}
+
+fn being_changed() -> Failure {
+    Failure::new(FailureKind::Conflict, "the members are being changed already")
+        .help("try again when that is done: `weft cluster status` shows the voters")
 }
 
 /// See [`Registry::before`].
 enum Before {
     Nothing,
     Voters {
+        /// Agreed first.
+        trust: Vec<Proposal>,
         voters: std::collections::BTreeSet<weft_wire::NodeId>,
         learners: std::collections::BTreeSet<weft_wire::NodeId>,
         live: std::collections::BTreeSet<weft_wire::NodeId>,
@@ -171,14 +195,29 @@ enum Before {
 }
 
 impl Before {
+    /// As things are now.
+    async fn of(command: &Command, actor: &Scope<Registry>) -> Result<Self, Failure> {
+        let (found, answer) = tokio::sync::oneshot::channel();
+        let command = command.clone();
+        actor.post(move |registry, scope| {
+            let _ = found.send(registry.before(&command, scope));
+        });
+        answer.await.map_err(|_| {
+            Failure::new(FailureKind::Unavailable, "the registry was restarted meanwhile")
+        })
+    }
+
     async fn take(self, route: &Route, actor: &Scope<Registry>) -> Result<(), Failure> {
-        let Self::Voters { voters, learners, live } = self else { return Ok(()) };
+        let Self::Voters { trust, voters, learners, live } = self else { return Ok(()) };
         if voters.is_empty() {
             return Err(Failure::new(
                 FailureKind::Conflict,
                 "no other node could take its vote over",
             )
             .help("wait until another node is ready, `weft cluster status` says which"));
+        }
+        for proposal in trust {
+            route.lead(&proposal, WITHIN).await?;
         }
         let before = route.group.status().voters.clone();
         let set = route.group.set_voters(voters.clone(), learners, &live).await;

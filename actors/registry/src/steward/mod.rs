@@ -63,13 +63,13 @@ pub(crate) fn next(facts: &Facts) -> Option<Step> {
         return Some(Step::AddLearner(candidate.id));
     }
     let voters = voters::choose(&facts.candidates, &facts.voters, facts.replace_after);
+    let untrusted =
+        voters.iter().find(|id| facts.issuers.contains(id) && !facts.trusted.contains(id));
+    if let Some(id) = untrusted {
+        return Some(Step::Trust(*id));
+    }
     let gone = facts.voters.iter().chain(&facts.learners).any(|id| !nodes.contains(id));
     if !voters.is_empty() && (voters != facts.voters || gone) {
-        let untrusted =
-            voters.iter().find(|id| facts.issuers.contains(id) && !facts.trusted.contains(id));
-        if let Some(id) = untrusted {
-            return Some(Step::Trust(*id));
-        }
         let learners =
             nodes.iter().filter(|id| !voters.contains(id) && member(id)).copied().collect();
         let live = facts.candidates.iter().filter(|c| c.live).map(|c| c.id).collect();
