@@ -19,6 +19,8 @@ pub(super) const WITHIN: Duration = Duration::from_secs(10);
 const LEADERLESS: Duration = Duration::from_secs(5);
 /// The leader is given so long for an answer before it is asked again, or whoever leads by then.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
+/// A leader that was not heard for so long may be gone.
+const HEARD_WITHIN: Duration = Duration::from_secs(2);
 /// A node that forwarded a change waits so long to see it itself.
 const SEEN_WITHIN: Duration = Duration::from_secs(1);
 const RETRY: Backoff =
@@ -138,6 +140,16 @@ impl Route {
         }
     }
 
+    /// Whether the leader this node knows of was heard lately: a node that is cut off goes on
+    /// naming who led before.
+    fn hears_leader(&self, now: Instant) -> bool {
+        let status = self.group.status();
+        let heard = |at: Instant| now.saturating_duration_since(at) < HEARD_WITHIN;
+        status
+            .leader
+            .is_some_and(|leader| leader == self.node || status.leader_seen.is_some_and(heard))
+    }
+
     /// Where a request goes next: the leader; before anything is agreed here, any known node.
     fn next(&self, attempt: u32) -> Option<NodeId> {
         self.group.status().leader.or_else(|| {
@@ -173,7 +185,8 @@ impl Route {
                 // Elected, but the cluster's first records are still on their way.
                 Some(target) if target == self.node && !self.leads() => {}
                 Some(target) => {
-                    if status.borrow_and_update().leader.is_some() {
+                    status.borrow_and_update();
+                    if self.hears_leader(now) {
                         leaderless = now;
                     }
                     // What applies once is sent again rather than waited for: who led may be gone.
