@@ -7,17 +7,22 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, LogState, OptionalSend, RaftLogReader, Vote};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use weft_store::StoreError;
 use weft_wire::codec::CodecError;
 
+use super::machine::Cover;
 use super::types::{self, Entry, Id, RaftId, StorageError, StorageIoError, Types};
 use crate::consensus::wire::{self, Ballot, Item, Point};
 use crate::consensus::writer::{Fault, LogWriter, Mark, Op};
 
+/// Storing an image of the leader takes less; then the replica is opened again, with its log.
+const COVERED_WITHIN: Duration = Duration::from_secs(60);
 /// Bytes of entries held in memory per group.
 const CACHE_BYTES: usize = 8 << 20;
 /// Entries held in memory per group.
@@ -34,6 +39,8 @@ struct Inner {
     writer: LogWriter,
     memory: Mutex<Memory>,
     fault: Mutex<Option<Fault>>,
+    /// See [`LogStore::covered_by`].
+    cover: Mutex<Option<watch::Receiver<Cover>>>,
 }
 
 #[derive(Default)]
@@ -123,8 +130,21 @@ impl LogStore {
             }
         };
         let memory = Memory { vote, committed, purged, last, ..Memory::default() };
-        let inner = Inner { group, writer, memory: Mutex::new(memory), fault: Mutex::default() };
+        let inner = Inner {
+            group,
+            writer,
+            memory: Mutex::new(memory),
+            fault: Mutex::default(),
+            cover: Mutex::default(),
+        };
         Ok(Self(Arc::new(inner)))
+    }
+
+    /// From now on nothing is purged that no checkpoint on disk covers: openraft purges for an
+    /// image of the leader while that is still being stored, and a crash in between would leave
+    /// neither.
+    pub(crate) fn covered_by(&self, cover: watch::Receiver<Cover>) {
+        *self.0.cover.lock() = Some(cover);
     }
 
     /// The last write that failed, if none has worked since.
@@ -297,6 +317,15 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn purge(&mut self, log_id: Id) -> Result<(), StorageError> {
         let failed = |error: AnyError| StorageError::from(StorageIoError::write_logs(error));
+        let cover = self.0.cover.lock().clone();
+        if let Some(mut cover) = cover {
+            let known = cover.wait_for(|cover| cover.upto >= log_id.index || cover.failed);
+            let covered = tokio::time::timeout(COVERED_WITHIN, known).await;
+            if !matches!(covered, Ok(Ok(cover)) if cover.upto >= log_id.index) {
+                let text = "an image of the leader was not stored: the log below it is kept";
+                return Err(failed(AnyError::error(text)));
+            }
+        }
         let at = wire::store(&types::point(&log_id)).map_err(|e| failed(AnyError::new(&e)))?;
         self.write(Op::Purge(log_id.index, at)).await.map_err(|f| failed(AnyError::new(&f)))?;
         let mut memory = self.0.memory.lock();

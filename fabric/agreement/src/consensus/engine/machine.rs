@@ -1,7 +1,8 @@
 //! openraft's state machine over ours, and its checkpoints in `state.db`.
 //!
 //! The machine lives in memory. A checkpoint (its image, the last entry in it, the members) is
-//! synced before openraft hears of it, so the log is never purged above what is on disk.
+//! synced before openraft hears of it, so the log is never purged above what is on disk; for an
+//! image of the leader, which openraft installs and purges for at once, the log waits for it.
 
 use std::io::Cursor;
 use std::panic::AssertUnwindSafe;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use openraft::storage::RaftStateMachine;
 use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
 use parking_lot::Mutex;
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 use weft_store::{Durability, Migration, Store, StoreError};
 use weft_wire::Clock;
 
@@ -50,6 +51,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     state: Arc<AsyncMutex<State>>,
     troubles: Mutex<Troubles>,
+    cover: watch::Sender<Cover>,
 }
 
 struct State {
@@ -57,6 +59,15 @@ struct State {
     applied: Option<Id>,
     membership: Stored,
     seq: i64,
+}
+
+/// How far the log is covered by a checkpoint that is on disk.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Cover {
+    /// Index of the last entry in it.
+    pub(crate) upto: u64,
+    /// An image of the leader could not be stored since.
+    pub(crate) failed: bool,
 }
 
 #[derive(Default)]
@@ -124,13 +135,27 @@ impl MachineStore {
             })
             .await?;
         }
+        let upto = state.applied.map_or(0, |id| id.index);
         Ok(Self(Arc::new(Inner {
             group: group.to_owned(),
             store,
             clock,
             state: Arc::new(AsyncMutex::new(state)),
             troubles: Mutex::default(),
+            cover: watch::Sender::new(Cover { upto, failed: false }),
         })))
+    }
+
+    /// Follows how far the log is covered: what lies above is not to be cut.
+    pub(crate) fn cover(&self) -> watch::Receiver<Cover> {
+        self.0.cover.subscribe()
+    }
+
+    fn covered(&self, last: Option<Id>) {
+        let upto = last.map_or(0, |id| id.index);
+        self.0.cover.send_modify(|cover| {
+            *cover = Cover { upto: cover.upto.max(upto), failed: false };
+        });
     }
 
     /// Why the machine cannot go on, if it cannot.
@@ -170,6 +195,7 @@ impl MachineStore {
             snapshot_id: format!("{}-{}-{seq}", last.leader_id.term, last.index),
         };
         write_checkpoint(&self.0.store, &self.0.group, seq, &meta, &image).await?;
+        self.covered(meta.last_log_id);
         let data = Cursor::new(pack(image.version, &image.bytes));
         Ok(Some(Snapshot { meta, snapshot: Box::new(data) }))
     }
@@ -333,12 +359,37 @@ impl RaftStateMachine<Types> for MachineStore {
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {
+        self.0.cover.send_modify(|cover| cover.failed = false);
         Ok(Box::new(Cursor::new(Vec::new())))
     }
 
-    /// Stored first, in one transaction; then the machine is replaced.
     async fn install_snapshot(
         &mut self,
+        meta: &Meta,
+        snapshot: Box<Cursor<Vec<u8>>>,
+    ) -> Result<(), StorageError> {
+        let installed = self.install(meta, snapshot).await;
+        if installed.is_err() {
+            self.0.cover.send_modify(|cover| cover.failed = true);
+        }
+        installed
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError> {
+        let found = read_checkpoint(&self.0.store, &self.0.group)
+            .await
+            .map_err(|error| StorageIoError::read_snapshot(None, AnyError::new(&error)))?;
+        Ok(found.map(|(_, meta, image)| Snapshot {
+            meta,
+            snapshot: Box::new(Cursor::new(pack(image.version, &image.bytes))),
+        }))
+    }
+}
+
+impl MachineStore {
+    /// Stored first, in one transaction; then the machine is replaced.
+    async fn install(
+        &self,
         meta: &Meta,
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError> {
@@ -352,6 +403,7 @@ impl RaftStateMachine<Types> for MachineStore {
         write_checkpoint(&self.0.store, &self.0.group, state.seq, meta, &image)
             .await
             .map_err(|error| failed(AnyError::new(&error)))?;
+        self.covered(meta.last_log_id);
         let taken = meta.clone();
         let restored = aside(move || {
             state.machine.restore(&image)?;
@@ -367,15 +419,5 @@ impl RaftStateMachine<Types> for MachineStore {
         let upto = meta.last_log_id.map_or(0, |id| id.index);
         tracing::info!(group = %self.0.group, upto, "the leader's image is installed");
         Ok(())
-    }
-
-    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError> {
-        let found = read_checkpoint(&self.0.store, &self.0.group)
-            .await
-            .map_err(|error| StorageIoError::read_snapshot(None, AnyError::new(&error)))?;
-        Ok(found.map(|(_, meta, image)| Snapshot {
-            meta,
-            snapshot: Box::new(Cursor::new(pack(image.version, &image.bytes))),
-        }))
     }
 }

@@ -186,6 +186,7 @@ impl Engine {
             group: Arc::from(name),
             heart: heart.clone(),
         };
+        log.covered_by(machine.cover());
         let id = fabric.node().into();
         let raft = Raft::new(id, Arc::new(settings), networks, log, machine).await?;
         // Once the core has answered, its metrics are those of the log.
