@@ -3,7 +3,7 @@
 //! When two connections to one peer race, both sides keep the same one: the later run of the peer
 //! wins, then the one that supersedes the other, then the one the smaller node id dialled; the
 //! other is retired, which means used for nothing new and closed once both sides have said that
-//! they wait for nothing more on it.
+//! they wait for nothing more on it. A connection to an earlier run of the peer is closed at once.
 
 mod keep;
 mod send;
@@ -261,8 +261,11 @@ impl Inner {
                     }
                     old => {
                         came_up = old.is_none().then_some(node);
-                        if let Some(old) = old {
-                            old.retire();
+                        match old {
+                            Some(old) if old.hello.instance == link.hello.instance => old.retire(),
+                            // Whom it led to has ended: nothing on it will be answered.
+                            Some(old) => old.close(close::DUPLICATE, "the peer was started again"),
+                            None => {}
                         }
                         // What waited goes first, then everybody else may send.
                         peer.queued = 0;
