@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_identity::{
-    CertificateChain, Credentials, DenyList, Expect, IdentityError, IdentityFiles, IssuingCa,
-    PrivateKey, Subject, Trust, TrustBundle, Validity, client_config,
+    CertificateChain, Credentials, Expect, IdentityError, IdentityFiles, IssuingCa, PrivateKey,
+    Subject, Trust, TrustBundle, Validity, client_config,
 };
 use weft_link::{Call, Fabric, JOIN_PROTOCOLS, PeerState, PeerStatus, join_ask};
 use weft_protocol::{RenewLeaf, RenewedLeaf};
@@ -140,32 +140,12 @@ impl Renewal {
         self.trust.admit(&self.credentials.chain().leaf, self.clock.wall()).is_err()
     }
 
-    /// Whether this node could sign for itself and another's CA has signed for it. Whoever votes
-    /// signs for itself: if another node is removed, and its CA with it, those that still have to
-    /// agree keep their links, whichever of them has heard of it first.
-    fn depends_on_another(&self) -> bool {
-        let Ok(ca) = self.files.load_ca() else { return false };
-        if !self.trust.bundle().contains(&ca.fingerprint()) {
-            return false;
-        }
-        let mut alone = TrustBundle::new();
-        let by_it = alone.insert(ca.certificate()).and_then(|_| {
-            let cluster = self.trust.cluster();
-            let alone = Trust::new(cluster, alone, DenyList::new(), self.clock.clone())?;
-            alone.admit(&self.credentials.chain().leaf, self.clock.wall())
-        });
-        by_it.is_err()
-    }
-
     /// Renews for ever, whenever it is due, and keeps the stored bundle as agreed.
     pub(crate) async fn keep(self, fabric: Fabric) {
         let mut failures = 0u32;
         let mut stored = None;
-        let mut looked = None;
         loop {
             let bundle = self.trust.bundle();
-            let new_bundle = looked.replace(bundle.fingerprint()) != Some(bundle.fingerprint());
-            let depends = new_bundle && self.depends_on_another();
             if stored != Some(bundle.fingerprint()) {
                 match self.files.save_bundle(&bundle) {
                     Ok(()) => stored = Some(bundle.fingerprint()),
@@ -178,7 +158,7 @@ impl Renewal {
             tokio::time::sleep(wait.min(LOOK_AGAIN)).await;
             // The others may know of a removal that has not come here, and now cannot.
             let locked_out = locked_out(&fabric);
-            if !self.is_due() && !depends && !locked_out {
+            if !self.is_due() && !locked_out {
                 failures = 0;
                 continue;
             }
@@ -231,6 +211,7 @@ fn random() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weft_identity::DenyList;
     use weft_wire::{ClusterId, Identity, ManualClock, WallTime};
 
     #[test]
@@ -265,16 +246,5 @@ mod tests {
 
         let stranger = IssuingCa::create(cluster, then).expect("another CA");
         renewal.by_own_ca(&stranger).expect_err("a CA the cluster does not believe");
-
-        // Whoever is trusted to sign signs for itself, and only then.
-        assert!(!renewal.depends_on_another(), "it has no CA of its own here");
-        stranger.save(&files.ca_key_path(), &files.ca_certificate_path()).expect("saved");
-        assert!(!renewal.depends_on_another(), "its CA is not in the bundle");
-        let mut both = renewal.trust.bundle();
-        both.insert(stranger.certificate()).expect("added");
-        renewal.trust.set_bundle(both).expect("taken");
-        assert!(renewal.depends_on_another());
-        renewal.by_own_ca(&stranger).expect("renewed by itself");
-        assert!(!renewal.depends_on_another());
     }
 }
