@@ -12,8 +12,6 @@ use weft_wire::{Clock, SystemClock};
 
 /// Entries between checkpoints, and kept below them, in clusters whose log is short.
 const SHORT: u64 = 20;
-/// In a node's log once for each image that begins to arrive.
-const ARRIVES: &str = "an image of the leader arrives";
 /// Once for each that was installed.
 const INSTALLED: &str = "the leader's image is installed";
 
@@ -106,55 +104,6 @@ fn a_node_cut_off_for_longer_than_the_log_is_kept_comes_back_with_everything() {
     brought_by_image(&cluster, away, before);
     cluster.settled(through);
     kept_everywhere(&cluster, &writer.stop());
-}
-
-#[test]
-fn a_node_killed_while_an_image_arrives_gets_it_again_and_has_everything() {
-    let Some(mut cluster) = short_log(3) else { return };
-    let leader = cluster.settled(0);
-    let (away, through) = ((leader + 1) % 3, (leader + 2) % 3);
-    let since = number(&cluster, through, "committed").expect("it answers");
-    cluster.kill(away);
-    let writer = Writer::start(&cluster, &[leader, through], 100);
-    outrun(&cluster, through, since);
-    let written = writer.stop();
-    // Several pieces. From here on each entry costs what the state does: there are few.
-    for n in 0..4 {
-        let text = format!(
-            "name = \"big{n}\"\nactive = false\ncomment = \"{}\"\n\n[[components]]\nname = \"c\"\n\
-             cmd = [\"/bin/true\"]\n",
-            "x".repeat(800 << 10)
-        );
-        cluster.try_deploy(through, &text, &["--no-wait", "--timeout", "30s"]).ok();
-    }
-    let writer = Writer::start(&cluster, &[through], 10);
-    let large = number(&cluster, through, "committed").expect("it answers");
-    cluster.wait_until("all of them are in a checkpoint", DEADLINE, |cluster| {
-        number(cluster, through, "checkpoint").filter(|at| *at >= large)
-    });
-
-    let later = writer.stop();
-
-    let mut interrupted = 0;
-    for _ in 0..3 {
-        let seen = (said(&cluster, away, ARRIVES), said(&cluster, away, INSTALLED));
-        cluster.start_daemon(away);
-        cluster.wait_until("an image arrives", DEADLINE, |cluster| {
-            (said(cluster, away, ARRIVES) > seen.0).then_some(())
-        });
-        cluster.kill(away);
-        interrupted += usize::from(said(&cluster, away, INSTALLED) == seen.1);
-    }
-    eprintln!("measured: killed {interrupted} times of 3 before the image was installed");
-    assert!(interrupted > 0, "each time it was faster");
-
-    cluster.start_daemon(away);
-    cluster.answers(away);
-    brought_by_image(&cluster, away, 0);
-    cluster.settled(through);
-    kept_everywhere(&cluster, &written);
-    // The last of these may not have been answered in time.
-    (0..3).for_each(|node| later.assert_kept(&cluster, node));
 }
 
 /// Term and leader, as a node has them.

@@ -12,7 +12,7 @@
 //! killed at any moment can be found again: it is in the session that the shim led. The lock is
 //! free before anybody hears of the exit, so a restart never waits for the old shim.
 //!
-//! A fenced component runs under a lease, whose end [`fence`] enforces.
+//! A fenced component runs under a lease, whose end `fence` enforces.
 
 mod fence;
 mod log;
