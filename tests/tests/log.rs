@@ -12,7 +12,7 @@ use weft_wire::{Clock, SystemClock};
 
 /// Entries between checkpoints, and kept below them, in clusters whose log is short.
 const SHORT: u64 = 20;
-/// Once for each that was installed.
+/// In a node's log once for each image of the leader that it took.
 const INSTALLED: &str = "the leader's image is installed";
 
 fn with(nodes: usize, settings: &[&str]) -> Option<NetCluster> {
