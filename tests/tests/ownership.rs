@@ -35,6 +35,17 @@ fn answers(cluster: &NetCluster, (node, url): &(usize, String)) -> bool {
     cluster.curl(*node, &format!("{url}/")).is_ok_and(|(status, _)| status == 200)
 }
 
+/// Waits until `web` is another node's by agreement: what was started there is healthy, so the
+/// node it was on does not get it back when it returns.
+fn runs_elsewhere(cluster: &NetCluster, through: usize, cut: usize) {
+    cluster.wait_until("it runs elsewhere and that is agreed", DEADLINE, |cluster| {
+        let state = weft_tests::writer::state(cluster, through).ok()?;
+        let place = state.placements.iter().find(|place| place.service == "web")?;
+        let name = &state.node(&place.node.to_string())?.name;
+        (place.previous.is_none() && cluster.node_number(name) != cut).then_some(())
+    });
+}
+
 /// Three nodes, a service on one that does not lead; cluster, leader, its node, and a third one.
 fn placed(definition: &str) -> Option<(NetCluster, usize, usize, usize)> {
     let cluster = NetCluster::start(3)?;
@@ -128,12 +139,7 @@ fn a_node_that_returns_stops_what_was_moved_away_before_it_reports_ready() {
     let Some((mut cluster, leader, cut, _)) = placed(&slow) else { return };
     let old = cluster.copies(cut, "web");
     cluster.net.cut(cut);
-    cluster.wait_until("it runs elsewhere and that is agreed", DEADLINE, |cluster| {
-        let state = weft_tests::writer::state(cluster, leader).ok()?;
-        let place = state.placements.iter().find(|place| place.service == "web")?;
-        let name = &state.node(&place.node.to_string())?.name;
-        (place.previous.is_none() && cluster.node_number(name) != cut).then_some(())
-    });
+    runs_elsewhere(&cluster, leader, cut);
     assert_eq!(cluster.copies(cut, "web"), old, "a minority runs what it runs");
     cluster.wait_until("the cut node says that it is not ready", DEADLINE, |cluster| {
         readyz(cluster, cut).is_some_and(|(code, _)| code == 503).then_some(())
@@ -230,6 +236,7 @@ fn a_daemon_that_starts_while_it_is_cut_off_takes_over_what_runs_and_starts_noth
         let now = cluster.copies(cut, "runs");
         (now.len() == 1 && now != runs).then_some(())
     });
+    runs_elsewhere(&cluster, leader, cut);
     cluster.net.heal(cut);
     cluster.wait_until("every node is ready", DEADLINE, |cluster| {
         let states = cluster.states(leader);

@@ -273,6 +273,10 @@ impl Registry {
         let due = self.duties.again.is_some_and(|at| now >= at);
         let moved: BTreeSet<NodeId> = {
             let state = self.state();
+            let members = self.agreement.membership.members();
+            let back = |node: NodeId| {
+                members.get(node).is_some_and(|member| member.liveness == Liveness::Alive)
+            };
             let draining = |node: NodeId| state.node(node).is_some_and(|node| node.draining);
             let leaving: BTreeSet<&str> = state
                 .placements()
@@ -283,8 +287,9 @@ impl Registry {
                 .placements()
                 .filter(|p| p.previous.is_some() || leaving.contains(p.service.as_str()))
                 .flat_map(|placement| {
-                    // The old copy of a planned move may have to stop first.
-                    let old = placement.previous.filter(|previous| !previous.lost);
+                    // The old copy of a planned move may have to stop first; one that was lost
+                    // may be back.
+                    let old = placement.previous.filter(|old| !old.lost || back(old.node));
                     [Some(placement.node), old.map(|previous| previous.node)]
                 })
                 .flatten()

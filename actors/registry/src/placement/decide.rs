@@ -115,8 +115,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Cancels replacements whose lost node is back before they are healthy. A fenced replica is
-    /// not given back: its copy on the lost node ended with its lease.
+    /// Cancels replacements whose lost node is back, with its copy, before they are healthy. A
+    /// fenced replica is not given back: its copy on the lost node ended with its lease.
     fn go_back(&mut self) {
         for key in self.table.keys() {
             let Some(slot) = self.table.slots.get(&key).copied() else { continue };
@@ -130,6 +130,15 @@ impl Draft<'_> {
             // healthy. Only what is known not to be is cancelled.
             let alive = slot.at.is_some_and(|at| self.table.node(at).liveness == Liveness::Ready);
             if alive && self.table.state(key, slot.id) == ReplicaState::Unknown {
+                continue;
+            }
+            // Nor is it cancelled for a copy that ended meanwhile, with its machine for instance:
+            // both would have to start then.
+            let there = matches!(
+                self.table.state(key, previous.node),
+                ReplicaState::Healthy | ReplicaState::Running | ReplicaState::Starting
+            );
+            if alive && !there {
                 continue;
             }
             let reason = format!(

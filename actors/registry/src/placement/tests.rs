@@ -265,6 +265,11 @@ fn a_node_back_before_the_replacement_is_healthy_gets_its_replica_back() {
         )
     };
     let cluster = moved().sees("web", 1, 3, ReplicaState::Starting);
+    assert!(cluster.decide().moves.is_empty(), "whether its copy is there is not known yet");
+    let ended = cluster.sees("web", 1, 2, ReplicaState::Failed);
+    assert!(ended.decide().moves.is_empty(), "its copy has ended: nothing is won");
+    let cluster = moved().sees("web", 1, 3, ReplicaState::Starting);
+    let cluster = cluster.sees("web", 1, 2, ReplicaState::Running);
     let decision = cluster.decide();
     assert_eq!(cluster.shown(&decision), ["web/1 n3 n2"]);
     assert_eq!(decision.moves[0].kind, MoveKind::Returned);

@@ -211,7 +211,7 @@ impl Cluster {
     }
 
     pub(super) fn sees(mut self, service: &str, replica: u32, n: u32, state: ReplicaState) -> Self {
-        self.seen.retain(|s| s.service != service || s.replica != replica);
+        self.seen.retain(|s| s.service != service || s.replica != replica || s.node != id(n));
         self.seen.push(Sighting { service: service.to_owned(), replica, node: id(n), state });
         self
     }
