@@ -12,8 +12,8 @@ use weft_protocol::{
     ActorTree, AttachInfo, ClusterActors, ClusterActorsReply, ClusterEvents, ClusterLogs,
     ClusterNodes, ClusterOperations, ClusterPs, ClusterStatus, Command, CommandRef, DeployService,
     DescribeNode, EventFilter, LifecycleRequest, ListComponents, ListServices, NodeReply, NodeRow,
-    PlanItem, PlanService, Propose, PsReply, QueryEvents, ReadDrift, ReadHost, ReadReadiness,
-    Readiness, RemoveNode, ServiceRow, StatusReply, VERSION,
+    PlanItem, PlanService, Propose, PsReply, QueryEvents, ReadDrift, ReadHistory, ReadHost,
+    ReadReadiness, Readiness, RemoveNode, ServiceHistory, ServiceRow, StatusReply, VERSION,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope, Serve};
 use weft_wire::{AskError, Identity, Message, NodeId};
@@ -89,6 +89,7 @@ impl Actor for Gateway {
             .ask::<ClusterNodes>()
             .ask::<ClusterActors>()
             .ask::<ClusterOperations>()
+            .ask::<ServiceHistory>()
             .ask::<PlanService>()
             .ask::<ListServices>()
             .ask::<RemoveNode>()
@@ -174,6 +175,18 @@ impl Handle<ClusterOperations> for Gateway {
             scope,
             |asker| async move { operations::list(&asker, message.id).await },
         );
+    }
+}
+
+impl Handle<ServiceHistory> for Gateway {
+    fn handle(
+        &mut self,
+        message: ServiceHistory,
+        reply: Reply<ServiceHistory>,
+        scope: &Scope<Self>,
+    ) {
+        let question = ReadHistory { service: message.service };
+        self.answer(reply, scope, |asker| async move { asker.ask(question, NODE_TIMEOUT).await });
     }
 }
 

@@ -20,6 +20,7 @@ mod plan;
 mod readiness;
 mod rollout;
 mod rows;
+mod update;
 
 pub use actor::{Gateway, GatewayConfig, factory};
 pub use http::HttpFace;

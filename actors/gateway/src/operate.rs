@@ -9,7 +9,7 @@ use weft_link::{Closed, ItemSink};
 use weft_protocol::{
     Applied, Command, CommandRef, ComponentStatus, DeployService, DeployUpdate, Desired,
     LifecycleAction, LifecycleRequest, ListComponents, LogLine, PlanPlacement, Propose, ReadLogs,
-    RestartPolicy, StateView, WatchComponents, spec_hash,
+    RestartPolicy, RolloutStep, StateView, WatchComponents, spec_hash,
 };
 use weft_wire::{AskError, Failure, FailureKind, NodeId, RequestId, Subscription};
 
@@ -18,6 +18,7 @@ use crate::check;
 use crate::plan;
 use crate::rollout::{Decision, Expected, Goal, Rollout};
 use crate::rows::{is_meant, node_name, wanted};
+use crate::update;
 
 /// How long agreeing may take.
 const PROPOSE: Duration = Duration::from_secs(10);
@@ -77,7 +78,7 @@ fn patience(ms: u64) -> Duration {
 }
 
 /// Why an operation ends early.
-enum Stop {
+pub(crate) enum Stop {
     /// Nobody listens any more; what was agreed goes on.
     Closed,
     Refused(AskError),
@@ -130,7 +131,8 @@ async fn carry_out<S: Subscription<Item = DeployUpdate>>(
     }
     let before =
         if operation.no_wait { HashMap::new() } else { statuses(asker, &old, &target).await };
-    let applied = propose(asker, operation.request, command, end).await?;
+    let pauses = matches!(&operation.command, Wish::Change(_, LifecycleAction::Pause));
+    let applied = propose(asker, &operation, command, end, sink).await?;
     let accepted = |view: &StateView| DeployUpdate::Accepted {
         service: target.service.clone(),
         revision: if applied.revision > 0 {
@@ -142,9 +144,26 @@ async fn carry_out<S: Subscription<Item = DeployUpdate>>(
         operation: applied.operation,
     };
     sink.send(accepted(&old)).await?;
-    if operation.no_wait {
+    if operation.no_wait || pauses {
         sink.send(DeployUpdate::Done { good: 0, bad: 0, timed_out: false }).await?;
         return Ok(());
+    }
+    let now = caught_up(asker, applied.index, end).await?;
+    let rollout = now.service(&target.service).and_then(|record| record.rollout.as_deref());
+    let resumes = matches!(&operation.command, Wish::Change(_, LifecycleAction::Resume));
+    let ended = now
+        .operations
+        .iter()
+        .any(|known| known.id == applied.operation && !known.is_running() && rollout.is_none());
+    if let Some(rollout) = rollout
+        && (resumes || applied.operation != 0 && rollout.operation == applied.operation)
+    {
+        return update::watch(asker, &target.service, rollout.operation, end, sink).await;
+    }
+    let rolls = matches!(&operation.command, Wish::Deploy(_));
+    if ended && !rolls {
+        // It was over before it could be looked at.
+        return update::watch(asker, &target.service, applied.operation, end, sink).await;
     }
     let new = placed(asker, &target.service, applied.index, end).await?;
     let expected = expect(&operation.command, &target, &applied, &old, &new, &before);
@@ -187,6 +206,23 @@ fn command(wish: &Wish, state: &StateView) -> Result<(CommandRef, Command), AskE
                     Command::SetDesired { target: target.clone(), desired: Desired::Running }
                 }
                 LifecycleAction::Restart => Command::Restart { target: target.clone() },
+                LifecycleAction::Scale(replicas) => {
+                    let service = whole(target, "scaled")?;
+                    Command::Scale { service, replicas: *replicas }
+                }
+                LifecycleAction::Rollback(revision) => {
+                    let service = whole(target, "rolled back")?;
+                    Command::Rollback { service, revision: *revision }
+                }
+                LifecycleAction::Pause => {
+                    let service = whole(target, "paused")?;
+                    let step = RolloutStep::Pause("paused by an operator".to_owned());
+                    Command::Rollout { service, operation: 0, step }
+                }
+                LifecycleAction::Resume => {
+                    let service = whole(target, "resumed")?;
+                    Command::Rollout { service, operation: 0, step: RolloutStep::Resume }
+                }
                 LifecycleAction::Undeploy if target.component.is_empty() => {
                     Command::Undeploy { service: target.service.clone() }
                 }
@@ -210,6 +246,19 @@ fn command(wish: &Wish, state: &StateView) -> Result<(CommandRef, Command), AskE
     }
 }
 
+/// The service, if that is what is named.
+fn whole(target: &CommandRef, done: &str) -> Result<String, AskError> {
+    if target.component.is_empty() {
+        return Ok(target.service.clone());
+    }
+    Err(AskError::Failed(
+        Failure::new(FailureKind::Invalid, format!("only a whole service can be {done}"))
+            .service(&target.service)
+            .component(&target.component)
+            .help(format!("name `{}`", target.service)),
+    ))
+}
+
 /// What the nodes concerned say before the change.
 async fn statuses(
     asker: &Asker,
@@ -224,24 +273,38 @@ async fn statuses(
     answers.into_iter().filter_map(|(member, answer)| Some((member.id, answer.ok()?))).collect()
 }
 
-/// Agreed once, however often it had to be sent: the request id sees to that.
-async fn propose(
+/// Agreed once, however often it had to be sent: the request id sees to that. What is being
+/// updated is waited for, unless nobody waits here.
+async fn propose<S: Subscription<Item = DeployUpdate>>(
     asker: &Asker,
-    request: RequestId,
+    operation: &Operation,
     command: Command,
     end: Instant,
-) -> Result<Applied, AskError> {
-    let give_up = end.min(asker.now() + PROPOSE);
+    sink: &ItemSink<S>,
+) -> Result<Applied, Stop> {
+    let mut give_up = end.min(asker.now() + PROPOSE);
+    let mut said = false;
     loop {
         let left = give_up.saturating_duration_since(asker.now());
-        let propose = Propose { request, command: command.clone() };
+        let propose = Propose { request: operation.request, command: command.clone() };
         let error = match asker.ask(propose, left.max(Duration::from_millis(1))).await {
             Ok(applied) => return Ok(applied),
+            Err(AskError::Failed(failure))
+                if failure.kind == FailureKind::Busy && !operation.no_wait =>
+            {
+                if !said {
+                    let text = format!("waits: {}", failure.message);
+                    sink.send(DeployUpdate::Step { text }).await?;
+                    said = true;
+                }
+                give_up = end;
+                AskError::Failed(failure)
+            }
             Err(error @ (AskError::Unreachable(_) | AskError::Overloaded(_))) => error,
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
         if asker.now() + AGAIN >= give_up {
-            return Err(error);
+            return Err(error.into());
         }
         tokio::time::sleep(AGAIN).await;
     }
@@ -287,7 +350,7 @@ async fn placed(
             state.service(service).filter(|record| !record.undeployed).is_some_and(|record| {
                 let placed =
                     state.placements.iter().filter(|place| place.service == service).count();
-                placed < record.spec.replicas as usize
+                placed < record.replicas() as usize
             });
         let question = PlanPlacement { lost: Vec::new(), spec: None };
         let settled = match asker.ask(question, NODE_TIMEOUT).await {
@@ -512,7 +575,7 @@ async fn report<S: Subscription<Item = DeployUpdate>>(
 }
 
 /// The last lines a component wrote; none when they cannot be had.
-async fn tail(asker: &Asker, node: NodeId, status: &ComponentStatus) -> Vec<LogLine> {
+pub(crate) async fn tail(asker: &Asker, node: NodeId, status: &ComponentStatus) -> Vec<LogLine> {
     let read = ReadLogs {
         target: CommandRef {
             service: status.key.service.clone(),

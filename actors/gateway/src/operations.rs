@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use weft_protocol::{ComponentStatus, ListComponents, Operation, OperationRow, StateView};
-use weft_wire::{AskError, Failure, FailureKind, NodeId, WallTime};
+use weft_wire::{AskError, Failure, FailureKind, NodeId};
 
 use crate::around::Asker;
 use crate::rows::node_name;
@@ -42,17 +42,16 @@ pub(crate) async fn rows(
         .into_iter()
         .filter_map(|(member, answer)| Some((member.id, answer.ok()?)))
         .collect();
-    meant.into_iter().map(|operation| row(operation, state, &seen, asker.clock.wall())).collect()
+    meant.into_iter().map(|operation| row(operation, state, &seen)).collect()
 }
 
 fn row(
     operation: &Operation,
     state: &StateView,
     seen: &HashMap<NodeId, Vec<ComponentStatus>>,
-    now: WallTime,
 ) -> OperationRow {
     let list = |node: NodeId| seen.get(&node).map(Vec::as_slice);
-    let progress = operation.progress(state, &list, now);
+    let progress = operation.progress(state, &list);
     let left = if operation.is_running() {
         progress.failed.into_iter().chain(progress.left).take(LEFT).collect()
     } else {

@@ -49,10 +49,11 @@ pub(crate) fn wanted(state: &StateView, target: Option<&CommandRef>) -> Vec<Want
         state.nodes.iter().map(|node| (node.id, node)).collect();
     let mut all = Vec::new();
     for service in state.services.iter().filter(|service| !service.undeployed) {
-        for replica in 1..=service.spec.replicas.min(MOST_REPLICAS) {
+        for replica in 1..=service.replicas().min(MOST_REPLICAS) {
+            let version = service.version_of(replica);
             let place = places.get(&(service.name.as_str(), replica)).copied();
             let why = place.map_or_else(String::new, |place| idle(place, &service.spec, &known));
-            for component in &service.spec.components {
+            for component in &version.spec.components {
                 let key = ComponentKey {
                     service: service.name.clone(),
                     replica,
@@ -66,8 +67,8 @@ pub(crate) fn wanted(state: &StateView, target: Option<&CommandRef>) -> Vec<Want
                     key,
                     node: place.map(|place| place.node),
                     desired: service.desired_of(&component.name),
-                    revision: service.revision,
-                    version: if shown.is_empty() { service.spec.version.clone() } else { shown },
+                    revision: version.revision,
+                    version: if shown.is_empty() { version.spec.version.clone() } else { shown },
                     at: place.map_or(service.updated_at, |place| place.at),
                     why: why.clone(),
                 });
@@ -112,6 +113,7 @@ pub(crate) fn unseen(
             version: wanted.version.clone(),
             revision: wanted.revision,
             spec_hash: String::new(),
+            epoch: 0,
             restarts: 0,
             started_at: None,
             since: wanted.at,

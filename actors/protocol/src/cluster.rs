@@ -7,7 +7,9 @@
 use serde::{Deserialize, Serialize};
 use weft_wire::{Caller, NodeId, OperatorId, RequestId, Role, WallTime};
 
-use crate::{CommandRef, Desired, Operation, OperationChange, ReportNode, ServiceSpec};
+use crate::{
+    CommandRef, Desired, Operation, OperationChange, ReportNode, Rollout, RolloutStep, ServiceSpec,
+};
 
 /// A stored definition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +22,20 @@ pub struct Revision {
     pub by: String,
     /// When.
     pub at: WallTime,
+    /// What became of it.
+    pub verdict: RevisionVerdict,
+}
+
+/// What became of a revision.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RevisionVerdict {
+    /// Nothing is known: its deploy goes on, or was overtaken.
+    #[default]
+    Open,
+    /// All its replicas ran.
+    Good,
+    /// Its update failed.
+    Failed,
 }
 
 /// A service as agreed.
@@ -27,9 +43,9 @@ pub struct Revision {
 pub struct ServiceRecord {
     /// Unique in the cluster.
     pub name: String,
-    /// Newest revision's number.
+    /// Number of the revision in force: the newest, unless its update was rolled back.
     pub revision: u64,
-    /// Newest definition.
+    /// The definition in force.
     pub spec: ServiceSpec,
     /// The service as a whole.
     pub active: bool,
@@ -40,6 +56,8 @@ pub struct ServiceRecord {
     pub epochs: Vec<(String, u64)>,
     /// Torn down by an operator; history stays.
     pub undeployed: bool,
+    /// A rolling update that goes on or stopped half-way.
+    pub rollout: Option<Box<Rollout>>,
     /// When it was first deployed.
     pub created_at: WallTime,
     /// When the record last changed.
@@ -282,6 +300,29 @@ pub enum Command {
         /// Each holds or is void by itself.
         changes: Vec<OperationChange>,
     },
+    /// The number of a service's replicas changes, and nothing else.
+    Scale {
+        /// Which.
+        service: String,
+        /// From 1.
+        replicas: u32,
+    },
+    /// A service returns to an earlier definition.
+    Rollback {
+        /// Which.
+        service: String,
+        /// To which; 0: to the one before, ending an update that goes on.
+        revision: u64,
+    },
+    /// A rolling update goes a step.
+    Rollout {
+        /// Of which service.
+        service: String,
+        /// The update: [`Rollout::operation`]; 0: whichever goes on.
+        operation: u64,
+        /// The step.
+        step: RolloutStep,
+    },
 }
 
 /// One replica's change of place.
@@ -325,6 +366,9 @@ impl Command {
             | Self::Drain { .. }
             | Self::LabelNode { .. }
             | Self::RaiseFormat { .. }
+            | Self::Scale { .. }
+            | Self::Rollback { .. }
+            | Self::Rollout { .. }
             | Self::Operations { .. } => 1,
         }
     }

@@ -282,10 +282,32 @@ pub enum DeployUpdate {
         /// Time ran out before all were decided.
         timed_out: bool,
     },
+    /// A rolling update went a step, or something is waited for; for people.
+    Step {
+        /// `update: 1 of 3 replicas updated`.
+        text: String,
+    },
 }
 
 impl Subscription for DeployService {
     type Item = DeployUpdate;
+}
+
+/// The revisions of a service that are kept, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceHistory {
+    /// Which.
+    pub service: String,
+}
+message!(ServiceHistory, 519, "gateway.history", ADMINS, true, History);
+
+/// Answer to [`ServiceHistory`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// The revision in force.
+    pub in_force: u64,
+    /// The newest ten, oldest first.
+    pub revisions: Vec<crate::Revision>,
 }
 
 /// What an operator does to what is deployed.
@@ -299,6 +321,14 @@ pub enum LifecycleAction {
     Restart,
     /// Torn down; history stays.
     Undeploy,
+    /// Another number of replicas.
+    Scale(u32),
+    /// An earlier revision; 0: the one before, ending an update that goes on.
+    Rollback(u64),
+    /// Its rolling update waits.
+    Pause,
+    /// Its rolling update goes on.
+    Resume,
 }
 
 /// Does it, and reports until it is so.

@@ -16,6 +16,7 @@ mod monitor;
 mod node;
 mod operation;
 mod registry;
+mod rollout;
 mod runtime;
 mod service;
 mod state;
@@ -23,16 +24,17 @@ mod time;
 
 pub use cluster::{
     Applied, Capacity, Command, DeployOptions, FORMAT_LEVEL, NodeRecord, OperatorRecord, Placement,
-    PlacementMove, Previous, Proposal, Revision, ServiceRecord, StateView, TokenRecord,
+    PlacementMove, Previous, Proposal, Revision, RevisionVerdict, ServiceRecord, StateView,
+    TokenRecord,
 };
 pub use diff::{changed_fields, changed_service_fields, spec_hash};
 pub use event::{AuditRecord, Event, EventFilter, EventKind, Outcome};
 pub use gateway::{
     AttachInfo, ClusterActors, ClusterActorsReply, ClusterEvents, ClusterLogs, ClusterNodes,
     ClusterOperations, ClusterPs, ClusterStatus, ComponentRow, DeployService, DeployUpdate,
-    DescribeNode, Drift, EventItem, LifecycleAction, LifecycleRequest, ListServices, LogRow,
-    NodeReply, NodeRow, OperationRow, PlanAction, PlanItem, PlanService, PsReply, ReadReadiness,
-    Readiness, RemoveNode, ServiceRow, StatusReply,
+    DescribeNode, Drift, EventItem, History, LifecycleAction, LifecycleRequest, ListServices,
+    LogRow, NodeReply, NodeRow, OperationRow, PlanAction, PlanItem, PlanService, PsReply,
+    ReadReadiness, Readiness, RemoveNode, ServiceHistory, ServiceRow, StatusReply,
 };
 pub use handover::{Handover, Part, handover, one_machine};
 pub use lease::{LEASE, LEASE_HELD, LeaseAnswer, LeaseClaim, RenewLeases};
@@ -44,9 +46,10 @@ pub use operation::{
 pub use registry::{
     AgreementView, FollowEvents, GroupView, IssueToken, IssuedToken, JoinCluster, JoinedCluster,
     MemberView, PeerAddress, PlacementPlan, PlanPlacement, PlannedMove, Propose, QueryAudit,
-    QueryEvents, ReadAgreement, ReadHead, ReadState, RecordAudit, RecordEvents, RenewLeaf,
-    RenewedLeaf, ReportNode,
+    QueryEvents, ReadAgreement, ReadHead, ReadHistory, ReadState, RecordAudit, RecordEvents,
+    RenewLeaf, RenewedLeaf, ReportNode,
 };
+pub use rollout::{Rollout, RolloutPhase, RolloutStep, Version, VersionRef};
 pub use runtime::{
     Assign, Assignment, CheckSpec, ComponentStatus, Duty, ListComponents, LogLine, LogStream,
     ReadDuty, ReadLogs, RestartComponents, RestartedComponents, SpecProblem, WatchComponents,

@@ -6,14 +6,12 @@ use weft_wire::{NodeId, WallTime};
 
 use crate::{
     ComponentKey, ComponentState, ComponentStatus, Desired, Health, OperationKind,
-    OperationOutcome, ReplicaKey, StateView, StepState,
+    OperationOutcome, ReplicaKey, Rollout, RolloutPhase, StateView, StepState, spec_hash,
 };
 
 /// A new process is told from the one before by its start; clocks of nodes that say less than
 /// this apart count as the same.
 const SAME_TIME_MICROS: i64 = 2_000_000;
-/// After so long what runs counts as started anew, whatever its node's clock says.
-const ANEW_MICROS: i64 = 30_000_000;
 
 /// Something that was asked for and takes a while, as agreed. It begins with the entry that asks
 /// for it, and is seen to its end by whoever leads.
@@ -37,8 +35,6 @@ pub struct Operation {
     pub on: Vec<NodeId>,
     /// For a deploy: the revision it put in force. Otherwise 0.
     pub revision: u64,
-    /// Processes that ran before count for nothing.
-    pub anew: bool,
     /// Who asked, by name where one is known.
     pub caller: String,
     /// The node that sees it to its end. Its lease is the leader's: whoever leads next takes over.
@@ -84,7 +80,7 @@ pub enum OperationChange {
 /// One step of an operation, as far as can be seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationStep {
-    /// `agree`, `place`, `start`, `stop`, `move`.
+    /// `agree`, `place`, `start`, `stop`, `move`, `update`, `return`.
     pub name: String,
     /// How far it is.
     pub state: StepState,
@@ -138,14 +134,16 @@ impl Operation {
     }
 
     /// How far it is, from what is agreed and what the nodes say.
-    pub fn progress(&self, state: &StateView, seen: &SeenOn<'_>, now: WallTime) -> Progress {
+    pub fn progress(&self, state: &StateView, seen: &SeenOn<'_>) -> Progress {
         let mut progress = match self.kind {
             OperationKind::Drain => self.draining(state),
             OperationKind::Remove => Progress { complete: true, ..Progress::default() },
             OperationKind::Stop | OperationKind::Undeploy => self.stopping(state, seen),
-            OperationKind::Deploy | OperationKind::Start | OperationKind::Restart => {
-                self.starting(state, seen, now)
-            }
+            OperationKind::Deploy
+            | OperationKind::Start
+            | OperationKind::Restart
+            | OperationKind::Scale
+            | OperationKind::Rollback => self.starting(state, seen),
         };
         let agreed =
             OperationStep { name: "agree".into(), state: StepState::Done, detail: String::new() };
@@ -226,12 +224,22 @@ impl Operation {
         progress
     }
 
-    fn starting(&self, state: &StateView, seen: &SeenOn<'_>, now: WallTime) -> Progress {
+    fn starting(&self, state: &StateView, seen: &SeenOn<'_>) -> Progress {
         let mut progress = Progress::default();
         let Some(record) = state.service(&self.service).filter(|record| !record.undeployed) else {
             progress.complete = true;
             return progress;
         };
+        let rollout = record.rollout.as_ref().filter(|rollout| rollout.operation == self.id);
+        if let Some(rollout) = rollout {
+            progress.steps.push(updating(rollout, record.spec.replicas));
+            if !rollout.reason.is_empty() {
+                progress.left.push(rollout.reason.clone());
+            }
+            if !rollout.order_reason.is_empty() {
+                progress.left.push(format!("stops before it starts: {}", rollout.order_reason));
+            }
+        }
         let components: Vec<_> = record
             .spec
             .components
@@ -260,7 +268,16 @@ impl Operation {
                 };
                 let status = list.and_then(|list| list.iter().find(|status| status.key == key));
                 let desired = record.desired_of(&component.name);
-                match self.judge(desired, status, now) {
+                let version = record.version_of(replica);
+                let same = status.is_none_or(|status| {
+                    let hash = spec_hash(&record.spec, component);
+                    (&status.spec_hash, status.epoch) == (&hash, record.epoch_of(&component.name))
+                });
+                if rollout.is_some() && version.revision != record.revision {
+                    progress.left.push(format!("{key} is of revision {}", version.revision));
+                    continue;
+                }
+                match self.judge(desired, status, same) {
                     Verdict::Good => good += 1,
                     Verdict::Failed(why) => progress.failed.push(format!("{key}: {why}")),
                     Verdict::Wait(why) => progress.left.push(format!("{key} {why}")),
@@ -277,11 +294,14 @@ impl Operation {
             start.state = StepState::Failed;
         }
         progress.steps.push(start);
-        progress.complete = progress.left.is_empty() && progress.failed.is_empty();
+        // Its own end is agreed with its last step.
+        progress.complete =
+            rollout.is_none() && progress.left.is_empty() && progress.failed.is_empty();
         progress
     }
 
-    fn judge(&self, desired: Desired, status: Option<&ComponentStatus>, now: WallTime) -> Verdict {
+    /// `same`: it is of the definition and start epoch that are in force.
+    fn judge(&self, desired: Desired, status: Option<&ComponentStatus>, same: bool) -> Verdict {
         use ComponentState as S;
         let Some(status) = status else {
             return match desired {
@@ -299,23 +319,12 @@ impl Operation {
             }
             Desired::Running => {}
         }
-        let began = self.started.as_micros();
-        let old = now.as_micros().saturating_sub(began) < ANEW_MICROS;
-        let before = |at: Option<WallTime>| {
-            self.anew
-                && old
-                && at.is_none_or(|at| at.as_micros().saturating_add(SAME_TIME_MICROS) < began)
-        };
-        if status.revision < self.revision {
-            return Verdict::Wait(format!("is of revision {}", status.revision));
+        if !same {
+            return Verdict::Wait("runs as it did before".into());
         }
+        let began = self.started.as_micros();
         match (status.state, status.health) {
-            (S::Running, Health::Healthy | Health::None) if !before(status.started_at) => {
-                Verdict::Good
-            }
-            (S::Running, Health::Healthy | Health::None) => {
-                Verdict::Wait("runs as it did before".into())
-            }
+            (S::Running, Health::Healthy | Health::None) => Verdict::Good,
             (S::Running, _) => Verdict::Wait("is not healthy yet".into()),
             // What had failed before says nothing about what is done now.
             (S::Failed, _)
@@ -332,6 +341,25 @@ impl Operation {
         key.service == self.service
             && (self.component.is_empty() || key.component == self.component)
     }
+}
+
+/// The step of a rolling update.
+fn updating(rollout: &Rollout, replicas: u32) -> OperationStep {
+    let done = rollout.updated.len();
+    let name = if rollout.phase == RolloutPhase::Back { "return" } else { "update" };
+    let extra = match (rollout.phase, rollout.extra) {
+        (RolloutPhase::Paused, _) => ", paused".to_owned(),
+        (_, 0) => String::new(),
+        (_, extra) => format!(", {extra} extra"),
+    };
+    let mut step = step(name, done, replicas as usize, "replicas updated");
+    step.state = match rollout.phase {
+        RolloutPhase::Halted => StepState::Failed,
+        RolloutPhase::Paused => StepState::Waiting,
+        RolloutPhase::Forward | RolloutPhase::Back => StepState::Running,
+    };
+    step.detail.push_str(&extra);
+    step
 }
 
 enum Verdict {

@@ -158,6 +158,14 @@ pub struct PlannedMove {
     pub reason: String,
 }
 
+/// The revisions of a service that are kept, as this node knows them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadHistory {
+    /// Which.
+    pub service: String,
+}
+message!(ReadHistory, 119, "registry.history", ADMINS, true, crate::History);
+
 /// Makes a join token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IssueToken {

@@ -79,6 +79,8 @@ pub struct ComponentStatus {
     pub revision: u64,
     /// Of the spec it runs, hex.
     pub spec_hash: String,
+    /// Start epoch it runs of: see [`ServiceRecord::epochs`](crate::ServiceRecord::epochs).
+    pub epoch: u64,
     /// Times it was started again after ending by itself.
     pub restarts: u64,
     /// When the process now running was started.

@@ -215,6 +215,10 @@ names! {
         Drain = "drain",
         /// Takes a node out for ever.
         Remove = "remove",
+        /// Changes the number of replicas.
+        Scale = "scale",
+        /// Returns to an earlier definition.
+        Rollback = "rollback",
     }
 }
 

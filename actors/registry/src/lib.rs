@@ -10,6 +10,7 @@ mod config;
 mod control;
 mod operations;
 pub mod placement;
+mod rollout;
 pub mod state;
 mod steward;
 pub mod store;

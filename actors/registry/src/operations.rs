@@ -55,9 +55,11 @@ impl Judge {
         if progress.complete {
             // A program that dies at once would otherwise pass for a success.
             let needs = match operation.kind {
-                OperationKind::Deploy | OperationKind::Start | OperationKind::Restart => {
-                    Duration::from_millis(500)
-                }
+                OperationKind::Deploy
+                | OperationKind::Start
+                | OperationKind::Restart
+                | OperationKind::Scale
+                | OperationKind::Rollback => Duration::from_millis(500),
                 _ => Duration::ZERO,
             };
             return Some((OperationOutcome::Done, detail_of(progress), needs));
@@ -122,7 +124,6 @@ mod tests {
             replicas: vec![],
             on: vec![],
             revision: 1,
-            anew: false,
             caller: "ann".into(),
             owner: NodeId::new(uuid::Uuid::nil()),
             started: WallTime::from_micros(0),

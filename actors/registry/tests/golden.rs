@@ -228,6 +228,16 @@ fn commands() -> Vec<(&'static str, Command)> {
                 ],
             },
         ),
+        ("scale", Command::Scale { service: "web".into(), replicas: 3 }),
+        ("rollback", Command::Rollback { service: "web".into(), revision: 1 }),
+        (
+            "rollout",
+            Command::Rollout {
+                service: "web".into(),
+                operation: 1,
+                step: RolloutStep::Update(vec![1, 2]),
+            },
+        ),
         ("undeploy", Command::Undeploy { service: "web".into() }),
     ]
 }

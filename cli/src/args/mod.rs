@@ -16,7 +16,8 @@ pub(crate) use cluster::{
     Cluster, ClusterVerb, Down, Init, Join, LabelChange, Login, Node, NodeVerb, Up,
 };
 pub(crate) use service::{
-    Deploy, Events, Lifecycle, List, Logs, Operations, Plan, Ps, Status, Undeploy, Validate,
+    Deploy, Events, History, Hold, Lifecycle, List, Logs, Operations, Plan, Ps, Rollback, Scale,
+    Status, Undeploy, Validate,
 };
 
 /// `weft`, whole.
@@ -126,6 +127,16 @@ pub(crate) enum Verb {
     Restart(Lifecycle),
     /// Tear a service down; its data and its history stay
     Undeploy(Undeploy),
+    /// Change the number of a service's replicas
+    Scale(Scale),
+    /// Return to an earlier revision, or end an update that goes on
+    Rollback(Rollback),
+    /// Have a rolling update wait
+    Pause(Hold),
+    /// Have a rolling update that waits go on
+    Resume(Hold),
+    /// List the revisions of a service that are kept
+    History(History),
     /// List what is wanted, as agreed; asks no node's runtime
     List(List),
     /// List what runs, asking every node

@@ -89,6 +89,62 @@ pub(crate) struct Undeploy {
     pub(crate) change: Change,
 }
 
+/// `weft scale`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Makes a revision that differs in `replicas` alone; a definition file is not \
+    changed.\nExample: weft scale web 3"
+)]
+pub(crate) struct Scale {
+    /// The service
+    #[arg(value_parser = name)]
+    pub(crate) service: String,
+    /// Replicas, 1 to 1000
+    #[arg(value_name = "REPLICAS", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) replicas: u32,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+/// `weft rollback`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Without REVISION: ends an update that goes on, is paused or has failed, and \
+    returns to the revision before; else to the newest good one before that in force.\n\
+    Examples: weft rollback web\n          weft rollback web 7"
+)]
+pub(crate) struct Rollback {
+    /// The service
+    #[arg(value_parser = name)]
+    pub(crate) service: String,
+    /// As `weft history` numbers them
+    #[arg(value_name = "REVISION", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) revision: Option<u64>,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+/// `weft pause` and `weft resume`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "While it is paused, replicas of both revisions run.\n\
+    Examples: weft pause web\n          weft resume web")]
+pub(crate) struct Hold {
+    /// The service
+    #[arg(value_parser = name)]
+    pub(crate) service: String,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+/// `weft history`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example: weft history web")]
+pub(crate) struct History {
+    /// The service
+    #[arg(value_parser = name)]
+    pub(crate) service: String,
+}
+
 /// `weft list`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Example: weft list --consistent")]

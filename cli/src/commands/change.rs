@@ -56,6 +56,7 @@ impl Follow {
                 vec![Line::Progress(clean(&format!("  {name}: {state}{why}  [{place}]")))]
             }
             DeployUpdate::Component { row, error, log } => self.component(&row, error, &log),
+            DeployUpdate::Step { text } => vec![Line::Progress(clean(&format!("  {text}")))],
             DeployUpdate::Done { good, bad, timed_out } => {
                 self.done = true;
                 self.view.good = good;
@@ -241,6 +242,7 @@ mod tests {
                 version: String::new(),
                 revision: 3,
                 spec_hash: String::new(),
+                epoch: 0,
                 restarts: 0,
                 started_at: None,
                 since: WallTime::from_micros(0),

@@ -45,6 +45,7 @@ fn service(name: &str, replicas: u32) -> ServiceRecord {
         desired: vec![],
         epochs: vec![],
         undeployed: false,
+        rollout: None,
         created_at: NOW,
         updated_at: NOW,
     }

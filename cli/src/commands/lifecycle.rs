@@ -8,7 +8,7 @@ use weft_wire::{ActorKind, Address};
 
 use super::change::follow;
 use super::{App, millis, request};
-use crate::args::{Change, Lifecycle, Undeploy};
+use crate::args::{Change, Hold, Lifecycle, Rollback, Scale, Undeploy};
 use crate::attach::Attached;
 use crate::error::{Exit, Result};
 use crate::output::Output;
@@ -22,6 +22,10 @@ pub(crate) enum Kind {
     Start,
     Restart,
     Undeploy,
+    Scale(u32),
+    Rollback(u64),
+    Pause,
+    Resume,
 }
 
 impl Kind {
@@ -31,6 +35,10 @@ impl Kind {
             Self::Start => "start",
             Self::Restart => "restart",
             Self::Undeploy => "undeploy",
+            Self::Scale(_) => "scale",
+            Self::Rollback(_) => "rollback",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
         }
     }
 
@@ -40,6 +48,10 @@ impl Kind {
             Self::Start => LifecycleAction::Start,
             Self::Restart => LifecycleAction::Restart,
             Self::Undeploy => LifecycleAction::Undeploy,
+            Self::Scale(replicas) => LifecycleAction::Scale(replicas),
+            Self::Rollback(revision) => LifecycleAction::Rollback(revision),
+            Self::Pause => LifecycleAction::Pause,
+            Self::Resume => LifecycleAction::Resume,
         }
     }
 
@@ -48,7 +60,7 @@ impl Kind {
         match self {
             Self::Stop | Self::Undeploy => Some(false),
             Self::Start => Some(true),
-            Self::Restart => None,
+            Self::Restart | Self::Scale(_) | Self::Rollback(_) | Self::Pause | Self::Resume => None,
         }
     }
 }
@@ -73,6 +85,29 @@ pub(crate) async fn undeploy(app: &App, args: &Undeploy) -> Result<Exit> {
     act(app, &attached, Kind::Undeploy, target, args.change).await
 }
 
+pub(crate) async fn scale(app: &App, args: &Scale) -> Result<Exit> {
+    update(app, Kind::Scale(args.replicas), &args.service, args.change).await
+}
+
+pub(crate) async fn rollback(app: &App, args: &Rollback) -> Result<Exit> {
+    update(app, Kind::Rollback(args.revision.unwrap_or(0)), &args.service, args.change).await
+}
+
+pub(crate) async fn hold(app: &App, kind: Kind, args: &Hold) -> Result<Exit> {
+    update(app, kind, &args.service, args.change).await
+}
+
+/// What is done to a whole service and may take as long as a deploy.
+async fn update(app: &App, kind: Kind, service: &str, change: Change) -> Result<Exit> {
+    let attached = app.attach().await?;
+    let target = CommandRef { service: service.to_owned(), component: String::new() };
+    if change.dry_run {
+        let rows = affected(app, &attached, &target).await?;
+        return would(&app.output, kind, &rows);
+    }
+    act(app, &attached, kind, target, change).await
+}
+
 async fn act(
     app: &App,
     attached: &Attached,
@@ -80,7 +115,10 @@ async fn act(
     target: CommandRef,
     change: Change,
 ) -> Result<Exit> {
-    let within = app.change();
+    let within = match kind {
+        Kind::Scale(_) | Kind::Rollback(_) | Kind::Resume => app.deploy(),
+        _ => app.change(),
+    };
     let message = LifecycleRequest {
         request: request(),
         target: target.clone(),

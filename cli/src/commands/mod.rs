@@ -9,6 +9,7 @@ pub(crate) mod deploy;
 mod drain;
 mod events;
 mod follow;
+mod history;
 pub(crate) mod init;
 pub(crate) mod join;
 mod lifecycle;
@@ -115,6 +116,11 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Verb::Start(args) => lifecycle::run(&app, lifecycle::Kind::Start, &args).await,
         Verb::Restart(args) => lifecycle::run(&app, lifecycle::Kind::Restart, &args).await,
         Verb::Undeploy(args) => lifecycle::undeploy(&app, &args).await,
+        Verb::Scale(args) => lifecycle::scale(&app, &args).await,
+        Verb::Rollback(args) => lifecycle::rollback(&app, &args).await,
+        Verb::Pause(args) => lifecycle::hold(&app, lifecycle::Kind::Pause, &args).await,
+        Verb::Resume(args) => lifecycle::hold(&app, lifecycle::Kind::Resume, &args).await,
+        Verb::History(args) => history::run(&app, &args).await,
         Verb::List(args) => show::list(&app, &args).await,
         Verb::Ps(args) => show::ps(&app, &args).await,
         Verb::Status(args) => show::status(&app, &args).await,

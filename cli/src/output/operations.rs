@@ -119,7 +119,6 @@ mod tests {
                 replicas: vec![],
                 on: vec![],
                 revision: 3,
-                anew: false,
                 caller: "ann".into(),
                 owner: NodeId::new(uuid::Uuid::nil()),
                 started: at,

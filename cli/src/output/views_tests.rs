@@ -25,6 +25,7 @@ fn row(service: &str, component: &str, replica: u32, node: &str) -> ComponentRow
             version: "1.0".into(),
             revision: 7,
             spec_hash: "ab".into(),
+            epoch: 0,
             restarts: 2,
             started_at: Some(NOW.minus(Duration::from_secs(139))),
             since: NOW,

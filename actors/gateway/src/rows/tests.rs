@@ -66,6 +66,7 @@ pub(crate) fn record(spec: ServiceSpec) -> ServiceRecord {
         desired: vec![],
         epochs: vec![],
         undeployed: false,
+        rollout: None,
         created_at: WallTime::from_micros(1),
         updated_at: WallTime::from_micros(1),
     }
@@ -126,6 +127,7 @@ pub(crate) fn status(key: ComponentKey, state: ComponentState) -> ComponentStatu
         version: "1.0".into(),
         revision: 1,
         spec_hash: String::new(),
+        epoch: 0,
         restarts: 0,
         started_at: Some(WallTime::from_micros(1)),
         since: WallTime::from_micros(1),

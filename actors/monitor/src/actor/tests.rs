@@ -87,6 +87,7 @@ fn status(state: ComponentState) -> ComponentStatus {
         version: String::new(),
         revision: 1,
         spec_hash: String::new(),
+        epoch: 0,
         restarts: 0,
         started_at: None,
         since: SystemClock.wall(),

@@ -53,6 +53,7 @@ fn status(n: u32, state: ComponentState, desired: Desired, since: i64) -> Compon
         version: String::new(),
         revision: 1,
         spec_hash: String::new(),
+        epoch: 0,
         restarts: 0,
         started_at: None,
         since: at(since),

@@ -470,6 +470,7 @@ impl Registry {
                 lease_ms: u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX),
                 leading_for_ms: self.duties.since.map_or(0, ms),
                 since_rebalance_ms: self.duties.rebalanced.map(ms),
+                updating: state.updates().next().is_some(),
                 ..Settings::default()
             },
         }
@@ -607,6 +608,7 @@ impl World {
                 spec,
                 desired: Vec::new(),
                 epochs: Vec::new(),
+                rollout: None,
                 undeployed: false,
                 created_at: weft_wire::WallTime::from_micros(0),
                 updated_at: weft_wire::WallTime::from_micros(0),

@@ -24,9 +24,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use weft_protocol::{
-    Applied, FollowEvents, IssueToken, JoinCluster, PlanPlacement, Propose, QueryAudit,
-    QueryEvents, ReadAgreement, ReadHead, ReadState, RecordAudit, RecordEvents, RenewLeaf,
-    RenewLeases, ReportNode,
+    Applied, FollowEvents, History, IssueToken, JoinCluster, PlanPlacement, Propose, QueryAudit,
+    QueryEvents, ReadAgreement, ReadHead, ReadHistory, ReadState, RecordAudit, RecordEvents,
+    RenewLeaf, RenewLeases, ReportNode,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope};
 use weft_wire::{ClusterId, Failure};
@@ -131,6 +131,7 @@ impl Actor for Registry {
             .ask::<Propose>()
             .ask::<ReadState>()
             .ask::<ReadHead>()
+            .ask::<ReadHistory>()
             .ask::<ReadAgreement>()
             .ask::<PlanPlacement>()
             .ask::<IssueToken>()
@@ -242,6 +243,24 @@ impl Registry {
     /// Whether this node leads the group, which may hold nothing yet.
     fn elected(&self) -> bool {
         route::elected(&self.agreement.group, self.config.seed.node)
+    }
+}
+
+impl Handle<ReadHistory> for Registry {
+    fn handle(
+        &mut self,
+        message: ReadHistory,
+        reply: weft_link::Reply<ReadHistory>,
+        _: &Scope<Self>,
+    ) {
+        let state = self.state();
+        match state.service(&message.service) {
+            Some(record) => reply.ok(History {
+                in_force: if record.undeployed { 0 } else { record.revision },
+                revisions: state.revisions(&message.service).to_vec(),
+            }),
+            None => reply.fail(state.unknown_service(&message.service)),
+        }
     }
 }
 

@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use weft_link::Call;
-use weft_protocol::{Command, ComponentStatus, ListComponents, OperationChange};
+use weft_protocol::{
+    Command, ComponentStatus, ListComponents, OperationChange, Placement, StateView,
+};
 use weft_supervision::Scope;
 use weft_wire::{ActorKind, Address, Caller, NodeId};
 
 use super::Registry;
 use crate::operations::Judge;
+use crate::rollout::{Proofs, Scene};
 
 /// Between looks.
 const LOOK_EVERY: Duration = Duration::from_millis(400);
@@ -24,6 +27,7 @@ const END_WITHIN: Duration = Duration::from_secs(3);
 #[derive(Debug, Default)]
 pub(super) struct Work {
     judge: Judge,
+    proofs: Proofs,
     looked: Option<Instant>,
     busy: bool,
 }
@@ -38,7 +42,11 @@ impl Registry {
         let now = scope.now();
         let lately =
             self.work.looked.is_some_and(|at| now.saturating_duration_since(at) < LOOK_EVERY);
-        if self.work.busy || lately || !self.state().operations().any(|o| o.is_running()) {
+        let idle = {
+            let state = self.state();
+            !state.operations().any(|o| o.is_running()) && state.updates().next().is_none()
+        };
+        if self.work.busy || lately || idle {
             return;
         }
         self.work.busy = true;
@@ -50,6 +58,7 @@ impl Registry {
             .operations
             .iter()
             .flat_map(|operation| operation.nodes(&view))
+            .chain(view.placements.iter().filter(|p| updated(&view, p)).map(|place| place.node))
             .filter(|id| *id == own || members.is_alive(*id))
             .collect();
         let fabric = scope.fabric().clone();
@@ -82,7 +91,14 @@ impl Registry {
         };
         let mut changes = Vec::new();
         for operation in running {
-            let progress = operation.progress(&view, &list, wall);
+            // The end of an update is agreed with its last step.
+            if self.state().updates().any(|rollout| rollout.operation == operation.id) {
+                if operation.owner != own {
+                    changes.push(OperationChange::Take { id: operation.id, owner: own });
+                }
+                continue;
+            }
+            let progress = operation.progress(&view, &list);
             let age = wall.since(operation.started);
             let over = self.work.judge.look(operation, &progress, &stuck, age, now);
             if let Some((outcome, detail)) = over {
@@ -91,21 +107,50 @@ impl Registry {
                 changes.push(OperationChange::Take { id: operation.id, owner: own });
             }
         }
-        if changes.is_empty() || !self.leads() {
+        let mut commands: Vec<Command> = Vec::new();
+        self.work.proofs.begin();
+        for record in view.services.iter() {
+            let Some(rollout) = &record.rollout else { continue };
+            let places: Vec<_> =
+                view.placements.iter().filter(|p| p.service == record.name).collect();
+            let age = wall.since(rollout.since);
+            let scene = Scene { record, places: &places, seen: list, stuck: &stuck, age };
+            if let Some(step) = self.work.proofs.next(&scene, now) {
+                tracing::info!(service = record.name, ?step, "rolling update");
+                let (service, operation) = (record.name.clone(), rollout.operation);
+                commands.push(Command::Rollout { service, operation, step });
+            }
+        }
+        self.work.proofs.end();
+        if !changes.is_empty() {
+            commands.push(Command::Operations { changes });
+        }
+        if commands.is_empty() || !self.leads() {
             self.work.busy = false;
             return;
         }
-        let command = Command::Operations { changes };
-        let proposal = self.own(command, Caller::node(own), scope);
+        let proposals: Vec<_> = commands
+            .into_iter()
+            .map(|command| self.own(command, Caller::node(own), scope))
+            .collect();
         let route = self.route(scope);
         scope.spawn_then(
-            async move { route.lead(&proposal, END_WITHIN).await },
-            |registry, done, _| {
+            async move {
+                let all = proposals.iter().map(|proposal| route.lead(proposal, END_WITHIN));
+                join_all(all).await
+            },
+            |registry, done, scope| {
                 registry.work.busy = false;
-                if let Err(failure) = done {
-                    tracing::debug!(%failure, "the end of an operation is not agreed yet");
+                for failure in done.into_iter().filter_map(Result::err) {
+                    tracing::debug!(%failure, "a step of an operation is not agreed yet");
                 }
+                registry.see_to_operations(scope);
             },
         );
     }
+}
+
+/// Whether a place is of a service that is being updated.
+fn updated(view: &StateView, place: &Placement) -> bool {
+    view.service(&place.service).is_some_and(|record| record.rollout.is_some())
 }

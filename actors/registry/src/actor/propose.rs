@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use weft_link::Reply;
-use weft_protocol::{Command, Proposal, Propose};
+use weft_protocol::{Command, Proposal, Propose, RolloutStep};
 use weft_supervision::{Handle, Scope};
 use weft_wire::{Caller, Failure, FailureKind, Message, RequestId};
 
@@ -78,6 +78,9 @@ fn refused_here(command: &Command) -> Option<Failure> {
         | Command::SetDesired { .. }
         | Command::Restart { .. }
         | Command::Undeploy { .. }
+        | Command::Scale { .. }
+        | Command::Rollback { .. }
+        | Command::Rollout { step: RolloutStep::Pause(_) | RolloutStep::Resume, .. }
         | Command::Drain { .. }
         | Command::LabelNode { .. }
         | Command::RemoveNode { .. } => return None,
@@ -87,9 +90,10 @@ fn refused_here(command: &Command) -> Option<Failure> {
         Command::AddToken { .. } => "`weft node token`",
         Command::PutOperator { .. } => "`weft login`",
         Command::Place { .. } => "the node that leads, for the reasons `weft status` prints",
-        Command::TrustIssuer { .. } | Command::RaiseFormat { .. } | Command::Operations { .. } => {
-            "the node that leads"
-        }
+        Command::TrustIssuer { .. }
+        | Command::RaiseFormat { .. }
+        | Command::Rollout { .. }
+        | Command::Operations { .. } => "the node that leads",
     };
     Some(
         Failure::new(FailureKind::Forbidden, "this change cannot be proposed directly")

@@ -492,7 +492,7 @@ fn parse<'a>(record: &'a ServiceRecord, problems: &mut Vec<Problem>) -> Svc<'a> 
     let has_volumes = spec.components.iter().any(|component| !component.volumes.is_empty());
     Svc {
         record,
-        wanted: if record.undeployed { 0 } else { spec.replicas.min(MOST_REPLICAS) },
+        wanted: if record.undeployed { 0 } else { record.replicas().min(MOST_REPLICAS) },
         keeps_data: !spec.node.is_empty() || has_volumes,
         has_volumes,
         fenced: spec.on_partition == OnPartition::Stop,

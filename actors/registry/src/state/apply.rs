@@ -1,6 +1,6 @@
 //! The one door of change: a proposal in, what it did out.
 
-use weft_protocol::{Applied, Command, CommandRef, Desired, Proposal};
+use weft_protocol::{Applied, Command, CommandRef, DeployOptions, Desired, Proposal};
 use weft_wire::{Failure, FailureKind, NodeId, OperatorId, WallTime};
 
 use super::refusal::{conflict, unknown_component};
@@ -89,8 +89,26 @@ impl ClusterState {
             Command::AddToken { token } => self.add_token(token, at, out)?,
             Command::PutOperator { operator } => self.put_operator(operator, out)?,
             Command::Deploy { spec, options } => {
-                let by = proposal.caller.identity.to_string();
-                revision = self.deploy(spec, options, by, at, out)?;
+                let by = self.who(proposal);
+                revision = self.deploy(spec, options, by, (index, at), out)?;
+            }
+            Command::Scale { service, replicas } => {
+                let by = self.who(proposal);
+                revision = self.scale(service, *replicas, by, (index, at), out)?;
+            }
+            Command::Rollback { service, revision: to } => {
+                let by = self.who(proposal);
+                if *to != 0 || !self.turn_back(service, index, &by, at, out)? {
+                    let spec = self.earlier(service, *to)?;
+                    let options = DeployOptions { if_changed: true, ..DeployOptions::default() };
+                    let by = self.who(proposal);
+                    revision = self.deploy(&spec, &options, by, (index, at), out)?;
+                } else {
+                    revision = self.service(service).map_or(0, |record| record.revision);
+                }
+            }
+            Command::Rollout { service, operation, step } => {
+                self.roll(service, *operation, step, at, out)?;
             }
             Command::SetDesired { target, desired } => {
                 self.set_desired(target, *desired, at, out)?;
@@ -121,7 +139,7 @@ impl ClusterState {
         Ok((applied, changes))
     }
 
-    fn deployed(&mut self, target: &CommandRef) -> Result<&mut Service, Failure> {
+    pub(super) fn deployed(&mut self, target: &CommandRef) -> Result<&mut Service, Failure> {
         if !self.services.contains_key(&target.service) {
             return Err(self.unknown_service(&target.service));
         }
@@ -186,6 +204,7 @@ impl ClusterState {
         at: WallTime,
         out: &mut Vec<Change>,
     ) -> Result<(), Failure> {
+        self.not_busy(&target.service)?;
         let record = &mut self.deployed(target)?.record;
         let components: Vec<_> = record
             .spec
@@ -203,12 +222,17 @@ impl ClusterState {
     }
 
     fn undeploy(&mut self, name: &str, at: WallTime, out: &mut Vec<Change>) -> Result<(), Failure> {
-        let Some(service) = self.services.get_mut(name) else {
+        let Some(service) = self.services.get(name) else {
             return Err(self.unknown_service(name));
         };
         if service.record.undeployed {
             return Ok(());
         }
+        self.not_busy(name)?;
+        let Some(service) = self.services.get_mut(name) else {
+            return Err(Failure::new(FailureKind::Internal, "a service vanished"));
+        };
+        service.record.rollout = None;
         service.record.undeployed = true;
         service.record.active = false;
         service.record.desired.clear();

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_protocol::{
-    DeployOptions, Desired, Revision, ServiceRecord, ServiceSpec, Stateful, valid_name,
+    CommandRef, DeployOptions, Desired, Revision, RevisionVerdict, ServiceRecord, ServiceSpec,
+    Stateful, valid_name,
 };
 use weft_wire::{Failure, FailureKind, WallTime};
 
@@ -18,10 +19,11 @@ impl ClusterState {
         spec: &ServiceSpec,
         options: &DeployOptions,
         by: String,
-        at: WallTime,
+        (index, at): (u64, WallTime),
         out: &mut Vec<Change>,
     ) -> Result<u64, Failure> {
         check(spec)?;
+        self.not_busy(&spec.name)?;
         if !options.component.is_empty() && spec.component(&options.component).is_none() {
             return Err(unknown_component(spec, &options.component));
         }
@@ -50,6 +52,7 @@ impl ClusterState {
                 desired: Vec::new(),
                 epochs: Vec::new(),
                 undeployed: false,
+                rollout: None,
                 created_at: at,
                 updated_at: at,
             },
@@ -60,8 +63,11 @@ impl ClusterState {
         let before = record.clone();
 
         if is_new || !same_definition(&before.spec, &effective) {
-            record.revision = record.revision.saturating_add(1);
+            // One that was rolled back keeps its number.
+            let newest = service.revisions.last().map_or(0, |revision| revision.number);
+            record.revision = newest.max(record.revision).saturating_add(1);
             service.revisions.push(Revision {
+                verdict: RevisionVerdict::Open,
                 number: record.revision,
                 spec: effective.clone(),
                 by,
@@ -92,12 +98,37 @@ impl ClusterState {
         record.spec.active = record.active;
         record.desired.retain(|(name, _)| record.spec.component(name).is_some());
         let revision = record.revision;
+        let after = record.clone();
+        let rollout = match is_new {
+            true => None,
+            false => self.update_of(&before, &after, index, at),
+        };
+        let Some(Service { record, .. }) = self.services.get_mut(&spec.name) else {
+            return Err(Failure::new(FailureKind::Internal, "a service vanished"));
+        };
+        record.rollout = rollout.map(Box::new);
         if is_new || *record != before {
             record.updated_at = at;
             out.push(Change::Service(spec.name.clone()));
         }
         self.trim(&spec.name, out);
         Ok(revision)
+    }
+
+    /// Another number of replicas, as a revision of its own.
+    pub(super) fn scale(
+        &mut self,
+        name: &str,
+        replicas: u32,
+        by: String,
+        at: (u64, WallTime),
+        out: &mut Vec<Change>,
+    ) -> Result<u64, Failure> {
+        let target = CommandRef { service: name.to_owned(), component: String::new() };
+        let mut spec = self.deployed(&target)?.record.spec.clone();
+        spec.replicas = replicas;
+        let options = DeployOptions { if_changed: true, ..DeployOptions::default() };
+        self.deploy(&spec, &options, by, at, out)
     }
 
     /// What is in force after the deploy: for one component, all the others as they are.

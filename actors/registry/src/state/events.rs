@@ -119,6 +119,8 @@ impl ClusterState {
                         Command::Deploy { .. } => {
                             format!("deployed with fewer replicas by {who}")
                         }
+                        Command::Scale { .. } => format!("scaled down by {who}"),
+                        Command::Rollout { .. } => "it was there for an update alone".to_owned(),
                         Command::RemoveNode { .. } => format!("{} was removed", name(*from)),
                         _ => reason.clone(),
                     };

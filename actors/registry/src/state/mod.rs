@@ -13,6 +13,7 @@ mod operations;
 mod placement;
 mod refusal;
 mod requests;
+mod rollout;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -176,11 +177,12 @@ impl ClusterState {
                 continue;
             };
             let Some(part) = self.part(placement, node, record) else { continue };
+            let version = record.version_of(placement.replica);
             let leaving = match part {
                 Part::Owns => String::new(),
                 Part::HandsOver | Part::Undecided => self.call(placement.node),
             };
-            for component in &record.spec.components {
+            for component in &version.spec.components {
                 all.push(Assignment {
                     key: ComponentKey {
                         service: record.name.clone(),
@@ -188,10 +190,10 @@ impl ClusterState {
                         component: component.name.clone(),
                     },
                     spec: component.clone(),
-                    service_version: record.spec.version.clone(),
-                    revision: record.revision,
-                    spec_hash: spec_hash(&record.spec, component),
-                    epoch: record.epoch_of(&component.name),
+                    service_version: version.spec.version.clone(),
+                    revision: version.revision,
+                    spec_hash: spec_hash(version.spec, component),
+                    epoch: version.epoch_of(&component.name),
                     generation: placement.generation,
                     fenced: record.spec.on_partition == weft_protocol::OnPartition::Stop,
                     desired: match record.desired_of(&component.name) {

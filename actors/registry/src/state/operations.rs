@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use weft_protocol::{
     Command, FinishedOperation, Operation, OperationChange, OperationKind, OperationOutcome,
-    Proposal, ReplicaKey,
+    Proposal, ReplicaKey, RevisionVerdict,
 };
 use weft_wire::{Identity, NodeId, WallTime};
 
@@ -28,7 +28,6 @@ pub(super) struct Draft {
     node_name: String,
     replicas: Vec<ReplicaKey>,
     on: Vec<NodeId>,
-    anew: bool,
 }
 
 impl ClusterState {
@@ -51,7 +50,6 @@ impl ClusterState {
                 node_name: String::new(),
                 replicas: Vec::new(),
                 on,
-                anew: false,
             }
         };
         let of_node = |kind, id: NodeId| {
@@ -69,17 +67,11 @@ impl ClusterState {
                     })
                     .collect(),
                 on: vec![id],
-                anew: false,
             }
         };
         Some(match command {
             Command::Deploy { spec, options } => {
-                let known = self.services.get(&spec.name);
-                let there = known.is_some_and(|known| !known.record.undeployed);
-                Draft {
-                    anew: there && !options.if_changed,
-                    ..of_service(OperationKind::Deploy, &spec.name, &options.component)
-                }
+                of_service(OperationKind::Deploy, &spec.name, &options.component)
             }
             Command::SetDesired { target, desired } => {
                 let kind = match desired {
@@ -89,10 +81,11 @@ impl ClusterState {
                 };
                 of_service(kind, &target.service, &target.component)
             }
-            Command::Restart { target } => Draft {
-                anew: true,
-                ..of_service(OperationKind::Restart, &target.service, &target.component)
-            },
+            Command::Restart { target } => {
+                of_service(OperationKind::Restart, &target.service, &target.component)
+            }
+            Command::Scale { service, .. } => of_service(OperationKind::Scale, service, ""),
+            Command::Rollback { service, .. } => of_service(OperationKind::Rollback, service, ""),
             Command::Undeploy { service } => of_service(OperationKind::Undeploy, service, ""),
             Command::Drain { node, on: true } => of_node(OperationKind::Drain, *node),
             Command::RemoveNode { id, .. } => of_node(OperationKind::Remove, *id),
@@ -113,7 +106,6 @@ impl ClusterState {
             replicas: draft.replicas,
             on: draft.on,
             revision,
-            anew: draft.anew,
             caller: self.who(proposal),
             owner: proposal.leader,
             started: at,
@@ -131,8 +123,14 @@ impl ClusterState {
                     || other.component.is_empty()
                     || begun.component.is_empty())
         };
-        let overtaken: Vec<u64> =
-            self.operations.values().filter(|o| meets(o)).map(|o| o.id).collect();
+        // Stopping and starting what is being updated does not end the update.
+        let updates: Vec<u64> = self.updates().map(|rollout| rollout.operation).collect();
+        let overtaken: Vec<u64> = self
+            .operations
+            .values()
+            .filter(|o| meets(o) && !updates.contains(&o.id))
+            .map(|o| o.id)
+            .collect();
         for old in overtaken {
             let detail = format!("operation {id} took its place");
             self.finish(old, OperationOutcome::Superseded, &detail, at);
@@ -178,11 +176,31 @@ impl ClusterState {
         self.forget_operations(at);
     }
 
-    fn finish(&mut self, id: u64, outcome: OperationOutcome, detail: &str, at: WallTime) -> bool {
+    pub(super) fn finish(
+        &mut self,
+        id: u64,
+        outcome: OperationOutcome,
+        detail: &str,
+        at: WallTime,
+    ) -> bool {
         let running = self.operations.get_mut(&id).filter(|operation| operation.is_running());
         let Some(operation) = running else { return false };
         let detail = detail.chars().take(DETAIL_MAX).collect();
         operation.finished = Some(FinishedOperation { at, outcome, detail });
+        let became = match outcome {
+            OperationOutcome::Done => RevisionVerdict::Good,
+            OperationOutcome::Failed => RevisionVerdict::Failed,
+            OperationOutcome::Partial | OperationOutcome::Superseded => RevisionVerdict::Open,
+        };
+        // Of an update, its last step says it.
+        let (name, number) = (operation.service.clone(), operation.revision);
+        if let Some(service) = self.services.get_mut(&name)
+            && number == service.record.revision
+            && let Some(revision) = service.revisions.iter_mut().find(|r| r.number == number)
+            && revision.verdict == RevisionVerdict::Open
+        {
+            revision.verdict = became;
+        }
         true
     }
 

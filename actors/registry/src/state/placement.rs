@@ -11,7 +11,7 @@ impl ClusterState {
     /// Takes away the places of replicas that are no longer wanted.
     pub(super) fn trim(&mut self, name: &str, out: &mut Vec<Change>) {
         let Some(service) = self.services.get(name) else { return };
-        let wanted = if service.record.undeployed { 0 } else { service.record.spec.replicas };
+        let wanted = if service.record.undeployed { 0 } else { service.record.replicas() };
         let gone: Vec<u32> = self
             .of_service(name)
             .map(|placement| placement.replica)
@@ -36,7 +36,7 @@ impl ClusterState {
             let known = self.placements.get(&key).map_or(0, |placement| placement.generation);
             if record.undeployed
                 || wanted.replica == 0
-                || wanted.replica > record.spec.replicas
+                || wanted.replica > record.replicas()
                 || wanted.generation != known
             {
                 continue;

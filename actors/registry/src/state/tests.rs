@@ -1,6 +1,8 @@
 //! The machine by itself: what each command does, what it refuses, and what holds after any
 //! sequence of them.
 
+mod rollout;
+
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -179,6 +181,12 @@ impl Machine {
         self.deploy_with(spec, DeployOptions::default())
     }
 
+    /// Has an update that goes on be done.
+    fn updated(&mut self, name: &str) {
+        let step = weft_protocol::RolloutStep::Done;
+        self.ok(Command::Rollout { service: name.into(), operation: 0, step });
+    }
+
     fn deploy_with(&mut self, spec: ServiceSpec, options: DeployOptions) -> Applied {
         self.ok(Command::Deploy { spec: Box::new(spec), options }).0
     }
@@ -247,6 +255,7 @@ fn a_deploy_places_nothing_and_takes_away_what_is_too_many() {
     m.place("web", 2, Some(2));
     m.deploy(service("web", 2, vec![component("api", "2")]));
     assert_eq!(m.places("web"), ["n1", "n2"], "the same places with another definition");
+    m.updated("web");
     m.deploy(service("web", 1, vec![component("api", "2")]));
     assert_eq!(m.places("web"), ["n1"]);
 }
@@ -257,8 +266,8 @@ fn a_replica_that_goes_and_returns_has_a_higher_generation() {
     m.deploy(service("web", 2, vec![component("api", "1")]));
     m.place("web", 1, Some(1));
     m.place("web", 2, Some(2));
-    m.deploy(service("web", 1, vec![component("api", "1")]));
-    m.deploy(service("web", 2, vec![component("api", "1")]));
+    m.ok(Command::Scale { service: "web".into(), replicas: 1 });
+    m.ok(Command::Scale { service: "web".into(), replicas: 2 });
     m.place("web", 2, Some(2));
     let generations: Vec<_> =
         m.state.view().placements.iter().map(|p| (p.replica, p.generation)).collect();
@@ -576,12 +585,14 @@ fn deploying_one_component_touches_only_that_one() {
     let mut changed =
         service("web", 7, vec![component("api", "2"), component("db", "2"), component("new", "1")]);
     m.deploy_with(changed.clone(), only("api"));
+    m.updated("web");
     let after = m.state.assignments(node_id(1));
     assert_eq!(after.len(), 2);
     assert_ne!(after[0].spec_hash, before[0].spec_hash);
     assert_eq!((after[0].epoch, after[1].epoch), (1, 0));
     assert_eq!(after[1].spec_hash, before[1].spec_hash);
     m.deploy_with(changed.clone(), only("new"));
+    m.updated("web");
     assert_eq!(m.state.assignments(node_id(1)).len(), 3);
     changed.name = "web".into();
     let refusal = m.refused(Command::Deploy { spec: Box::new(changed), options: only("nope") });
@@ -727,7 +738,7 @@ fn an_operation_begins_with_the_entry_that_asks_for_it_and_ends_once() {
     assert_eq!(same.operation, 0, "nothing was to change");
     let running = m.state.operations().next().expect("one").clone();
     assert_eq!((running.id, running.caller.as_str()), (first.operation, "ann"));
-    assert_eq!((running.owner, running.revision, running.anew), (node_id(1), 1, false));
+    assert_eq!((running.owner, running.revision), (node_id(1), 1));
     let finish = |id, detail: &str| Command::Operations {
         changes: vec![OperationChange::Finish {
             id,

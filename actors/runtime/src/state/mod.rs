@@ -355,6 +355,7 @@ impl Component {
                     |f| Some(f.spec_hash.clone()),
                 )
                 .unwrap_or_default(),
+            epoch: file.map_or_else(|| assignment.map_or(0, |a| a.epoch), |f| f.epoch),
             restarts: self.memory.restarts,
             started_at: file.map(|f| f.started_at),
             since: self.since,

@@ -87,6 +87,7 @@ pub(crate) fn record(name: &str) -> ServiceRecord {
         desired: Vec::new(),
         epochs: Vec::new(),
         undeployed: false,
+        rollout: None,
         created_at: WallTime::default(),
         updated_at: WallTime::default(),
     }
