@@ -34,7 +34,7 @@ fn up_with_five_nodes_and_the_leaders_daemon_killed_another_deploys_and_no_revis
     for (at, through) in others.iter().cycle().take(12).enumerate() {
         let name = format!("s{}", at % 3);
         let file = cluster.definition(&name, &definition(&name, &format!("write {at}")));
-        cluster.weft(&["--node", through, "deploy", "-f", &file, "--no-wait"]).ok();
+        cluster.weft(&["--node", through, "deploy", "-f", &file, "--no-wait", "--if-changed"]).ok();
         acknowledged.retain(|(of, _)| *of != name);
         acknowledged.push((name, at as u64 / 3 + 1));
     }

@@ -38,7 +38,7 @@ pub(crate) async fn watch<S: Subscription<Item = DeployUpdate>>(
     let mut told: HashMap<(NodeId, String), Told> = HashMap::new();
     let mut text = String::new();
     let mut culprit: Option<Culprit> = None;
-    let mut new_revision = None;
+    let (mut new_revision, mut first) = (None, true);
     loop {
         let state = asker.state().await?;
         let record = state.service(service);
@@ -56,7 +56,8 @@ pub(crate) async fn watch<S: Subscription<Item = DeployUpdate>>(
         let seen = look(asker, &state, service).await;
         for (node, status) in &seen {
             let now = (status.state, status.health, status.pid, status.revision);
-            if told.insert((*node, status.key.to_string()), now) == Some(now) {
+            let before = told.insert((*node, status.key.to_string()), now);
+            if before == Some(now) || first && Some(status.revision) != new_revision {
                 continue;
             }
             let row = ComponentRow { node: node_name(&state, *node), status: status.clone() };
@@ -69,6 +70,7 @@ pub(crate) async fn watch<S: Subscription<Item = DeployUpdate>>(
                 culprit = Some(Culprit { row, log });
             }
         }
+        first = false;
         let known = state.operations.iter().find(|known| known.id == operation);
         let over = known.is_none_or(|known| !known.is_running());
         if let (Some(rollout), Some(known)) = (rollout, known) {
@@ -170,7 +172,13 @@ async fn finish<S: Subscription<Item = DeployUpdate>>(
         return Ok(());
     }
     if outcome == OperationOutcome::Done {
-        for (node, status) in seen {
+        let target =
+            weft_protocol::CommandRef { service: service.into(), component: String::new() };
+        let all = wanted(state, Some(&target));
+        // The extra ones are about to go.
+        let stays = |status: &ComponentStatus| all.iter().any(|wanted| wanted.key == status.key);
+        let seen: Vec<_> = seen.iter().filter(|(_, status)| stays(status)).collect();
+        for (node, status) in &seen {
             let row = ComponentRow { node: node_name(state, *node), status: status.clone() };
             let update = DeployUpdate::Component { row, error: None, log: Vec::new() };
             sink.send(update).await?;

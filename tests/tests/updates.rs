@@ -1,0 +1,253 @@
+//! Rolling updates as an operator and a client of the service see them (orchestration §24). Times
+//! that are measured are printed (`measured: …`).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+use weft_tests::nodes::NetCluster;
+use weft_tests::{Cluster, DEADLINE, Done, bin_dir, eventually, http_get, run};
+use weft_wire::{Clock, SystemClock};
+
+/// A client that follows the service's addresses never waits longer for an answer.
+const AWAY: Duration = Duration::from_secs(1);
+
+/// `web`, of three replicas with a probe; `top` stands at its end, `component` in its component.
+fn web(top: &str, component: &str) -> String {
+    let program = bin_dir().join("hello");
+    format!(
+        "name = \"web\"\nreplicas = 3\n\n[update]\nhealthy_for = \"500ms\"\n{top}\n\n\
+         [[components]]\nname = \"web\"\ncmd = [\"{}\"]\nstop_grace = \"2s\"\n{component}\n\n\
+         [components.health]\nkind = \"http\"\npath = \"/health\"\ninterval = \"200ms\"\n\
+         timeout = \"1s\"\nretries = 2\n\n[[components.routes]]\nport = 443\n",
+        program.display()
+    )
+}
+
+fn rows(done: &Done) -> Vec<Value> {
+    let rows: Value = serde_json::from_str(&done.stdout).unwrap_or_default();
+    rows.as_array().cloned().unwrap_or_default()
+}
+
+fn ps(cluster: &Cluster) -> Vec<Value> {
+    rows(&cluster.weft(&["ps", "web", "--json"]))
+}
+
+fn pids(cluster: &Cluster) -> Vec<u64> {
+    let mut pids: Vec<u64> =
+        ps(cluster).iter().filter_map(|row| row["pid"].as_u64()).filter(|pid| *pid > 0).collect();
+    pids.sort_unstable();
+    pids
+}
+
+fn urls(cluster: &Cluster) -> Vec<String> {
+    let url = |row: &Value| Some(row["urls"].as_array()?.first()?.as_str()?.to_owned());
+    ps(cluster).iter().filter_map(url).collect()
+}
+
+/// Deploys a definition of `web`.
+fn deploy(cluster: &Cluster, definition: &str, more: &[&str]) -> Done {
+    let file = cluster.definition("web", definition);
+    cluster.weft(&[&["deploy", "-f", &file][..], more].concat())
+}
+
+/// Does something while a client asks every 10 ms, taking the next address when one refuses;
+/// returns how long it waited at most.
+fn polled<T>(cluster: &Cluster, work: impl FnOnce() -> T) -> (T, Duration) {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let (mut known, mut longest) = (urls(cluster), Duration::ZERO);
+            let mut at = 0;
+            while !over.load(Ordering::Relaxed) {
+                let start = SystemClock.now();
+                let mut tried = 0;
+                while !known.get(at).is_some_and(|url| matches!(http_get(url), Ok((200, _)))) {
+                    tried += 1;
+                    at += 1;
+                    if tried > known.len() {
+                        known = urls(cluster);
+                        tried = 0;
+                    }
+                    at %= known.len().max(1);
+                    assert!(start.elapsed() < DEADLINE, "nobody answers at {known:?}");
+                }
+                longest = longest.max(start.elapsed());
+                std::thread::park_timeout(Duration::from_millis(10));
+            }
+            longest
+        });
+        let done = work();
+        over.store(true, Ordering::Relaxed);
+        (done, client.join().expect("the client got its answers"))
+    })
+}
+
+fn history(cluster: &Cluster) -> Vec<(u64, String, bool)> {
+    let fields = |row: &Value| {
+        let verdict = row["verdict"].as_str().expect("a verdict").to_owned();
+        (row["revision"].as_u64().expect("a number"), verdict, row["in_force"] == true)
+    };
+    rows(&cluster.weft(&["history", "web", "--json"])).iter().map(fields).collect()
+}
+
+/// The first revision, and that it is known to be good.
+fn first(cluster: &Cluster) {
+    deploy(cluster, &web("", ""), &[]).ok();
+    eventually("the first is good", || (history(cluster)[0].1 == "good").then_some(()));
+}
+
+fn last_operation(cluster: &Cluster) -> Value {
+    rows(&cluster.weft(&["operations", "--json"])).pop().expect("an operation")
+}
+
+#[test]
+fn during_good_and_failed_updates_a_client_is_answered_within_a_second() {
+    let cluster = Cluster::with(&["--no-hello"]);
+    first(&cluster);
+    let first = pids(&cluster);
+    assert_eq!(first.len(), 3);
+
+    let (done, away) = polled(&cluster, || deploy(&cluster, &web("", "env = [\"A=1\"]"), &[]));
+    done.ok();
+    eprintln!("measured: good update: a client waited {} ms at most", away.as_millis());
+    assert!(away < AWAY, "{away:?}");
+    let second = pids(&cluster);
+    assert!(second.len() == 3 && second.iter().all(|pid| !first.contains(pid)), "{second:?}");
+
+    let crashes = web("", "env = [\"HELLO_EXIT_AT_START=3\"]");
+    let sick = web("deadline = \"6s\"", "").replace("/health", "/nothing-here");
+    let sick = sick.replace("[components.health]", "env = [\"A=2\"]\n[components.health]");
+    let missing = web("", "").replace(&bin_dir().join("hello").display().to_string(), "/bin/false");
+    for (what, definition, says) in [
+        ("a crash", &crashes, "exit 3"),
+        ("a failing probe", &sick, "web/4"),
+        ("a wrong command", &missing, "exit 1"),
+    ] {
+        let (done, away) = polled(&cluster, || deploy(&cluster, definition, &[]));
+        eprintln!("measured: {what}: a client waited {} ms at most", away.as_millis());
+        assert_eq!(done.code, 1, "{what}: {} {}", done.stdout, done.stderr);
+        let said = format!("{}{}", done.stdout, done.stderr);
+        assert!(said.contains("returned to revision 2") && said.contains(says), "{what}: {said}");
+        assert!(away < AWAY, "{what}: {away:?}");
+        assert_eq!(pids(&cluster), second, "{what}: not one was touched");
+    }
+    let failed = |n| (n, "failed".to_owned(), false);
+    let good = |n, now| (n, "good".to_owned(), now);
+    let expected = [good(1, false), good(2, true), failed(3), failed(4), failed(5)];
+    assert_eq!(history(&cluster), expected);
+}
+
+#[test]
+fn a_deploy_waits_for_the_one_before_it_and_says_for_whom() {
+    let cluster = Cluster::with(&["--no-hello"]);
+    first(&cluster);
+    let slow = web("", "env = [\"A=1\"]").replace("500ms", "2s");
+    deploy(&cluster, &slow, &["--no-wait"]).ok();
+    let refused = deploy(&cluster, &web("", "env = [\"A=2\"]"), &["--no-wait"]);
+    assert_ne!(refused.code, 0);
+    assert!(refused.stderr.contains("service busy: update to revision 2 since"), "{refused:?}");
+    let undeploy = cluster.weft(&["undeploy", "web", "--yes", "--no-wait"]);
+    assert!(undeploy.stderr.contains("service busy"), "{undeploy:?}");
+    let waited = deploy(&cluster, &web("", "env = [\"A=2\"]"), &[]).ok();
+    assert!(waited.stderr.contains("waits: service busy"), "{waited:?}");
+    let good = |n, now| (n, "good".to_owned(), now);
+    assert_eq!(history(&cluster), [good(1, false), good(2, false), good(3, true)]);
+}
+
+#[test]
+fn an_update_can_be_tried_on_a_canary_paused_resumed_and_rolled_back_and_a_service_scaled() {
+    let cluster = Cluster::with(&["--no-hello"]);
+    first(&cluster);
+    let done = deploy(&cluster, &web("canary = 1", "env = [\"A=1\"]"), &[]).ok();
+    assert!(done.stderr.contains("weft resume web"), "{done:?}");
+    let revisions = || {
+        let of = |row: &Value| row["revision"].as_u64();
+        let mut all: Vec<u64> = ps(&cluster).iter().filter_map(of).collect();
+        all.sort_unstable();
+        all
+    };
+    eventually("one of three is new", || (revisions() == [1, 1, 2]).then_some(()));
+    assert_eq!(last_operation(&cluster)["left"][0], "canary: 1 of 3 replicas updated");
+    let paused = cluster.weft(&["pause", "web"]);
+    assert!(paused.stderr.contains("its update is paused"), "{paused:?}");
+    cluster.weft(&["resume", "web"]).ok();
+    eventually("all are new", || (revisions() == [2, 2, 2]).then_some(()));
+
+    deploy(&cluster, &web("canary = 1", "env = [\"A=2\"]"), &[]).ok();
+    cluster.weft(&["rollback", "web"]).ok();
+    eventually("the one before", || (revisions() == [2, 2, 2]).then_some(()));
+    cluster.weft(&["rollback", "web", "1"]).ok();
+    let good = |n, now| (n, "good".to_owned(), now);
+    let failed = (3, "failed".to_owned(), false);
+    assert_eq!(history(&cluster), [good(1, false), good(2, false), failed, good(4, true)]);
+
+    let before = pids(&cluster);
+    cluster.weft(&["scale", "web", "5"]).ok();
+    let five = pids(&cluster);
+    assert!(five.len() == 5 && before.iter().all(|pid| five.contains(pid)), "{before:?} {five:?}");
+    cluster.weft(&["scale", "web", "2"]).ok();
+    eventually("two are left", || (pids(&cluster).len() == 2).then_some(()));
+    let unknown = cluster.weft(&["rollback", "web", "99"]);
+    assert!(unknown.stderr.contains("no revision 99"), "{unknown:?}");
+}
+
+/// A namespace cluster with `web` on it; the node that leads, and another.
+fn spread() -> Option<(NetCluster, usize, usize)> {
+    let cluster = NetCluster::start(3)?;
+    let leader = cluster.settled(0);
+    cluster.deploy(leader, &web("", ""));
+    Some((cluster, leader, (leader + 1) % 3))
+}
+
+/// Begins an update and waits until it is under way; the operation's number.
+fn begun(cluster: &NetCluster, through: usize) -> u64 {
+    let file = cluster.definition("web", &web("", "env = [\"A=1\"]").replace("500ms", "1s"));
+    run(cluster.command(through).args(["deploy", "-f", &file, "--no-wait"])).ok();
+    let (id, _) = cluster.wait_until("one replica is updated", DEADLINE, |cluster| {
+        let all = rows(&cluster.weft(through, &["operations", "--json"]));
+        let last = all.last()?;
+        let at = last["steps"].as_array()?.iter().find(|step| step["name"] == "update")?;
+        let detail = at["detail"].as_str()?;
+        (!detail.starts_with("0 of")).then(|| last["id"].as_u64())?
+    });
+    id
+}
+
+/// Three replicas of the second revision run, and nothing else.
+fn all_new(cluster: &NetCluster, through: usize, id: u64) {
+    let (outcome, took) = cluster.wait_until("the update is over", DEADLINE, |cluster| {
+        let all = rows(&cluster.weft(through, &["operations", "--json"]));
+        let it = all.iter().find(|row| row["id"].as_u64() == Some(id))?;
+        it["outcome"].as_str().map(str::to_owned)
+    });
+    eprintln!("measured: the update was over after {} ms", took.as_millis());
+    assert_eq!(outcome, "done");
+    cluster.wait_until("three of the new revision run", DEADLINE, |cluster| {
+        let rows = cluster.ps_json(through);
+        let new = |row: &Value| row["revision"].as_u64() == Some(2) && row["state"] == "running";
+        (rows.len() == 3 && rows.iter().all(new)).then_some(())
+    });
+}
+
+#[test]
+fn an_update_whose_leader_is_lost_is_carried_on_by_the_next() {
+    let Some((mut cluster, leader, through)) = spread() else { return };
+    let id = begun(&cluster, through);
+    cluster.kill(leader);
+    cluster.wait_until("another leads", DEADLINE, |cluster| {
+        let status = cluster.status(through)?;
+        let now = status["leader"].as_str()?;
+        (now != cluster.node_name(leader)).then_some(())
+    });
+    cluster.start_daemon(leader);
+    all_new(&cluster, through, id);
+}
+
+#[test]
+fn a_node_that_is_lost_in_the_middle_of_an_update_does_not_keep_it_from_its_end() {
+    let Some((mut cluster, leader, gone)) = spread() else { return };
+    let id = begun(&cluster, leader);
+    cluster.crash(gone);
+    all_new(&cluster, leader, id);
+}
