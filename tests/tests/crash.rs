@@ -14,9 +14,9 @@ use weft_wire::{Clock, SystemClock};
 fn marked(service: &str, mark: &str, greeting: &str) -> String {
     let program = bin_dir().join("hello");
     format!(
-        "name = \"{service}\"\n\n[[components]]\nname = \"{service}\"\ncmd = [\"{}\"]\n\
-         env = [\"WEFT_TEST_MARK={mark}\", \"HELLO_GREETING={greeting}\"]\nstop_grace = \"2s\"\n\n\
-         [[components.routes]]\nport = 443\n",
+        "name = \"{service}\"\n\n[update]\norder = \"stop-first\"\nhealthy_for = \"100ms\"\n\n\
+         [[components]]\nname = \"{service}\"\ncmd = [\"{}\"]\nenv = [\"WEFT_TEST_MARK={mark}\", \"HELLO_GREETING={greeting}\"]\n\
+         stop_grace = \"2s\"\n\n[[components.routes]]\nport = 443\n",
         program.display()
     )
 }
@@ -81,6 +81,12 @@ fn a_daemon_killed_at_any_moment_of_a_deploy_never_leaves_two_copies_and_always_
         assert_eq!(pids.len(), 1, "round {round}: {pids:?}");
         assert_eq!(row["pid"].as_u64(), pids.first().map(|pid| u64::from(*pid)), "round {round}");
         assert_eq!(cluster.ps("n1").len(), 1, "round {round}");
+        // The next deploy would wait for it.
+        eventually("the update is over", || {
+            let all = cluster.weft(&["operations", "--json"]);
+            let all: serde_json::Value = serde_json::from_str(&all.stdout).ok()?;
+            all.as_array()?.iter().all(|row| !row["outcome"].is_null()).then_some(())
+        });
     }
     over.store(true, Ordering::Relaxed);
     watch.join().expect("the watcher ends");

@@ -9,7 +9,7 @@ use weft_protocol::{
     ComponentKey, ComponentState, ComponentStatus, Health, OperationKind, OperationOutcome,
     RevisionVerdict, RolloutPhase, RolloutStep, UpdateOrder, UpdatePolicy,
 };
-use weft_wire::{Clock, NodeId, SystemClock};
+use weft_wire::{Clock, ManualClock, NodeId};
 
 use super::*;
 use crate::rollout::{Proofs, Scene};
@@ -51,7 +51,7 @@ impl World {
         let mut world = Self {
             machine: Machine::with_nodes(3),
             proofs: Proofs::default(),
-            start: SystemClock.now(),
+            start: ManualClock::new(time(0)).now(),
             now: 0,
             running: BTreeMap::new(),
             pids: 0,
