@@ -47,6 +47,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "weft-supervision",
         ],
     ),
+    ("weft-engine", &["weft-wire", "weft-protocol"]),
     ("weft-runtime", &["weft-wire", "weft-link", "weft-protocol", "weft-supervision"]),
     ("weft-monitor", &["weft-wire", "weft-link", "weft-protocol", "weft-supervision"]),
     ("weft-gateway", &["weft-wire", "weft-link", "weft-protocol", "weft-supervision"]),
@@ -135,6 +136,11 @@ const ONLY: &[Only] = &[
         word: "foca::",
         within: &["fabric/agreement/src/membership/swim", "xtask/src/check.rs"],
         why: "one module names foca (invariant 2)",
+    },
+    Only {
+        word: "bollard::",
+        within: &["actors/runtime/engine/", "xtask/src/check.rs"],
+        why: "one crate names bollard (invariant 2)",
     },
     Only { word: "unsafe ", within: &["xtask/src/check.rs"], why: "no unsafe code" },
 ];
