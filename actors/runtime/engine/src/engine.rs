@@ -221,7 +221,6 @@ impl Engine {
         let stopped = self.call(&what, limit, self.docker.stop_container(id, Some(options))).await;
         match stopped {
             Err(Error::Conflict { .. }) => Ok(()),
-            Err(Error::Refused { message, .. }) if is_not_running(&message) => Ok(()),
             other => other,
         }
     }
@@ -235,7 +234,6 @@ impl Engine {
         let options = KillContainerOptionsBuilder::new().signal(signal).build();
         match self.call(&what, CHANGE, self.docker.kill_container(id, Some(options))).await {
             Err(Error::Conflict { .. }) => Ok(()),
-            Err(Error::Refused { message, .. }) if is_not_running(&message) => Ok(()),
             other => other,
         }
     }
@@ -360,12 +358,6 @@ impl Engine {
         Summary::read_all(&json)
             .map_err(|error| Error::Answer { what: what.into(), message: error.to_string() })
     }
-}
-
-fn is_not_running(message: &str) -> bool {
-    ["not running", "can only kill running", "container state improper", "only stop"]
-        .iter()
-        .any(|part| message.contains(part))
 }
 
 /// An id or name that can stand in a path.

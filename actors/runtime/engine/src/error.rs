@@ -254,6 +254,9 @@ impl Error {
         {
             return Self::CannotRun { what, message };
         }
+        if has(&["container state improper", "is not running", "can only kill running"]) {
+            return Self::Conflict { what, message };
+        }
         match status {
             404 if text.contains("container") => Self::NotFound { what },
             409 => Self::Conflict { what, message },

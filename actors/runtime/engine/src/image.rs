@@ -239,7 +239,7 @@ impl Engine {
         })
     }
 
-    /// Makes an image of a tar of a root directory (as `podman import` does).
+    /// Makes an image of a tar of a root directory (as `podman import` does), and gives its id.
     ///
     /// # Errors
     /// [`Error::DiskFull`], the engine's others.
@@ -248,16 +248,24 @@ impl Engine {
         tar: impl Stream<Item = Bytes> + Send + 'static,
         repository: &str,
         tag: &str,
-    ) -> Result<(), Error> {
+    ) -> Result<String, Error> {
         let what = format!("import {}:{tag}", referenced(repository)?);
-        let options =
-            CreateImageOptionsBuilder::new().from_src("-").repo(repository).tag(tag).build();
+        // Named afterwards: Podman takes no tag here.
+        let options = CreateImageOptionsBuilder::new().from_src("-").build();
         let mut steps =
             self.docker.create_image(Some(options), Some(bollard::body_stream(tar)), None);
+        let mut id = None;
         while let Some(step) = steps.next().await {
-            step.map_err(|error| Error::of(&what, self.socket(), error))?;
+            let step = step.map_err(|error| Error::of(&what, self.socket(), error))?;
+            let said = step.id.or(step.status).filter(|said| said.starts_with("sha256:"));
+            id = said.or(id);
         }
-        Ok(())
+        let id = id.ok_or_else(|| Error::Answer {
+            what,
+            message: "it does not say which image it has made".into(),
+        })?;
+        self.tag(&id, repository, tag).await?;
+        Ok(id)
     }
 
     /// Brings in images that `podman save` or `docker save` wrote.

@@ -79,6 +79,7 @@ impl Podman {
              runtime = \"runc\"\n\
              cgroup_manager = \"cgroupfs\"\n\
              events_logger = \"file\"\n\
+             exit_command_delay = 1\n\
              tmp_dir = \"{shown}/tmp\"\n\
              [network]\n\
              network_backend = \"netavark\"\n\
@@ -196,7 +197,18 @@ impl Podman {
 impl Drop for Podman {
     fn drop(&mut self) {
         // The service first: it would not like what follows.
+        let service = self.found.as_ref().and_then(|found| found.service.as_ref());
+        let service = service.and_then(|service| ProcessFile::of(service.pid()).ok());
         drop(self.found.take());
+        if let Some(service) = service {
+            let pid = i32::try_from(service.pid).ok().and_then(rustix::process::Pid::from_raw);
+            if let Some(pid) = pid.filter(|_| service.is_running()) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+            while service.is_running() {
+                std::thread::yield_now();
+            }
+        }
         clean(&self.dir);
     }
 }
@@ -233,16 +245,38 @@ fn clean(dir: &Path) {
             .stdin(Stdio::null())
             .output();
     }
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let beneath = dir.display().to_string();
-    for mount in mounts.lines().rev().filter_map(|line| line.split(' ').nth(4)) {
-        if Path::new(mount).starts_with(&beneath) {
-            let _ = Command::new("umount").args(["-l", mount]).output();
+    // Those of commands that were run in a container wait a while before they clean up, and would
+    // make the directory again.
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        if line.contains("conmon\0")
+            && line.contains(&format!("{}/", dir.display()))
+            && let Some(pid) = rustix::process::Pid::from_raw(pid)
+        {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
-    if let Err(error) = std::fs::remove_dir_all(dir) {
-        let _ = writeln!(std::io::stderr(), "{}: {error}", dir.display());
+    let owner = dir.join("owner.json");
+    let owner_text = std::fs::read(&owner).unwrap_or_default();
+    for _ in 0..20 {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        for mount in mounts.lines().rev().filter_map(|line| line.split(' ').nth(4)) {
+            if Path::new(mount).starts_with(dir) {
+                let _ = Command::new("umount").args(["-l", mount]).output();
+            }
+        }
+        match std::fs::remove_dir_all(dir) {
+            Ok(()) => return,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            Err(error) => {
+                let _ = writeln!(std::io::stderr(), "{}: {error}", dir.display());
+            }
+        }
     }
+    // For a later sweep.
+    let _ = std::fs::write(owner, owner_text);
 }
 
 /// Cleans up after tests that were killed: their directories say whose they are.

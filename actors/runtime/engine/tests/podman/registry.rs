@@ -75,7 +75,7 @@ fn serve(stream: TcpStream, content: &Content) {
         let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
         let json = "application/json";
         let (status, kind, extra, body): (_, _, String, &[u8]) =
-            if path.contains("/private/") && !known {
+            if (path.contains("/private/") || path == "/v2/") && !known {
                 let ask = "WWW-Authenticate: Basic realm=\"test\"\r\n".to_owned();
                 ("401 Unauthorized", json, ask, br#"{"errors":[{"code":"UNAUTHORIZED"}]}"#)
             } else if path == "/v2/" {
