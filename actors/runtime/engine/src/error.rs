@@ -359,9 +359,11 @@ pub(crate) fn cut(text: &str) -> String {
 mod tests {
     use super::*;
 
+    type Is = fn(&Error) -> bool;
+
     #[test]
     fn what_engines_say_becomes_the_error_that_says_what_to_do() {
-        let cases: &[(u16, &str, fn(&Error) -> bool)] = &[
+        let cases: &[(u16, &str, Is)] = &[
             (404, r#"no container with name or ID "x" found: no such container"#, |e| {
                 matches!(e, Error::NotFound { .. })
             }),
@@ -394,7 +396,7 @@ mod tests {
 
     #[test]
     fn pulls_that_fail_say_whether_name_rights_or_network_are_to_blame() {
-        let cases: &[(&str, fn(&Error) -> bool)] = &[
+        let cases: &[(&str, Is)] = &[
             ("reading manifest 9 in r/x: manifest unknown", |e| {
                 matches!(e, Error::ImageNotFound { .. })
             }),

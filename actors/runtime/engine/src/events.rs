@@ -224,19 +224,12 @@ async fn follow(
     limited(what, LOOK, engine.ping()).await?;
     *attempt = 0;
     *told = false;
-    let mut looked = false;
-    let answered = ask.send();
-    tokio::pin!(answered);
-    let mut response = loop {
-        if !std::mem::replace(&mut looked, true)
-            && notices.send(Notice::LookAtEverything).await.is_err()
-        {
-            return Ok(());
-        }
-        tokio::select! {
-            response = &mut answered => break response?,
-            () = notices.closed() => return Ok(()),
-        }
+    if notices.send(Notice::LookAtEverything).await.is_err() {
+        return Ok(());
+    }
+    let mut response = tokio::select! {
+        response = ask.send() => response?,
+        () = notices.closed() => return Ok(()),
     };
     let mut buffer = BytesMut::new();
     loop {
@@ -368,9 +361,9 @@ mod tests {
             }
             let mut seen = Seen::default();
             let mut told = Vec::new();
-            let mut breaks = breaks.into_iter().chain(std::iter::once(usize::MAX));
+            let breaks = breaks.into_iter().chain(std::iter::once(usize::MAX));
             let mut reached = 0usize;
-            while let Some(length) = breaks.next() {
+            for length in breaks {
                 let since = seen.since(WallTime::from_micros(begin / 1000));
                 let again = events.iter().filter(|event| event.nanos / 1_000_000_000 >= since);
                 // Each connection gets `length` events further than the last.

@@ -6,6 +6,7 @@
 //! - `container`: what a container is, as the engine tells it. Pure.
 //! - `engine`, `image`, `archive`: the calls. `raw`: those that bollard does not do well enough.
 //! - `events`, `exit`, `memory`: how changes are noticed; `logs`, `exec`, `stats`: the rest.
+//! - `lease`: killing a container when neither engine nor daemon is there to do it.
 //!
 //! Nothing of bollard is in this crate's interface, and no other crate names it. Engines' own
 //! restart policies are always off (design §11).
@@ -20,6 +21,7 @@ mod exec;
 mod exit;
 mod find;
 mod image;
+mod lease;
 mod logs;
 mod memory;
 mod names;
@@ -36,6 +38,7 @@ pub use exec::{ExecChunk, ExecInput, ExecOutput, ExecSession, ExecSpec, Resizer,
 pub use exit::ExitWatch;
 pub use find::{Candidate, Found, Origin, Passed, Search, find};
 pub use image::{Credentials, Image, PullProgress};
+pub use lease::LeaseTarget;
 pub use logs::{LogLine, LogQuery, LogStream, Stream};
 pub use memory::{MemoryCgroup, MemoryWatch, ran_out_of_memory};
 pub use names::{Owner, container_name, label, matches_service};

@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use harness::{IMAGE, Podman};
 use weft_engine::{
-    Container, ContainerSpec, ContainerState, Credentials, Error, ExecSpec, Happened, Limits,
-    LogQuery, MemoryCgroup, MemoryWatch, Notice, Origin, Owner, Stream, TtySize, Watch,
+    Container, ContainerSpec, ContainerState, Credentials, Error, ExecSpec, Happened, LeaseTarget,
+    Limits, LogQuery, MemoryCgroup, MemoryWatch, Notice, Origin, Owner, Stream, TtySize, Watch,
     ran_out_of_memory,
 };
 use weft_protocol::{PortMapping, VolumeMapping};
@@ -218,19 +218,21 @@ async fn ends_are_noticed_at_once_and_what_cannot_run_says_so() {
     }
     let id = podman.run("killed", "while :; do sleep 1; done").await;
     let container = engine.inspect(&id).await.unwrap();
-    let pid = container.pid.and_then(|pid| i32::try_from(pid).ok()).unwrap();
+    let target = LeaseTarget::of(&container).unwrap();
     let watching = tokio::spawn({
         let engine = engine.clone();
         async move { engine.ended(&container).await }
     });
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
     let begin = tokio::time::Instant::now();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    target.kill().unwrap();
     let ended = soon("its end", watching).await.unwrap().unwrap();
     println!("a killed container's end was known after {:?}", begin.elapsed());
     assert_eq!(ended.code, 137);
     engine.start(&id).await.unwrap();
     println!("and it ran again after {:?}", begin.elapsed());
+    target.kill().unwrap();
+    let again = engine.inspect(&id).await.unwrap();
+    assert_eq!(again.state, ContainerState::Running, "only that run of it was meant");
     engine.remove(&id).await.unwrap();
 
     let missing = engine.create(&podman.spec("nope", &["/no/such/program"])).await.unwrap();
