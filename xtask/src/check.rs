@@ -48,7 +48,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("weft-engine", &["weft-wire", "weft-protocol"]),
-    ("weft-runtime", &["weft-wire", "weft-link", "weft-protocol", "weft-supervision"]),
+    (
+        "weft-runtime",
+        &["weft-engine", "weft-wire", "weft-link", "weft-protocol", "weft-supervision"],
+    ),
     ("weft-monitor", &["weft-wire", "weft-link", "weft-protocol", "weft-supervision"]),
     ("weft-gateway", &["weft-wire", "weft-link", "weft-protocol", "weft-supervision"]),
     ("weft-macp", &[]),

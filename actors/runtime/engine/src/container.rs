@@ -66,9 +66,9 @@ impl ContainerState {
     }
 }
 
-/// What is observed of a container (the table of orchestration §4). `stop_wanted`: this node asked
-/// for the stop, or the component is desired `stopped`. The outer `None`: there is no container;
-/// the inner one: keep the previous value.
+/// What is observed of a container (the table of orchestration §4). `state`: `None` if there is no
+/// such container. `stop_wanted`: this node asked for the stop, or the component is desired
+/// `stopped`. Answers `None` where the previous value is to be kept.
 pub fn observed(state: Option<ContainerState>, stop_wanted: bool) -> Option<ObservedState> {
     Some(match state {
         None => ObservedState::Removed,

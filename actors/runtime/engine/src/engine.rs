@@ -111,6 +111,20 @@ impl Engine {
         })?;
         let docker = Docker::connect_with_unix(path, NEVER_SECS, &api)
             .map_err(|error| Error::of(what, socket, error))?;
+        // bollard 0.21 agrees on a version and then leaves it out of every path, which asks for
+        // the engine's newest.
+        let prefix = format!("/v{}.{}", api.major_version, api.minor_version);
+        let docker = docker.with_request_modifier(move |mut request| {
+            let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+            if !path.starts_with(&prefix) {
+                let mut parts = request.uri().clone().into_parts();
+                parts.path_and_query = format!("{prefix}{path}").parse().ok();
+                if let Ok(uri) = hyper::Uri::from_parts(parts) {
+                    *request.uri_mut() = uri;
+                }
+            }
+            request
+        });
         Ok(Self {
             docker,
             socket: socket.into(),

@@ -148,8 +148,8 @@ impl ExecSession {
         }
     }
 
-    /// Tells its terminal a new size; `&self` so that it can be done while output is read
-    /// elsewhere: clone nothing, keep [`ExecSession::resizer`].
+    /// Tells its terminal a new size. While output is read elsewhere, use what
+    /// [`ExecSession::resizer`] gives.
     ///
     /// # Errors
     /// The engine's.

@@ -39,7 +39,7 @@ pub use exit::ExitWatch;
 pub use find::{Candidate, Found, Origin, Passed, Search, find};
 pub use image::{Credentials, Image, PullProgress};
 pub use lease::LeaseTarget;
-pub use logs::{LogLine, LogQuery, LogStream, Stream};
+pub use logs::{LogLine, LogQuery, LogStream, Stream, read_file_line};
 pub use memory::{MemoryCgroup, MemoryWatch, ran_out_of_memory};
 pub use names::{Owner, container_name, label, matches_service};
 pub use service::OwnService;

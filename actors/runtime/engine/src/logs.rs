@@ -191,6 +191,30 @@ impl Begun {
     }
 }
 
+/// One line of the file in which Podman keeps a container's output ([`crate::Container::log_file`],
+/// driver `k8s-file`): `<time> stdout|stderr F|P <text>`. Unlike the API it has the time to the
+/// nanosecond, and can be read while no engine answers. The flag says whether the text is a whole
+/// line (`F`) or goes on in the next of its stream (`P`). `None`: it is no such line.
+pub fn read_file_line(line: &[u8]) -> Option<(LogLine, bool)> {
+    let mut parts = line.splitn(4, |byte| *byte == b' ');
+    let mut word = || parts.next().and_then(|part| std::str::from_utf8(part).ok());
+    let at = time(word()?)?;
+    let stream = match word()? {
+        "stdout" => Stream::Stdout,
+        "stderr" => Stream::Stderr,
+        _ => return None,
+    };
+    let whole = match word()? {
+        "F" => true,
+        "P" => false,
+        _ => return None,
+    };
+    let text = parts.next().unwrap_or_default();
+    let text = text.strip_suffix(b"\n").unwrap_or(text);
+    let text = String::from_utf8_lossy(text.strip_suffix(b"\r").unwrap_or(text)).into_owned();
+    Some((LogLine { stream, at: Some(at), text }, whole))
+}
+
 /// Splits `<time> <text>`.
 fn dated(piece: &[u8]) -> (Option<WallTime>, &[u8]) {
     let Some(space) = piece.iter().take(48).position(|byte| *byte == b' ') else {
@@ -250,6 +274,19 @@ mod tests {
         assert_eq!(got.len(), 2);
         assert_eq!(got[1].text, "one two");
         assert_eq!(got[1].at, time("2026-11-21T08:27:50Z"));
+    }
+
+    #[test]
+    fn podmans_log_file_is_read_to_the_nanosecond() {
+        let (line, whole) =
+            read_file_line(b"2026-11-21T08:27:50.346367837+00:00 stderr F a b  c\n").unwrap();
+        assert_eq!((line.stream, line.text.as_str(), whole), (Stream::Stderr, "a b  c", true));
+        assert_eq!(line.at.unwrap().as_micros() % 1_000_000, 346_367);
+        let (line, whole) = read_file_line(b"2026-11-21T08:27:50.3+01:00 stdout P ").unwrap();
+        assert_eq!((line.text.as_str(), whole), ("", false));
+        for bad in [&b""[..], b"x", b"2026-11-21T08:27:50Z stdin F a", b"2026-11-21T08:27:50Z"] {
+            assert_eq!(read_file_line(bad), None);
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use harness::{IMAGE, Podman};
 use weft_engine::{
     Container, ContainerSpec, ContainerState, Credentials, Error, ExecSpec, Happened, LeaseTarget,
     Limits, LogQuery, MemoryCgroup, MemoryWatch, Notice, Origin, Owner, Stream, TtySize, Watch,
-    ran_out_of_memory,
+    ran_out_of_memory, read_file_line,
 };
 use weft_protocol::{PortMapping, VolumeMapping};
 
@@ -342,6 +342,15 @@ async fn output_is_followed_line_by_line_with_its_stream_and_time() {
         rest.push(line.unwrap().text);
     }
     assert_eq!(rest, ["four", "end"]);
+    let file = engine.inspect(&id).await.unwrap().log_file;
+    let kept = std::fs::read(file).unwrap();
+    let kept: Vec<_> = kept
+        .split_inclusive(|byte| *byte == b'\n')
+        .map(|line| read_file_line(line).expect("a line of the file").0)
+        .collect();
+    assert_eq!(kept.len(), 5);
+    assert!(kept.iter().any(|line| line.stream == Stream::Stderr && line.text == "two"));
+    assert!(kept.iter().any(|line| line.at.unwrap().as_micros() % 1_000_000 != 0));
     let query = LogQuery { tail: Some(1), ..LogQuery::default() };
     let mut tail = engine.logs("talker", query).unwrap();
     assert_eq!(soon("the last line", tail.next()).await.unwrap().unwrap().text, "end");
