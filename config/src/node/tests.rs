@@ -70,7 +70,8 @@ fn what_is_set_without_effect_is_named_with_its_place_and_nothing_else_is() {
         "{PLAIN}[reconcile]\nmode = \"report\"\n[monitor]\ninterval = \"5s\"\ncooldown = \"1m\"\n\
          [membership]\nprofile = \"lan\"\n"
     );
-    let loaded = run(&text, &[("WEFT_ENGINE_SOCKET", "/run/x")], &NodeFlags::default()).unwrap();
+    let loaded =
+        run(&text, &[("WEFT_FAILOVER_STATEFUL", "snapshot")], &NodeFlags::default()).unwrap();
     let lines: Vec<String> =
         loaded.config.without_effect().iter().map(ToString::to_string).collect();
     assert_eq!(

@@ -3,6 +3,7 @@
 //! The connection is our own, not bollard's: that one takes a terminal's bytes 0, 1 and 2 for the
 //! header of a frame.
 
+use std::future::Future;
 use std::time::Duration;
 
 use bollard::models::ExecConfig;
@@ -166,20 +167,24 @@ impl ExecSession {
     ///
     /// # Errors
     /// [`Error::Timeout`] if the command still runs after 5 s, the engine's others.
-    pub async fn exit_code(&self) -> Result<i64, Error> {
-        let what = "ask for a command's exit code";
-        let asked = async {
-            loop {
-                let inspected = self.engine.docker.inspect_exec(&self.id).await;
-                let inspected =
-                    inspected.map_err(|error| Error::of(what, self.engine.socket(), error))?;
-                if inspected.running != Some(true) {
-                    return Ok(inspected.exit_code.unwrap_or_default());
+    pub fn exit_code(&self) -> impl Future<Output = Result<i64, Error>> + Send + use<> {
+        // Not the connection, which cannot be shared between threads.
+        let (engine, id) = (self.engine.clone(), self.id.clone());
+        async move {
+            let what = "ask for a command's exit code";
+            let asked = async {
+                loop {
+                    let inspected = engine.docker.inspect_exec(&id).await;
+                    let inspected =
+                        inspected.map_err(|error| Error::of(what, engine.socket(), error))?;
+                    if inspected.running != Some(true) {
+                        return Ok(inspected.exit_code.unwrap_or_default());
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        limited(what, CODE_LIMIT, asked).await
+            };
+            limited(what, CODE_LIMIT, asked).await
+        }
     }
 }
 
@@ -258,7 +263,8 @@ impl Engine {
         };
         if let Some(size) = spec.tty {
             // Podman 4.3 takes no size at the start; a command that has ended already needs none.
-            let _ = session.resize(size).await;
+            let resizer = session.resizer();
+            let _ = resizer.resize(size).await;
         }
         Ok(session)
     }
@@ -287,7 +293,14 @@ impl Engine {
                 let room = most.saturating_sub(kept.len()).min(chunk.bytes.len());
                 kept.extend(chunk.bytes.iter().take(room));
             }
-            Ok(ExecOutput { stdout, stderr, code: session.exit_code().await? })
+            Ok(ExecOutput {
+                stdout,
+                stderr,
+                code: {
+                    let code = session.exit_code();
+                    code.await?
+                },
+            })
         };
         limited(&what, limit, run).await
     }

@@ -5,7 +5,7 @@
 //! - `spec`, `names`: what a container shall be, as the engine is told. Pure.
 //! - `container`: what a container is, as the engine tells it. Pure.
 //! - `engine`, `image`, `archive`: the calls. `raw`: those that bollard does not do well enough.
-//! - `events`, `exit`, `memory`: how changes are noticed; `logs`, `exec`, `stats`: the rest.
+//! - `events`, `exit`, `memory`, `tail`: how changes are noticed; `logs`, `exec`, `stats`: the rest.
 //! - `lease`: killing a container when neither engine nor daemon is there to do it.
 //!
 //! Nothing of bollard is in this crate's interface, and no other crate names it. Engines' own
@@ -29,6 +29,7 @@ mod raw;
 mod service;
 mod spec;
 mod stats;
+mod tail;
 
 pub use container::{Container, ContainerState, Ended, Summary, observed};
 pub use engine::{Engine, Flavour};
@@ -45,3 +46,4 @@ pub use names::{Owner, container_name, label, matches_service};
 pub use service::OwnService;
 pub use spec::{ContainerSpec, Limits, LogPolicy, Ulimits};
 pub use stats::{Stats, cpu_percent};
+pub use tail::FileWatch;

@@ -15,7 +15,7 @@
 //! A fenced component runs under a lease, whose end `fence` enforces.
 
 mod fence;
-mod log;
+pub(crate) mod log;
 mod protocol;
 
 use std::ffi::OsString;

@@ -1,0 +1,659 @@
+//! The driver of containers: makes one ready, starts it, follows it to its end, removes it.
+//!
+//! Which containers are a component's is said by their labels, which bear this node's id; no other
+//! container is ever touched. `container.json` in a component's directory says that there may be
+//! one. A container that ended is started again in its place as long as it is made from what is
+//! wanted; it is removed when something else takes its place, or the component is forgotten.
+
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{broadcast, mpsc};
+use weft_engine::{
+    Container, ContainerState, Ended, Engine, Error, Happened, MemoryCgroup, MemoryWatch, Owner,
+    Summary, container_name, label, ran_out_of_memory,
+};
+use weft_protocol::Assignment;
+use weft_protocol::files::{FILES_VERSION, ShimExit, replica_dir};
+use weft_wire::WallTime;
+
+use super::engines::News;
+use super::output::Output;
+use super::recipe::{self, MADE_FROM};
+use super::{Hands, Order};
+use crate::disk::{Durable, make_dir, read_json, write_json};
+use crate::launch::Problem;
+use crate::state::instance::{Instance, InstanceId};
+use crate::state::{Finding, Input, Permanence, Sight};
+
+/// Name of the [`ContainerFile`] in a component's directory.
+const FILE: &str = "container.json";
+/// Between attempts at something the engine did not do.
+const AGAIN: Duration = Duration::from_millis(500);
+/// So many replicas of one component on one node have names of their own.
+const PLACES: u32 = 1000;
+
+/// `container.json`: that this component has, or may have, a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct ContainerFile {
+    /// [`FILES_VERSION`] of the writer.
+    version: u16,
+    /// Its name.
+    name: String,
+    /// The run of it that this node has stopped, or was about to.
+    #[serde(default)]
+    stopping: Option<InstanceId>,
+    /// What the image's name meant when it was made.
+    #[serde(default)]
+    digest: String,
+}
+
+/// Whether a component may have a container.
+pub(crate) fn may_be(dir: &Path) -> bool {
+    dir.join(FILE).exists()
+}
+
+fn read(dir: &Path) -> ContainerFile {
+    read_json(&dir.join(FILE)).ok().flatten().unwrap_or_default()
+}
+
+async fn write(hands: &Hands, file: &ContainerFile) -> Result<(), Problem> {
+    let (dir, file) = (hands.dir(), file.clone());
+    let written = tokio::task::spawn_blocking(move || {
+        make_dir(&dir, 0o700)?;
+        write_json(&dir.join(FILE), &file, Durable::No)
+    });
+    match written.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Problem::Passing(format!("{FILE}: {error}"))),
+        Err(error) => Err(Problem::Passing(error.to_string())),
+    }
+}
+
+/// Why nothing was started.
+enum Failed {
+    /// By the engine.
+    Engine(Error),
+    /// By this node.
+    Problem(Problem),
+    /// It was not to go on.
+    Cancelled,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<Problem> for Failed {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+fn permanence(error: &Error) -> Permanence {
+    if error.is_passing() { Permanence::Passing } else { Permanence::Permanent }
+}
+
+/// The filter that finds a component's containers.
+fn labels(hands: &Hands) -> Vec<String> {
+    let key = &hands.key;
+    vec![
+        Owner::of_node(&hands.shared.config.node_id),
+        format!("{}={}", label::SERVICE, key.service),
+        format!("{}={}", label::REPLICA, key.replica),
+        format!("{}={}", label::COMPONENT, key.component),
+    ]
+}
+
+/// A component's containers. Engines filter by themselves; it is checked all the same, because
+/// what is not ours is not touched.
+async fn ours(hands: &Hands, engine: &Engine) -> Result<Vec<Summary>, Error> {
+    let mut all = engine.list(&labels(hands)).await?;
+    all.retain(|one| is_ours(hands, one.owner.as_ref()));
+    Ok(all)
+}
+
+fn is_ours(hands: &Hands, owner: Option<&Owner>) -> bool {
+    owner.is_some_and(|owner| owner.node == hands.shared.config.node_id && owner.key == hands.key)
+}
+
+fn instance(container: &Container, digest: &str) -> Instance {
+    let owner = container.owner.as_ref();
+    let started_at = container.started_at.unwrap_or_default();
+    Instance {
+        id: InstanceId::Container { container: container.id.clone(), started_at },
+        pid: container.pid.unwrap_or(0),
+        spec_hash: owner.map_or_else(String::new, |owner| owner.spec_hash.clone()),
+        epoch: owner.map_or(0, |owner| owner.epoch),
+        revision: owner.map_or(0, |owner| owner.revision),
+        generation: owner.map_or(0, |owner| owner.generation),
+        started_at,
+        ports: owner.map_or_else(Vec::new, |owner| owner.ports.clone()),
+        lease: None,
+        exit: None,
+        image: container.image.clone(),
+        digest: if digest.is_empty() { container.image_id.clone() } else { digest.to_owned() },
+    }
+}
+
+/// `exit 1`, `exit 137 (signal 9)`, with the reason if it is known.
+fn exit_of(ended: &Ended, requested: bool, kills: u64, now: WallTime) -> ShimExit {
+    let code = i32::try_from(ended.code).unwrap_or(-1);
+    let signal = (129..=192).contains(&code).then(|| code - 128);
+    let mut status = match signal {
+        Some(signal) => format!("exit {code} (signal {signal})"),
+        None => format!("exit {code}"),
+    };
+    if ran_out_of_memory(ended.code, ended.oom_flag, kills) && !requested {
+        status = format!("out of memory: {status}");
+    } else if !ended.error.is_empty() {
+        status = format!("{status}: {}", ended.error);
+    }
+    ShimExit {
+        status,
+        code: Some(code),
+        signal,
+        failed_to_start: false,
+        requested,
+        lease_ended: false,
+        at: ended.at.unwrap_or(now),
+    }
+}
+
+/// Gets ready what a start of this assignment needs: the engine answers, and has the image.
+/// Nothing that runs is touched.
+pub(crate) async fn prepare(
+    hands: &Hands,
+    assignment: &Assignment,
+) -> Result<(), (String, Permanence)> {
+    let config = &hands.shared.config;
+    let key = &hands.key;
+    if let Some(problem) = fenced(assignment)
+        .or_else(|| recipe::problem(config, &assignment.spec, &key.service, key.replica))
+    {
+        return Err((problem, Permanence::Permanent));
+    }
+    let engine = hands.shared.engines.engine().await.map_err(|why| (why, Permanence::Passing))?;
+    match engine.ensure_image(&assignment.spec.image, "", None, |_| {}).await {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            if error.is_engine_away() {
+                hands.shared.engines.failed(&error);
+            }
+            Err((error.to_string(), permanence(&error)))
+        }
+    }
+}
+
+/// Until there is a watcher of its lease, a fenced container would go on without one.
+pub(crate) fn fenced(assignment: &Assignment) -> Option<String> {
+    assignment.fenced.then(|| {
+        "on_partition = \"stop\" is not in this version for containers: write `keep`, or give the component a `cmd` and no `image`".to_owned()
+    })
+}
+
+/// Looks for a component's container when its actor begins, and follows it if it runs. `other`:
+/// what was found of a process.
+pub(crate) async fn take_over(hands: Hands, other: Finding, mut inbox: mpsc::Receiver<Order>) {
+    let engines = hands.shared.engines.clone();
+    let (engine, found) = loop {
+        let engine = engines.wait(|why| hands.say(Input::Waits(0, why))).await;
+        match look(&hands, &engine).await {
+            Ok(found) => break (engine, found),
+            Err(error) => {
+                if error.is_engine_away() {
+                    engines.failed(&error);
+                }
+                hands.say(Input::Waits(0, error.to_string()));
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    };
+    let Some(container) = found else { return hands.say(Input::Found(other)) };
+    let file = read(&hands.dir());
+    let mut what = instance(&container, &file.digest);
+    if container.state.is_live() {
+        if let Err(Problem::Passing(why) | Problem::Permanent(why)) =
+            write(&hands, &ContainerFile { name: container.name.clone(), stopping: None, ..file })
+                .await
+        {
+            tracing::warn!(error = why, "a container's file cannot be written");
+        }
+        hands.say(Input::Found(Finding::Running(what)));
+        return follow(&hands, engine, container, &mut inbox, false).await;
+    }
+    match &container.ended {
+        Some(ended) => {
+            // What it said while nobody listened.
+            Output::start(&hands.shared, &hands.key, &engine, &container, false).finish().await;
+            let requested = file.stopping.as_ref() == Some(&what.id);
+            what.exit = Some(exit_of(ended, requested, 0, hands.scope.wall()));
+            hands.say(Input::Found(Finding::Exited(what)));
+        }
+        // Made and never started.
+        None => hands.say(Input::Found(other)),
+    }
+}
+
+/// The component's container: the one that runs, else the one that ended last.
+async fn look(hands: &Hands, engine: &Engine) -> Result<Option<Container>, Error> {
+    let mut best: Option<Container> = None;
+    for one in ours(hands, engine).await? {
+        let container = match engine.inspect(&one.id).await {
+            Ok(container) => container,
+            Err(Error::NotFound { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        let rank = |c: &Container| (c.state.is_live(), c.started_at);
+        if best.as_ref().is_none_or(|best| rank(best) < rank(&container)) {
+            best = Some(container);
+        }
+    }
+    Ok(best)
+}
+
+/// One run from its start to its end.
+pub(crate) async fn run(hands: Hands, assignment: Assignment, mut inbox: mpsc::Receiver<Order>) {
+    let engines = hands.shared.engines.clone();
+    let run = hands.run;
+    let key = &hands.key;
+    let problem = fenced(&assignment).or_else(|| {
+        recipe::problem(&hands.shared.config, &assignment.spec, &key.service, key.replica)
+    });
+    if let Some(problem) = problem {
+        return hands.say(Input::StartFailed(run, problem, Permanence::Permanent));
+    }
+    let started = loop {
+        let engine = tokio::select! {
+            engine = engines.wait(|why| hands.say(Input::Waits(run, why))) => engine,
+            () = cancelled(&mut inbox) => {
+                return hands.say(Input::StartFailed(run, String::new(), Permanence::Passing));
+            }
+        };
+        match start(&hands, &engine, &assignment, &mut inbox).await {
+            Ok((container, fresh)) => break (engine, container, fresh),
+            // Whatever it has done by then is found by the next attempt.
+            Err(Failed::Engine(error)) if error.is_engine_away() => {
+                engines.failed(&error);
+                hands.say(Input::Waits(run, error.to_string()));
+                tokio::time::sleep(AGAIN).await;
+            }
+            Err(Failed::Engine(error)) => {
+                let (text, permanence) = (error.to_string(), permanence(&error));
+                return hands.say(Input::StartFailed(run, text, permanence));
+            }
+            Err(Failed::Problem(Problem::Permanent(text))) => {
+                return hands.say(Input::StartFailed(run, text, Permanence::Permanent));
+            }
+            Err(Failed::Problem(Problem::Passing(text))) => {
+                return hands.say(Input::StartFailed(run, text, Permanence::Passing));
+            }
+            Err(Failed::Cancelled) => {
+                return hands.say(Input::StartFailed(run, String::new(), Permanence::Passing));
+            }
+        }
+    };
+    let (engine, container, fresh) = started;
+    hands.say(Input::Started(run, instance(&container, &read(&hands.dir()).digest)));
+    follow(&hands, engine, container, &mut inbox, fresh).await;
+}
+
+/// Completes when the run is not to go on.
+async fn cancelled(inbox: &mut mpsc::Receiver<Order>) {
+    loop {
+        match inbox.recv().await {
+            Some(Order::Lease { .. }) => {}
+            Some(Order::Cancel | Order::Stop { .. }) => return,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Starts a component's container: the one that is there if it is made from what is wanted, else a
+/// new one, for which the old one goes once the image is there. Answers whether it is new.
+async fn start(
+    hands: &Hands,
+    engine: &Engine,
+    assignment: &Assignment,
+    inbox: &mut mpsc::Receiver<Order>,
+) -> Result<(Container, bool), Failed> {
+    let shared = &hands.shared;
+    let (key, spec) = (&hands.key, &assignment.spec);
+    let (prepared, own, wall) = (shared.clone(), key.clone(), hands.scope.wall());
+    let (dirs, wanted) = (recipe::directories(&shared.config, spec), spec.clone());
+    let home = replica_dir(&shared.config.data_dir, &key.service, key.replica);
+    let made_home = home.clone();
+    let (ports, peers) = tokio::task::spawn_blocking(move || {
+        for dir in std::iter::once(&made_home).chain(&dirs) {
+            make_dir(dir, 0o755)
+                .map_err(|error| Problem::Passing(format!("{}: {error}", dir.display())))?;
+        }
+        let ports = prepared.ports_for(&own, &wanted, wall)?;
+        Ok::<_, Problem>((ports, prepared.peers_of(&own)))
+    })
+    .await
+    .map_err(|error| Problem::Passing(error.to_string()))??;
+    let mut made = recipe::container(&shared.config, assignment, &ports, &peers, &home, "name");
+    let from = made.labels.get(MADE_FROM).cloned();
+    let there = ours(hands, engine).await?;
+    let same = there.iter().find(|one| one.labels.get(MADE_FROM) == from.as_ref());
+    if let Some(same) = same {
+        match started(hands, engine, &same.id).await {
+            Ok(container) => {
+                for other in there.iter().filter(|other| other.id != same.id) {
+                    engine.remove(&other.id).await?;
+                }
+                let before = read(&hands.dir());
+                let file = ContainerFile {
+                    version: FILES_VERSION,
+                    name: container.name.clone(),
+                    stopping: None,
+                    digest: before.digest,
+                };
+                write(hands, &file).await?;
+                return Ok((container, false));
+            }
+            Err(error) if error.is_engine_away() => return Err(error.into()),
+            // It cannot be started any more, as when something of it was lost: a new one may be.
+            Err(error) => tracing::debug!(%error, "a container is made anew"),
+        }
+    }
+    // First the image: what is there stays until it is.
+    let image = tokio::select! {
+        image = engine.ensure_image(&spec.image, "", None, |_| {}) => image?,
+        () = cancelled(inbox) => return Err(Failed::Cancelled),
+    };
+    for old in &there {
+        if old.state.is_live() {
+            engine.stop(&old.id, spec.stop_grace).await?;
+        }
+        engine.remove(&old.id).await?;
+    }
+    let digest = image.digest(&spec.image).to_owned();
+    let mut place = 1;
+    let id = loop {
+        made.name = container_name(&key.service, &key.component, place);
+        let file = ContainerFile {
+            version: FILES_VERSION,
+            name: made.name.clone(),
+            stopping: None,
+            digest: digest.clone(),
+        };
+        write(hands, &file).await?;
+        match engine.create(&made).await {
+            Ok(id) => break id,
+            Err(Error::NameTaken { name, holder }) => match &holder.owner {
+                Some(owner) if is_ours(hands, Some(owner)) => engine.remove(&holder.id).await?,
+                Some(owner)
+                    if owner.node == shared.config.node_id
+                        && (&owner.key.service, &owner.key.component)
+                            == (&key.service, &key.component)
+                        && place < PLACES =>
+                {
+                    place += 1;
+                }
+                _ => return Err(Error::NameTaken { name, holder }.into()),
+            },
+            Err(error) => return Err(error.into()),
+        }
+    };
+    match started(hands, engine, &id).await {
+        Ok(container) => Ok((container, true)),
+        Err(error) => {
+            // What was made for nothing is not left about; if it is, the next start finds it.
+            if !error.is_engine_away()
+                && let Err(error) = engine.remove(&id).await
+            {
+                tracing::debug!(%error, "a container that did not start is left");
+            }
+            Err(error.into())
+        }
+    }
+}
+
+async fn started(hands: &Hands, engine: &Engine, id: &str) -> Result<Container, Error> {
+    engine.start(id).await?;
+    let container = engine.inspect(id).await?;
+    tracing::debug!(component = %hands.key, container = container.name, id, "started");
+    Ok(container)
+}
+
+/// What came of a container.
+enum Over {
+    Ended(Ended),
+    Gone,
+}
+
+type Ending = Pin<Box<dyn Future<Output = Result<Ended, Error>> + Send>>;
+
+fn ending(engine: &Engine, container: &Container) -> Ending {
+    let (engine, container) = (engine.clone(), container.clone());
+    Box::pin(async move { engine.ended(&container).await })
+}
+
+/// Follows a container to its end, and says what came of it. `fresh`: it has said nothing before.
+async fn follow(
+    hands: &Hands,
+    engine: Engine,
+    container: Container,
+    inbox: &mut mpsc::Receiver<Order>,
+    fresh: bool,
+) {
+    let memory = container.pid.and_then(MemoryCgroup::of).and_then(|g| MemoryWatch::start(g).ok());
+    let killed_before = memory.as_ref().map_or(0, MemoryWatch::kills);
+    let output = Output::start(&hands.shared, &hands.key, &engine, &container, fresh);
+    let asked = std::sync::atomic::AtomicBool::new(false);
+    let over = watch(hands, &engine, container, inbox, &asked).await;
+    output.finish().await;
+    let asked = asked.into_inner();
+    hands.say(match over {
+        Over::Ended(ended) => {
+            let kills = memory.map_or(0, |memory| memory.kills()).saturating_sub(killed_before);
+            Input::Exited(hands.run, exit_of(&ended, asked, kills, hands.scope.wall()))
+        }
+        Over::Gone => Input::Gone(hands.run),
+    });
+}
+
+async fn watch(
+    hands: &Hands,
+    engine: &Engine,
+    mut container: Container,
+    inbox: &mut mpsc::Receiver<Order>,
+    asked: &std::sync::atomic::AtomicBool,
+) -> Over {
+    let engines = hands.shared.engines.clone();
+    let mut news = engines.listen();
+    let mut end = ending(engine, &container);
+    let mut stopping: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
+    let mut dim = false;
+    let mut open = true;
+    loop {
+        let look = tokio::select! {
+            ended = &mut end => match ended {
+                Ok(ended) => return Over::Ended(ended),
+                Err(Error::NotFound { .. }) => return Over::Gone,
+                Err(error) => {
+                    // Its process may have ended; who could tell how does not answer.
+                    hands.say(Input::Sight(hands.run, Sight::Blind(error.to_string())));
+                    dim = true;
+                    engines.failed(&error);
+                    tokio::time::sleep(AGAIN).await;
+                    engines.wait(|_| {}).await;
+                    true
+                }
+            },
+            order = inbox.recv(), if open => {
+                match order {
+                    Some(Order::Stop { grace_ms }) if stopping.is_none() => {
+                        asked.store(true, std::sync::atomic::Ordering::Relaxed);
+                        let grace = Duration::from_millis(grace_ms);
+                        stopping = Some(Box::pin(stop(hands.clone(), engine.clone(), container.clone(), grace)));
+                    }
+                    Some(_) => {}
+                    None => open = false,
+                }
+                false
+            },
+            () = wait(&mut stopping) => {
+                stopping = None;
+                false
+            }
+            heard = news.recv() => match heard {
+                Ok(News::Away(why)) => {
+                    dim = true;
+                    hands.say(Input::Sight(hands.run, match container.pid {
+                        Some(_) => Sight::Dim(format!("it runs, but {why}")),
+                        None => Sight::Blind(why),
+                    }));
+                    false
+                }
+                Ok(News::Everything(all)) => {
+                    dim || !all.iter().any(|one| {
+                        one.id == container.id && one.state == ContainerState::Running
+                    })
+                }
+                Ok(News::Fact(fact)) => {
+                    fact.id == container.id && matters(&fact.what)
+                }
+                Err(broadcast::error::RecvError::Lagged(_)) => true,
+                Err(broadcast::error::RecvError::Closed) => false,
+            },
+        };
+        if !look {
+            continue;
+        }
+        match engine.inspect(&container.id).await {
+            Ok(now) => {
+                if let Some(ended) = now.ended {
+                    return Over::Ended(ended);
+                }
+                match now.state {
+                    ContainerState::Paused => {
+                        dim = true;
+                        let text = format!("somebody has paused its container {}", now.name);
+                        hands.say(Input::Sight(hands.run, Sight::Dim(text)));
+                    }
+                    _ if std::mem::take(&mut dim) => {
+                        hands.say(Input::Sight(hands.run, Sight::Clear));
+                    }
+                    _ => {}
+                }
+                if now.pid != container.pid || now.started_at == container.started_at {
+                    container = now;
+                    end = ending(engine, &container);
+                }
+            }
+            Err(Error::NotFound { .. }) => return Over::Gone,
+            Err(error) => {
+                tracing::debug!(%error, "a container cannot be looked at");
+                if error.is_engine_away() {
+                    engines.failed(&error);
+                }
+                dim = true;
+            }
+        }
+    }
+}
+
+fn matters(what: &Happened) -> bool {
+    matches!(
+        what,
+        Happened::Died(_)
+            | Happened::Stopped
+            | Happened::Removed
+            | Happened::Paused
+            | Happened::Unpaused
+    )
+}
+
+async fn wait(stopping: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
+    match stopping {
+        Some(stopping) => stopping.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Stops it, however often that takes. That it was asked to is written down first: the daemon may
+/// die meanwhile.
+async fn stop(hands: Hands, engine: Engine, container: Container, grace: Duration) {
+    let file = ContainerFile {
+        stopping: Some(instance(&container, "").id),
+        name: container.name.clone(),
+        ..read(&hands.dir())
+    };
+    if let Err(Problem::Passing(why) | Problem::Permanent(why)) = write(&hands, &file).await {
+        tracing::warn!(error = why, "a container's file cannot be written");
+    }
+    loop {
+        match engine.stop(&container.id, grace).await {
+            Ok(()) | Err(Error::NotFound { .. }) => return,
+            Err(error) => {
+                tracing::warn!(%error, component = %hands.key, "a container was not stopped");
+                if error.is_engine_away() {
+                    hands.shared.engines.failed(&error);
+                }
+                tokio::time::sleep(AGAIN).await;
+                hands.shared.engines.wait(|_| {}).await;
+            }
+        }
+    }
+}
+
+/// Removes a component's containers, killing what runs of them; returns when there are none.
+pub(crate) async fn remove(hands: &Hands) {
+    let engines = hands.shared.engines.clone();
+    loop {
+        let engine = engines.wait(|_| {}).await;
+        let removed = async {
+            for one in ours(hands, &engine).await? {
+                engine.remove(&one.id).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        match removed.await {
+            Ok(()) => break,
+            Err(error) => {
+                tracing::warn!(%error, component = %hands.key, "a container was not removed");
+                if error.is_engine_away() {
+                    engines.failed(&error);
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+    let file = hands.dir().join(FILE);
+    if let Err(error) = tokio::fs::remove_file(&file).await
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %file.display(), %error, "cannot be removed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_says_its_code_its_signal_and_whether_memory_was_the_cause() {
+        let ended = |code, oom_flag| Ended { code, oom_flag, at: None, error: String::new() };
+        let now = WallTime::from_micros(5);
+        let text =
+            |code, oom, requested, kills| exit_of(&ended(code, oom), requested, kills, now).status;
+        assert_eq!(text(0, false, false, 0), "exit 0");
+        assert_eq!(text(3, false, false, 0), "exit 3");
+        assert_eq!(text(137, false, true, 0), "exit 137 (signal 9)");
+        assert_eq!(text(137, false, false, 1), "out of memory: exit 137 (signal 9)");
+        assert_eq!(text(137, false, true, 1), "exit 137 (signal 9)", "its grace was over");
+        let exit = exit_of(&ended(143, false), true, 0, now);
+        assert_eq!(
+            (exit.code, exit.signal, exit.at, exit.requested),
+            (Some(143), Some(15), now, true)
+        );
+    }
+}
