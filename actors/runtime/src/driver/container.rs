@@ -20,7 +20,7 @@ use weft_protocol::Assignment;
 use weft_protocol::files::{FILES_VERSION, ShimExit, replica_dir};
 use weft_wire::WallTime;
 
-use super::engines::News;
+use super::engines::{NO_DRIVER, News};
 use super::output::Output;
 use super::recipe::{self, MADE_FROM};
 use super::{Hands, Order};
@@ -201,6 +201,9 @@ pub(crate) fn fenced(assignment: &Assignment) -> Option<String> {
 /// what was found of a process.
 pub(crate) async fn take_over(hands: Hands, other: Finding, mut inbox: mpsc::Receiver<Order>) {
     let engines = hands.shared.engines.clone();
+    if engines.are_none() {
+        return hands.say(Input::Found(other));
+    }
     let (engine, found) = loop {
         let engine = engines.wait(|why| hands.say(Input::Waits(0, why))).await;
         match look(&hands, &engine).await {
@@ -608,6 +611,10 @@ async fn stop(hands: Hands, engine: Engine, container: Container, grace: Duratio
 /// Removes a component's containers, killing what runs of them; returns when there are none.
 pub(crate) async fn remove(hands: &Hands) {
     let engines = hands.shared.engines.clone();
+    if engines.are_none() {
+        tracing::warn!(component = %hands.key, "its container, if there is one, is left: {NO_DRIVER}");
+        return;
+    }
     loop {
         let engine = engines.wait(|_| {}).await;
         let removed = async {

@@ -59,6 +59,11 @@ impl Engines {
         })
     }
 
+    /// Whether this node runs processes only.
+    pub(crate) const fn are_none(&self) -> bool {
+        self.search.is_none()
+    }
+
     /// News from now on.
     pub(crate) fn listen(&self) -> broadcast::Receiver<News> {
         self.news.subscribe()

@@ -17,7 +17,7 @@ use weft_wire::WallTime;
 
 use crate::actor::Shared;
 use crate::logs::newest;
-use crate::shim::log::{Log, Splitter};
+use crate::shim::log::{Log, MAX_LINE, Splitter};
 
 /// Lines that come together are written together.
 const GATHER: Duration = Duration::from_millis(20);
@@ -150,6 +150,8 @@ struct Copier {
     log: Log,
     stdout: Splitter,
     stderr: Splitter,
+    /// Lines of which a part has come, of each stream.
+    begun: (Vec<u8>, Vec<u8>),
     /// The newest line that was there, and how many of that time.
     after: Option<WallTime>,
     same: u64,
@@ -163,6 +165,7 @@ impl Copier {
             log: Log::new(path.to_owned(), bytes, files),
             stdout: Splitter::new('O'),
             stderr: Splitter::new('E'),
+            begun: Default::default(),
             after: there.map(|(at, _)| at),
             same: there.map_or(0, |(_, count)| count),
             newest: there.unwrap_or_default(),
@@ -183,6 +186,17 @@ impl Copier {
     }
 
     fn line(&mut self, stream: Stream, at: WallTime, text: &[u8], whole: bool) {
+        let (splitter, begun) = match stream {
+            Stream::Stdout => (&mut self.stdout, &mut self.begun.0),
+            Stream::Stderr => (&mut self.stderr, &mut self.begun.1),
+        };
+        let room = MAX_LINE.saturating_sub(begun.len());
+        begun.extend_from_slice(text.get(..room).unwrap_or(text));
+        if !whole {
+            return;
+        }
+        begun.push(b'\n');
+        let line = std::mem::take(begun);
         if let Some(after) = self.after {
             if at < after {
                 return;
@@ -194,15 +208,8 @@ impl Copier {
             self.after = None;
         }
         self.newest = if self.newest.0 == at { (at, self.newest.1 + 1) } else { (at, 1) };
-        let splitter = match stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
-        };
-        splitter.push(text, at);
-        if whole {
-            let (stored, count) = splitter.push(b"\n", at);
-            self.log.append(stored, count);
-        }
+        let (stored, count) = splitter.push(&line, at);
+        self.log.append(stored, count);
     }
 }
 

@@ -43,6 +43,8 @@ pub(crate) const FAIL_WITHIN: Duration = Duration::from_secs(600);
 /// After the first restart, which comes at once (orchestration §22b).
 pub(crate) const BACKOFF: Backoff =
     Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300), jitter: 0.2 };
+/// A container that could not be started so often in a row is told of as refused, and tried on.
+pub(crate) const REFUSED_AFTER: u32 = 3;
 /// A shim that has not ended a component so long after its grace is not going to.
 pub(crate) const STOP_SLACK: Duration = Duration::from_secs(5);
 
@@ -254,6 +256,8 @@ pub(crate) struct Component {
     cancelled: bool,
     /// What is to take the place of what runs.
     next: Next,
+    /// Containers that could not be started, in a row.
+    failed_starts: u32,
     effects: Vec<Effect>,
 }
 
@@ -329,6 +333,7 @@ impl Component {
             started_for: Default::default(),
             cancelled: false,
             next: Next::default(),
+            failed_starts: 0,
             effects: Vec::new(),
         }
     }
@@ -454,11 +459,16 @@ impl Component {
             ),
             digest: file.map_or_else(String::new, |f| f.digest.clone()),
             container: file.map_or_else(String::new, |f| f.container().to_owned()),
-            refused: match self.next.phase {
-                NextPhase::Refused => assignment.map_or(0, |a| a.revision),
-                _ => 0,
-            },
+            refused: if self.is_refused() { assignment.map_or(0, |a| a.revision) } else { 0 },
         }
+    }
+
+    /// Whether what is wanted cannot be started here, as far as anybody could say: it was said so,
+    /// or several attempts came to nothing.
+    fn is_refused(&self) -> bool {
+        self.next.phase == NextPhase::Refused
+            || self.next.attempt >= REFUSED_AFTER
+            || self.failed_starts >= REFUSED_AFTER && self.desired() == Desired::Running
     }
 
     /// Whether it may be another node's by now. A fenced one is not where it holds a lease.
@@ -638,6 +648,7 @@ impl Component {
         });
         if !same {
             self.next = self.next.anew();
+            self.failed_starts = 0;
             self.cause = match &self.assignment {
                 Some(old) if old.spec_hash == assignment.spec_hash => "operator",
                 _ => cause,
@@ -848,6 +859,7 @@ impl Component {
         self.up_since = Some(at.now.checked_sub(ran).unwrap_or(at.now));
         let started_at = file.started_at;
         self.instance = Some(file);
+        self.failed_starts = 0;
         self.reason.clear();
         self.bad_probes = 0;
         if self.begin_probing() {
@@ -940,6 +952,9 @@ impl Component {
             return;
         }
         self.reason = reason;
+        if self.assignment.as_ref().is_some_and(|a| a.spec.driver == Driver::Container) {
+            self.failed_starts = self.failed_starts.saturating_add(1);
+        }
         if self.desired() != Desired::Running {
             self.transition(at.wall, ComponentState::Exited, "self", "");
             return;

@@ -1,0 +1,277 @@
+//! Containers on nodes with an engine of their own, as an operator meets them.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use weft_tests::podman::{Boxes, IMAGE, IMAGE_2, Podman};
+use weft_tests::{DEADLINE, is_alive, kill_9};
+
+/// A service of one container that answers over HTTP with `text`, on the node of that name.
+fn web(node: &str, image: &str, text: &str) -> String {
+    format!(
+        r#"name = "web"
+node = "{node}"
+
+[[components]]
+name = "web"
+image = "{image}"
+cmd = ["/bin/sh", "-c", "echo $0 > /www/index.html; echo started $0; exec httpd -f -p $PORT -h /www", "{text}"]
+stop_grace = "1s"
+
+[components.health]
+kind = "http"
+path = "/index.html"
+interval = "1s"
+
+[[components.routes]]
+port = 443
+"#
+    )
+}
+
+/// The row of a component on a node, as the node itself lists it, once it is so.
+#[track_caller]
+fn row(boxes: &Boxes, node: usize, component: &str, so: impl Fn(&Value) -> bool) -> Value {
+    let name = boxes.cluster.node_name(node);
+    let what = format!("{component} is as wanted on {name}");
+    let mut last = Value::Null;
+    let deadline = DEADLINE * 2;
+    let (row, _) = boxes.cluster.wait_until(&what, deadline, |cluster| {
+        let rows = cluster.ps_json(node);
+        let row = rows
+            .into_iter()
+            .find(|row| row["component"] == component && row["node"] == name.as_str());
+        if row.as_ref() != Some(&last) {
+            last = row.clone().unwrap_or_default();
+            eprintln!("{last}");
+        }
+        row.filter(|row| so(row))
+    });
+    row
+}
+
+fn is_running(row: &Value) -> bool {
+    row["state"] == "running" && row["health"] != "unknown"
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// Kills the first process of a container, from outside.
+#[track_caller]
+fn kill_container(podman: &Podman, container: &str) {
+    let pid = podman.field(container, "{{.State.Pid}}").parse().expect("a pid");
+    kill_9(pid);
+}
+
+#[track_caller]
+fn answers(boxes: &Boxes, node: usize, row: &Value, expected: &str) {
+    let url = format!("{}/index.html", row["urls"][0].as_str().expect("a URL"));
+    let what = format!("{url} answers {expected}");
+    boxes.cluster.wait_until(&what, DEADLINE, |cluster| {
+        cluster
+            .curl(node, &url)
+            .is_ok_and(|(code, body)| code == 200 && body.trim() == expected)
+            .then_some(())
+    });
+}
+
+#[test]
+fn a_container_is_deployed_answers_is_restarted_taken_over_stopped_started_and_removed() {
+    let Some(mut boxes) = Boxes::start(1) else { return };
+    let done = boxes.cluster.deploy(0, &web("n1", IMAGE, "one"));
+    assert!(done.stdout.contains("ok") || done.stderr.contains("ok"), "{done:?}");
+    let first = row(&boxes, 0, "web", is_running);
+    assert_eq!((text(&first["driver"]), text(&first["image"])), ("container".into(), IMAGE.into()));
+    assert_eq!((text(&first["version"]), text(&first["health"])), ("1".into(), "healthy".into()));
+    let id = text(&first["container"]);
+    assert_eq!(boxes.podman[0].ids(), [id.clone()]);
+    assert_eq!(boxes.podman[0].field("web", "{{.HostConfig.RestartPolicy.Name}}"), "no");
+    assert!(text(&first["digest"]).starts_with("sha256:"), "{first}");
+    answers(&boxes, 0, &first, "one");
+
+    // It dies: the same container runs again, at the same address.
+    kill_container(&boxes.podman[0], &id);
+    let second = row(&boxes, 0, "web", |row| is_running(row) && row["restarts"] == 1);
+    assert_eq!(text(&second["container"]), id, "started again in its place");
+    assert_eq!(second["urls"], first["urls"]);
+    assert_eq!(text(&second["last_exit"]), "exit 137 (signal 9)");
+    answers(&boxes, 0, &second, "one");
+
+    // The daemon dies: the container does not notice, and the next daemon goes on with it.
+    let pid = second["pid"].as_u64().expect("a pid");
+    boxes.cluster.kill(0);
+    assert!(is_alive(u32::try_from(pid).unwrap()));
+    boxes.cluster.start_daemon(0);
+    boxes.cluster.answers(0);
+    let third = row(&boxes, 0, "web", is_running);
+    assert_eq!((text(&third["container"]), third["pid"].as_u64()), (id.clone(), Some(pid)));
+    assert_eq!(third["restarts"], 1);
+
+    // It dies while there is no daemon: the next one knows how it ended.
+    boxes.cluster.kill(0);
+    kill_container(&boxes.podman[0], &id);
+    boxes.cluster.start_daemon(0);
+    boxes.cluster.answers(0);
+    let fourth = row(&boxes, 0, "web", |row| is_running(row) && row["restarts"] == 2);
+    assert_eq!(text(&fourth["last_exit"]), "exit 137 (signal 9)");
+
+    // Removed behind our back: it comes back, as another container.
+    boxes.podman[0].podman(&["rm", "--force", "--time", "0", &id]).ok();
+    let fifth = row(&boxes, 0, "web", |row| is_running(row) && text(&row["container"]) != id);
+    assert_eq!(text(&fifth["last_exit"]), "removed");
+    answers(&boxes, 0, &fifth, "one");
+    let events = boxes.cluster.weft(0, &["events", "web", "--json"]).ok().stdout;
+    assert!(events.contains("removed"), "{events}");
+
+    // What it said is in one log, over all of them, each line once.
+    let logs = boxes.cluster.weft(0, &["logs", "web"]).ok().stdout;
+    assert_eq!(logs.matches("started one").count(), 4, "{logs}");
+
+    // Stopped, the container stays; started, it is the same one; undeployed, it is gone.
+    let id = text(&fifth["container"]);
+    boxes.cluster.weft(0, &["stop", "web", "--yes"]).ok();
+    row(&boxes, 0, "web", |row| row["state"] == "stopped");
+    assert_eq!(boxes.podman[0].field(&id, "{{.State.Running}}"), "false");
+    boxes.cluster.weft(0, &["start", "web"]).ok();
+    let sixth = row(&boxes, 0, "web", is_running);
+    assert_eq!(text(&sixth["container"]), id);
+    boxes.cluster.weft(0, &["undeploy", "web", "--yes"]).ok();
+    boxes.cluster.wait_until("the container is gone", DEADLINE, |_| {
+        boxes.podman[0].ids().is_empty().then_some(())
+    });
+}
+
+#[test]
+fn a_broken_image_leaves_the_old_revision_running_and_a_foreign_container_is_not_touched() {
+    let Some(boxes) = Boxes::start(1) else { return };
+    let podman = &boxes.podman[0];
+    // Somebody's own, under the name that ours would have.
+    podman.podman(&["run", "--detach", "--name", "web", IMAGE, "sleep", "1000"]).ok();
+    let theirs = podman.field("web", "{{.Id}}{{.State.Pid}}");
+    let done = boxes.cluster.try_deploy(0, &web("n1", IMAGE, "one"), &[]);
+    assert_eq!(done.code, 1, "{done:?}");
+    assert!(format!("{}{}", done.stdout, done.stderr).contains("which is not Weft's"), "{done:?}");
+    assert_eq!(podman.field("web", "{{.Id}}{{.State.Pid}}"), theirs, "not touched");
+    podman.podman(&["rm", "--force", "--time", "0", "web"]).ok();
+
+    boxes.cluster.deploy(0, &web("n1", IMAGE, "one"));
+    let first = row(&boxes, 0, "web", is_running);
+    let done = boxes.cluster.try_deploy(0, &web("n1", "localhost:1/absent:9", "two"), &[]);
+    assert_eq!(done.code, 1, "{done:?}");
+    assert!(format!("{}{}", done.stdout, done.stderr).contains("localhost:1/absent:9"), "{done:?}");
+    let still = row(&boxes, 0, "web", is_running);
+    assert_eq!((&still["container"], &still["pid"]), (&first["container"], &first["pid"]));
+    assert_eq!(still["revision"], first["revision"]);
+    assert!(text(&still["reason"]).contains("is not started"), "{still}");
+    answers(&boxes, 0, &still, "one");
+
+    // A good one takes its place, and only then is the old one gone.
+    boxes.cluster.deploy(0, &web("n1", IMAGE_2, "three"));
+    let third = row(&boxes, 0, "web", |row| is_running(row) && row["version"] == "2");
+    assert_ne!(third["container"], first["container"]);
+    assert_eq!(third["urls"], first["urls"], "the port stays");
+    assert_eq!(third["reason"], Value::Null);
+    answers(&boxes, 0, &third, "three");
+    assert_eq!(podman.ids().len(), 1);
+}
+
+#[test]
+fn every_value_arrives_as_it_is() {
+    let Some(boxes) = Boxes::start(1) else { return };
+    let odd = "a b  c 'x' \"y\" $(id) `id` $HOME \\n * ; | & é\nnext line\t.";
+    let quoted = serde_json::to_string(odd).expect("JSON is TOML here");
+    let definition = format!(
+        "name = \"odd\"\n\n[[components]]\nname = \"odd\"\nimage = \"{IMAGE}\"\nstop_grace = \"1s\"\n\
+         cmd = [\"/bin/sh\", \"-c\", \"printf %s \\\"$1\\\" > $WEFT_DATA/argument; printf %s \\\"$ODD\\\" > $WEFT_DATA/variable; exec sleep 1000\", \"sh\", {quoted}]\n\
+         env = [{}]\n",
+        serde_json::to_string(&format!("ODD={odd}")).expect("JSON is TOML here"),
+    );
+    boxes.cluster.deploy(0, &definition);
+    let data = boxes.cluster.data_dir(0).join("services/odd/1");
+    for file in ["argument", "variable"] {
+        let what = format!("{file} has arrived");
+        let (got, _) = boxes.cluster.wait_until(&what, DEADLINE, |_| {
+            std::fs::read_to_string(data.join(file)).ok().filter(|text| !text.is_empty())
+        });
+        assert_eq!(got, odd, "{file}");
+    }
+}
+
+#[test]
+fn memory_that_runs_out_crashes_and_probes_in_the_container_are_told() {
+    let Some(boxes) = Boxes::start(1) else { return };
+    let one = |name: &str, cmd: &str, more: &str| {
+        format!(
+            "[[components]]\nname = \"{name}\"\nimage = \"{IMAGE}\"\nrestart = \"no\"\nstop_grace = \"1s\"\ncmd = [\"/bin/sh\", \"-c\", {}]\n{more}\n",
+            serde_json::to_string(cmd).expect("JSON is TOML here")
+        )
+    };
+    let definition = format!(
+        "name = \"all\"\n\n{}{}{}",
+        one(
+            "greedy",
+            "sleep 1; dd if=/dev/zero of=/dev/null bs=512M count=1",
+            "resources = { memory = \"32 MiB\" }\n"
+        ),
+        one("crash", "echo last words >&2; exit 7", ""),
+        one(
+            "probed",
+            "sleep 1; touch /tmp/good; exec sleep 1000",
+            "health = { kind = \"exec\", command = [\"test\", \"-e\", \"/tmp/good\"], interval = \"300ms\" }\n"
+        ),
+    );
+    boxes.cluster.try_deploy(0, &definition, &["--no-wait"]).ok();
+    let greedy = row(&boxes, 0, "greedy", |row| row["state"] == "exited");
+    assert!(text(&greedy["last_exit"]).starts_with("out of memory: exit 137"), "{greedy}");
+    let crash = row(&boxes, 0, "crash", |row| row["state"] == "exited");
+    assert_eq!(text(&crash["last_exit"]), "exit 7");
+    let probed = row(&boxes, 0, "probed", is_running);
+    assert_eq!(text(&probed["health"]), "healthy");
+    let logs = boxes.cluster.weft(0, &["logs", "all/crash"]).ok().stdout;
+    assert!(logs.contains("last words"), "{logs}");
+}
+
+#[test]
+fn an_engine_that_goes_away_is_said_and_holds_nothing_else_up() {
+    let Some(mut boxes) = Boxes::start(1) else { return };
+    boxes.cluster.deploy(0, &web("n1", IMAGE, "one"));
+    let first = row(&boxes, 0, "web", is_running);
+    boxes.podman[0].silence();
+    let dim = row(&boxes, 0, "web", |row| text(&row["reason"]).contains("does not answer"));
+    assert_eq!((text(&dim["state"]), &dim["pid"]), ("running".into(), &first["pid"]));
+    // Others go on, and a daemon that starts says what it waits for.
+    boxes.cluster.deploy(0, &weft_tests::nodes::hello_on("hello", "n1"));
+    boxes.cluster.restart(0);
+    boxes.cluster.running(0, "hello", 0);
+    let waits = row(&boxes, 0, "web", |row| !row["reason"].is_null());
+    assert_eq!(text(&waits["state"]), "unknown", "{waits}");
+    boxes.podman[0].serve();
+    let again = row(&boxes, 0, "web", is_running);
+    assert_eq!((&again["container"], &again["pid"]), (&first["container"], &first["pid"]));
+    assert_eq!(again["restarts"], 0);
+}
+
+#[test]
+fn on_three_nodes_each_touches_only_its_own_containers() {
+    let Some(boxes) = Boxes::start(3) else { return };
+    let definition = web("n1", IMAGE, "three").replace("node = \"n1\"", "replicas = 3");
+    boxes.cluster.deploy(0, &definition);
+    for node in 0..3 {
+        let row = row(&boxes, node, "web", is_running);
+        answers(&boxes, node, &row, "three");
+        assert_eq!(boxes.podman[node].ids(), [text(&row["container"])]);
+        let label = boxes.podman[node].field("web", "{{index .Config.Labels \"weft.service\"}}");
+        assert_eq!(label, "web");
+    }
+    // Lines of all nodes, followed.
+    let logs = boxes.cluster.weft(0, &["logs", "web"]).ok().stdout;
+    assert_eq!(logs.matches("started three").count(), 3, "{logs}");
+    boxes.cluster.weft(1, &["undeploy", "web", "--yes"]).ok();
+    for node in 0..3 {
+        boxes.cluster.wait_until("its container is gone", Duration::from_secs(60), |_| {
+            boxes.podman[node].ids().is_empty().then_some(())
+        });
+    }
+}
