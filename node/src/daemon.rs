@@ -81,6 +81,30 @@ pub(crate) fn explain(args: &Run) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Removes every container of a node whose daemon does not run, and prints how many.
+pub(crate) fn remove_containers(args: &Run) -> ExitCode {
+    let Some(config) = load(args) else { return ExitCode::from(EXIT_USAGE) };
+    logging::init(&config);
+    let removed = (|| -> Result<usize, Fatal> {
+        // Held meanwhile: no daemon starts them again.
+        let data = DataDir::open(&config.node.data_dir, &config.node.name)?;
+        let Some(search) = engine_search(&config) else { return Ok(0) };
+        let node = data.seed.node.to_string();
+        let boxes = weft_runtime::Boxes { search: &search, node: &node };
+        Ok(block_on_system(async |_| weft_runtime::remove_containers(boxes).await)?)
+    })();
+    match removed {
+        Ok(removed) => {
+            println!("{removed}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn load(args: &Run) -> Option<NodeConfig> {
     match weft_config::node::load_file(&args.config, std::env::vars(), &args.flags()) {
         Ok(Loaded { config, warnings }) => {

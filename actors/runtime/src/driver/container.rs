@@ -193,7 +193,7 @@ pub(crate) async fn prepare(
 /// Until there is a watcher of its lease, a fenced container would go on without one.
 pub(crate) fn fenced(assignment: &Assignment) -> Option<String> {
     assignment.fenced.then(|| {
-        "on_partition = \"stop\" is not in this version for containers: write `keep`, or give the component a `cmd` and no `image`".to_owned()
+        "on_partition = \"stop\" is not in this version for containers: write \"keep\", or give the component a `cmd` and no `image`".to_owned()
     })
 }
 
@@ -228,7 +228,8 @@ pub(crate) async fn take_over(hands: Hands, other: Finding, mut inbox: mpsc::Rec
             tracing::warn!(error = why, "a container's file cannot be written");
         }
         hands.say(Input::Found(Finding::Running(what)));
-        return follow(&hands, engine, container, &mut inbox, false).await;
+        follow(&hands, engine, container, &mut inbox, false).await;
+        return idle(&hands, inbox).await;
     }
     match &container.ended {
         Some(ended) => {
@@ -240,6 +241,69 @@ pub(crate) async fn take_over(hands: Hands, other: Finding, mut inbox: mpsc::Rec
         }
         // Made and never started.
         None => hands.say(Input::Found(other)),
+    }
+    // The first run of a machine is one that it takes over or sees to the end of; here there is
+    // none yet.
+    idle(&Hands { run: 0, ..hands }, inbox).await;
+}
+
+/// Nothing runs, until the next run begins: notices when somebody else starts the container, and
+/// follows it then, or removes it.
+async fn idle(hands: &Hands, mut inbox: mpsc::Receiver<Order>) {
+    let engines = hands.shared.engines.clone();
+    let name = read(&hands.dir()).name;
+    let mut news = engines.listen();
+    loop {
+        let look = tokio::select! {
+            order = inbox.recv() => match order {
+                Some(_) => false,
+                // The next run has begun, or the component is no more.
+                None => return,
+            },
+            heard = news.recv() => match heard {
+                Ok(News::Fact(fact)) => {
+                    fact.name == name && matches!(fact.what, Happened::Started | Happened::Removed)
+                }
+                Ok(News::Everything(all)) => {
+                    let own = all.iter().find(|one| is_ours(hands, one.owner.as_ref()));
+                    own.is_none_or(|one| one.state.is_live())
+                }
+                Ok(News::Away(_)) => false,
+                Err(broadcast::error::RecvError::Lagged(_)) => true,
+                Err(broadcast::error::RecvError::Closed) => return,
+            },
+        };
+        if !look {
+            continue;
+        }
+        let Ok(engine) = engines.engine().await else { continue };
+        match look_at(hands, &engine, &mut inbox).await {
+            Some(Some(container)) => {
+                let digest = read(&hands.dir()).digest;
+                hands.say(Input::Surfaced(hands.run, instance(&container, &digest)));
+                follow(hands, engine, container, &mut inbox, false).await;
+            }
+            Some(None) => hands.say(Input::Vanished(hands.run)),
+            None => {}
+        }
+    }
+}
+
+/// What somebody has done to it: `Some(Some)`: it runs, `Some(None)`: it is gone. `None`: nothing,
+/// or this node has begun a run meanwhile.
+async fn look_at(
+    hands: &Hands,
+    engine: &Engine,
+    inbox: &mut mpsc::Receiver<Order>,
+) -> Option<Option<Container>> {
+    let found = look(hands, engine).await.ok()?;
+    if matches!(inbox.try_recv(), Err(mpsc::error::TryRecvError::Disconnected)) {
+        return None;
+    }
+    match found {
+        Some(container) if container.state.is_live() => Some(Some(container)),
+        Some(_) => None,
+        None => Some(None),
     }
 }
 
@@ -304,6 +368,7 @@ pub(crate) async fn run(hands: Hands, assignment: Assignment, mut inbox: mpsc::R
     let (engine, container, fresh) = started;
     hands.say(Input::Started(run, instance(&container, &read(&hands.dir()).digest)));
     follow(&hands, engine, container, &mut inbox, fresh).await;
+    idle(&hands, inbox).await;
 }
 
 /// Completes when the run is not to go on.
@@ -392,10 +457,10 @@ async fn start(
             Ok(id) => break id,
             Err(Error::NameTaken { name, holder }) => match &holder.owner {
                 Some(owner) if is_ours(hands, Some(owner)) => engine.remove(&holder.id).await?,
+                // Another replica, of this node or of one that shares its engine.
                 Some(owner)
-                    if owner.node == shared.config.node_id
-                        && (&owner.key.service, &owner.key.component)
-                            == (&key.service, &key.component)
+                    if (&owner.key.service, &owner.key.component)
+                        == (&key.service, &key.component)
                         && place < PLACES =>
                 {
                     place += 1;

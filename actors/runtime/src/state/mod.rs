@@ -122,6 +122,10 @@ pub(crate) enum Input {
     Exited(u64, ShimExit),
     /// Somebody has removed the container; nothing of it is left.
     Gone(u64),
+    /// While nothing ran, somebody has started what had ended.
+    Surfaced(u64, Instance),
+    /// While nothing ran, somebody has removed what was left.
+    Vanished(u64),
     /// The shim is gone or silent; its component may not be.
     Lost(u64, String),
     /// After [`Effect::Clean`]: nothing of it is left.
@@ -558,6 +562,18 @@ impl Component {
                 let end = self.end.take().unwrap_or(End::Own("self"));
                 self.ended(at, Ending::Removed, end);
             }
+            Input::Surfaced(run, instance)
+                if run == self.run && matches!(self.phase, Phase::Idle | Phase::Backoff) =>
+            {
+                self.surfaced(at, instance);
+            }
+            Input::Vanished(run)
+                if run == self.run
+                    && matches!(self.phase, Phase::Idle | Phase::Backoff)
+                    && matches!(self.state, ComponentState::Exited | ComponentState::Failed) =>
+            {
+                self.transition(at.wall, ComponentState::Removed, "engine", "");
+            }
             Input::Lost(run, why) if run == self.run && self.has_process() => {
                 self.lost = why;
                 self.clean();
@@ -631,6 +647,19 @@ impl Component {
                 self.ended(at, Ending::Killed, End::Own("shim"));
             }
         }
+    }
+
+    /// It runs, though nobody here started it: seen to as if it had been, and stopped if that is
+    /// not what is wanted.
+    fn surfaced(&mut self, at: &Now, instance: Instance) {
+        self.phase = Phase::Up;
+        self.timer += 1;
+        self.end = None;
+        self.up_since = Some(at.now);
+        self.instance = Some(instance);
+        self.reason.clear();
+        self.transition(at.wall, ComponentState::Running, "engine", "");
+        self.begin_probing();
     }
 
     fn assigned(&mut self, assignment: Assignment, cause: &'static str) {

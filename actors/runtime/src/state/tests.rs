@@ -7,6 +7,7 @@ use weft_wire::{Clock, SystemClock};
 
 use super::*;
 
+mod containers;
 mod ownership;
 
 fn key() -> ComponentKey {
