@@ -282,3 +282,48 @@ fn on_three_nodes_each_touches_only_its_own_containers() {
         });
     }
 }
+
+#[test]
+fn a_fenced_container_ends_with_its_lease_without_its_daemon_and_only_then_begins_elsewhere() {
+    let Some(mut boxes) = Boxes::start(3) else { return };
+    let definition = web("n1", IMAGE, "fenced").replace("node = \"n1\"", "on_partition = \"stop\"");
+    boxes.cluster.deploy(0, &definition);
+    let (at, _) = boxes.cluster.wait_until("it runs somewhere", DEADLINE, |cluster| {
+        let row = cluster.ps_json(0).into_iter().find(|row| row["service"] == "web")?;
+        Some(cluster.node_number(row["node"].as_str()?))
+    });
+    let first = row(&boxes, at, "web", is_running);
+    // A daemon that is back in time goes on with it, and with its lease.
+    boxes.cluster.restart(at);
+    let again = row(&boxes, at, "web", is_running);
+    assert_eq!((&again["pid"], &again["container"]), (&first["pid"], &first["container"]));
+
+    boxes.cluster.kill(at);
+    boxes.cluster.net.cut(at);
+    let others: Vec<usize> = (0..3).filter(|node| *node != at).collect();
+    let time = |node: usize, field: &str| {
+        let text = boxes.podman[node].field("web", &format!("{{{{json .State.{field}}}}}"));
+        weft_tests::micros(text.trim_matches('"'))
+    };
+    let (new, _) = boxes.cluster.wait_until("it runs elsewhere", DEADLINE, |_| {
+        others
+            .iter()
+            .copied()
+            .find(|node| boxes.podman[*node].field("web", "{{.State.Running}}") == "true")
+    });
+    assert_eq!(boxes.podman[at].field("web", "{{.State.Running}}"), "false");
+    let nowhere = time(new, "StartedAt") - time(at, "FinishedAt");
+    assert!(nowhere > 0, "for {nowhere} µs it ran twice");
+
+    // The next daemon there knows why it ended.
+    boxes.cluster.net.heal(at);
+    boxes.cluster.start_daemon(at);
+    boxes.cluster.answers(at);
+    boxes.cluster.wait_until("its end is an event", DEADLINE, |cluster| {
+        let events = cluster.weft(at, &["events", "web", "--json"]).stdout;
+        events.contains("lease ended: no contact with the leader").then_some(())
+    });
+    boxes.cluster.wait_until("its old place is forgotten", DEADLINE, |_| {
+        boxes.podman[at].ids().is_empty().then_some(())
+    });
+}

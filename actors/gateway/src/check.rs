@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
-use weft_protocol::{CheckSpec, DeployOptions, Driver, OnPartition, ServiceSpec, StateView};
+use weft_protocol::{CheckSpec, DeployOptions, ServiceSpec, StateView};
 use weft_wire::{AskError, Failure, FailureKind, NodeId};
 
 use crate::around::{Asker, NODE_TIMEOUT};
@@ -13,9 +13,6 @@ use crate::rows::node_name;
 
 /// What keeps a component of a replica from running, by replica and component.
 pub(crate) type Problems = BTreeMap<(u32, String), String>;
-
-/// Nobody would end a fenced container when its node's daemon is not there to do it.
-const FENCED_CONTAINER: &str = "on_partition = \"stop\" is not in this version for containers: write \"keep\", or give the component a `cmd` and no `image`";
 
 /// Asks every chosen node. One that does not answer, or does not know the question, objects to
 /// nothing.
@@ -39,13 +36,6 @@ pub(crate) async fn problems(
     }))
     .await;
     let mut problems = Problems::new();
-    if spec.on_partition == OnPartition::Stop {
-        for component in components.iter().filter(|c| c.driver == Driver::Container) {
-            for replica in places.at.keys() {
-                problems.insert((*replica, component.name.clone()), FENCED_CONTAINER.to_owned());
-            }
-        }
-    }
     for (replica, answer) in answers {
         for found in answer.unwrap_or_default() {
             problems.insert((replica, found.component), found.problem);

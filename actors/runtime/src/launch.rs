@@ -213,6 +213,7 @@ pub(crate) fn prepare(
         ports,
         stop_grace_ms: u64::try_from(spec.stop_grace.as_millis()).unwrap_or(u64::MAX),
         lease,
+        container: String::new(),
     };
     let path = dir.join(SPEC_FILE);
     write_json(&path, &shim, Durable::No).map_err(|error| passing(&path, error))?;

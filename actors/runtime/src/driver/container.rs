@@ -21,18 +21,25 @@ use weft_protocol::files::{FILES_VERSION, ShimExit, replica_dir};
 use weft_wire::WallTime;
 
 use super::engines::{NO_DRIVER, News};
+use super::guard::{self, Guard};
 use super::output::Output;
 use super::recipe::{self, MADE_FROM};
 use super::{Hands, Order};
+use crate::boottime::now_ms;
 use crate::disk::{Durable, make_dir, read_json, write_json};
 use crate::launch::Problem;
+use crate::leases::replica;
+use crate::shim::LEASE_ENDED;
 use crate::state::instance::{Instance, InstanceId};
+use crate::state::lease::Lease;
 use crate::state::{Finding, Input, Permanence, Sight};
 
 /// Name of the [`ContainerFile`] in a component's directory.
 const FILE: &str = "container.json";
 /// Between attempts at something the engine did not do.
 const AGAIN: Duration = Duration::from_millis(500);
+/// Of a fenced container whose processes are hidden from this node.
+const UNSEEN: &str = "on_partition = \"stop\": the container's processes cannot be told by their cgroup from here, so nobody could end it with its lease: run weftd beside the engine, not in a container of its own, or write \"keep\"";
 /// So many replicas of one component on one node have names of their own.
 const PLACES: u32 = 1000;
 
@@ -81,6 +88,29 @@ enum Failed {
     Problem(Problem),
     /// It was not to go on.
     Cancelled,
+    /// Its lease ended, or there is none any more.
+    Lease,
+}
+
+/// A container that runs.
+struct Started {
+    container: Container,
+    guard: Option<Guard>,
+    /// It is new.
+    fresh: bool,
+}
+
+/// As the shim of a process says it.
+fn lease_ended(at: WallTime) -> ShimExit {
+    ShimExit {
+        status: LEASE_ENDED.to_owned(),
+        code: None,
+        signal: None,
+        failed_to_start: false,
+        requested: false,
+        lease_ended: true,
+        at,
+    }
 }
 
 impl From<Error> for Failed {
@@ -173,9 +203,7 @@ pub(crate) async fn prepare(
 ) -> Result<(), (String, Permanence)> {
     let config = &hands.shared.config;
     let key = &hands.key;
-    if let Some(problem) = fenced(assignment)
-        .or_else(|| recipe::problem(config, &assignment.spec, &key.service, key.replica))
-    {
+    if let Some(problem) = recipe::problem(config, &assignment.spec, &key.service, key.replica) {
         return Err((problem, Permanence::Permanent));
     }
     let engine = hands.shared.engines.engine().await.map_err(|why| (why, Permanence::Passing))?;
@@ -188,13 +216,6 @@ pub(crate) async fn prepare(
             Err((error.to_string(), permanence(&error)))
         }
     }
-}
-
-/// Until there is a watcher of its lease, a fenced container would go on without one.
-pub(crate) fn fenced(assignment: &Assignment) -> Option<String> {
-    assignment.fenced.then(|| {
-        "on_partition = \"stop\" is not in this version for containers: write \"keep\", or give the component a `cmd` and no `image`".to_owned()
-    })
 }
 
 /// Looks for a component's container when its actor begins, and follows it if it runs. `other`:
@@ -227,8 +248,17 @@ pub(crate) async fn take_over(hands: Hands, other: Finding, mut inbox: mpsc::Rec
         {
             tracing::warn!(error = why, "a container's file cannot be written");
         }
+        let guard = Guard::find(&hands).await;
+        what.lease = guard.as_ref().and_then(|guard| guard.until);
+        if guard.is_none() && guard::was_fenced(&hands) {
+            // Nobody would end it: it goes, as a process goes with its shim.
+            kill(&hands, &engine, &container.id).await;
+            let why = "the watcher of its lease was gone".to_owned();
+            hands.say(Input::Found(Finding::Lost(what, why)));
+            return idle(&Hands { run: 0, ..hands }, inbox).await;
+        }
         hands.say(Input::Found(Finding::Running(what)));
-        follow(&hands, engine, container, &mut inbox, false).await;
+        follow(&hands, engine, container, guard, &mut inbox, false).await;
         return idle(&hands, inbox).await;
     }
     match &container.ended {
@@ -236,7 +266,12 @@ pub(crate) async fn take_over(hands: Hands, other: Finding, mut inbox: mpsc::Rec
             // What it said while nobody listened.
             Output::start(&hands.shared, &hands.key, &engine, &container, false).finish().await;
             let requested = file.stopping.as_ref() == Some(&what.id);
-            what.exit = Some(exit_of(ended, requested, 0, hands.scope.wall()));
+            let exit = exit_of(ended, requested, 0, hands.scope.wall());
+            let lease = guard::lease_end(&hands).filter(|end| end.at >= what.started_at);
+            what.exit = Some(match lease {
+                Some(_) => lease_ended(exit.at),
+                None => exit,
+            });
             hands.say(Input::Found(Finding::Exited(what)));
         }
         // Made and never started.
@@ -281,7 +316,8 @@ async fn idle(hands: &Hands, mut inbox: mpsc::Receiver<Order>) {
             Some(Some(container)) => {
                 let digest = read(&hands.dir()).digest;
                 hands.say(Input::Surfaced(hands.run, instance(&container, &digest)));
-                follow(hands, engine, container, &mut inbox, false).await;
+                let guard = Guard::find(hands).await;
+                follow(hands, engine, container, guard, &mut inbox, false).await;
             }
             Some(None) => hands.say(Input::Vanished(hands.run)),
             None => {}
@@ -329,10 +365,8 @@ pub(crate) async fn run(hands: Hands, assignment: Assignment, mut inbox: mpsc::R
     let engines = hands.shared.engines.clone();
     let run = hands.run;
     let key = &hands.key;
-    let problem = fenced(&assignment).or_else(|| {
-        recipe::problem(&hands.shared.config, &assignment.spec, &key.service, key.replica)
-    });
-    if let Some(problem) = problem {
+    let config = &hands.shared.config;
+    if let Some(problem) = recipe::problem(config, &assignment.spec, &key.service, key.replica) {
         return hands.say(Input::StartFailed(run, problem, Permanence::Permanent));
     }
     let started = loop {
@@ -343,7 +377,10 @@ pub(crate) async fn run(hands: Hands, assignment: Assignment, mut inbox: mpsc::R
             }
         };
         match start(&hands, &engine, &assignment, &mut inbox).await {
-            Ok((container, fresh)) => break (engine, container, fresh),
+            Ok(started) => break (engine, started),
+            Err(Failed::Lease) => {
+                return hands.say(Input::Exited(run, lease_ended(hands.scope.wall())));
+            }
             // Whatever it has done by then is found by the next attempt.
             Err(Failed::Engine(error)) if error.is_engine_away() => {
                 engines.failed(&error);
@@ -365,9 +402,11 @@ pub(crate) async fn run(hands: Hands, assignment: Assignment, mut inbox: mpsc::R
             }
         }
     };
-    let (engine, container, fresh) = started;
-    hands.say(Input::Started(run, instance(&container, &read(&hands.dir()).digest)));
-    follow(&hands, engine, container, &mut inbox, fresh).await;
+    let (engine, Started { container, guard, fresh }) = started;
+    let mut what = instance(&container, &read(&hands.dir()).digest);
+    what.lease = guard.as_ref().and_then(|guard| guard.until);
+    hands.say(Input::Started(run, what));
+    follow(&hands, engine, container, guard, &mut inbox, fresh).await;
     idle(&hands, inbox).await;
 }
 
@@ -389,7 +428,7 @@ async fn start(
     engine: &Engine,
     assignment: &Assignment,
     inbox: &mut mpsc::Receiver<Order>,
-) -> Result<(Container, bool), Failed> {
+) -> Result<Started, Failed> {
     let shared = &hands.shared;
     let (key, spec) = (&hands.key, &assignment.spec);
     let (prepared, own, wall) = (shared.clone(), key.clone(), hands.scope.wall());
@@ -411,8 +450,8 @@ async fn start(
     let there = ours(hands, engine).await?;
     let same = there.iter().find(|one| one.labels.get(MADE_FROM) == from.as_ref());
     if let Some(same) = same {
-        match started(hands, engine, &same.id).await {
-            Ok(container) => {
+        match started(hands, engine, assignment, &same.id).await {
+            Ok((container, guard)) => {
                 for other in there.iter().filter(|other| other.id != same.id) {
                     engine.remove(&other.id).await?;
                 }
@@ -424,11 +463,13 @@ async fn start(
                     digest: before.digest,
                 };
                 write(hands, &file).await?;
-                return Ok((container, false));
+                return Ok(Started { container, guard, fresh: false });
             }
-            Err(error) if error.is_engine_away() => return Err(error.into()),
             // It cannot be started any more, as when something of it was lost: a new one may be.
-            Err(error) => tracing::debug!(%error, "a container is made anew"),
+            Err(Failed::Engine(error)) if !error.is_engine_away() => {
+                tracing::debug!(%error, "a container is made anew")
+            }
+            Err(other) => return Err(other),
         }
     }
     // First the image: what is there stays until it is.
@@ -470,25 +511,75 @@ async fn start(
             Err(error) => return Err(error.into()),
         }
     };
-    match started(hands, engine, &id).await {
-        Ok(container) => Ok((container, true)),
-        Err(error) => {
+    match started(hands, engine, assignment, &id).await {
+        Ok((container, guard)) => Ok(Started { container, guard, fresh: true }),
+        Err(failed) => {
             // What was made for nothing is not left about; if it is, the next start finds it.
-            if !error.is_engine_away()
+            if !matches!(&failed, Failed::Engine(error) if error.is_engine_away())
                 && let Err(error) = engine.remove(&id).await
             {
                 tracing::debug!(%error, "a container that did not start is left");
             }
-            Err(error.into())
+            Err(failed)
         }
     }
 }
 
-async fn started(hands: &Hands, engine: &Engine, id: &str) -> Result<Container, Error> {
-    engine.start(id).await?;
-    let container = engine.inspect(id).await?;
-    tracing::debug!(component = %hands.key, container = container.name, id, "started");
-    Ok(container)
+/// Starts a container, under its lease if it is fenced.
+async fn started(
+    hands: &Hands,
+    engine: &Engine,
+    assignment: &Assignment,
+    id: &str,
+) -> Result<(Container, Option<Guard>), Failed> {
+    let mut guard = if assignment.fenced {
+        // Looked at now: nothing is started after it.
+        let lease = hands.shared.book.lock().lease(&replica(&hands.key), now_ms());
+        let Lease::Until(until) = lease else { return Err(Failed::Lease) };
+        Some(Guard::start(hands, id, until).await?)
+    } else {
+        guard::clear(hands).await;
+        None
+    };
+    let running = async {
+        engine.start(id).await?;
+        engine.inspect(id).await
+    };
+    let ended = async {
+        match &mut guard {
+            Some(guard) => guard.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(running);
+    let begun = tokio::select! {
+        begun = &mut running => begun,
+        // It may just be starting: nothing must be left of it.
+        _ = ended => {
+            let _ = running.await;
+            engine.kill(id, "KILL").await?;
+            return Err(Failed::Lease);
+        }
+    };
+    match begun {
+        Ok(container)
+            if guard.is_some()
+                && !container.pid.is_none_or(|pid| crate::shim::is_in_container(pid, id)) =>
+        {
+            engine.kill(id, "KILL").await?;
+            Err(Failed::Problem(Problem::Permanent(UNSEEN.to_owned())))
+        }
+        Ok(container) => {
+            tracing::debug!(component = %hands.key, container = container.name, id, "started");
+            Ok((container, guard))
+        }
+        Err(error) => {
+            if let Some(guard) = guard {
+                guard.release().await;
+            }
+            Err(error.into())
+        }
+    }
 }
 
 /// What came of a container.
@@ -509,6 +600,7 @@ async fn follow(
     hands: &Hands,
     engine: Engine,
     container: Container,
+    mut guard: Option<Guard>,
     inbox: &mut mpsc::Receiver<Order>,
     fresh: bool,
 ) {
@@ -516,10 +608,18 @@ async fn follow(
     let killed_before = memory.as_ref().map_or(0, MemoryWatch::kills);
     let output = Output::start(&hands.shared, &hands.key, &engine, &container, fresh);
     let asked = std::sync::atomic::AtomicBool::new(false);
-    let over = watch(hands, &engine, container, inbox, &asked).await;
+    let (over, lease_over) = watch(hands, &engine, container, &mut guard, inbox, &asked).await;
+    let lease_over = match guard {
+        Some(guard) => guard.release().await,
+        None => lease_over,
+    };
     output.finish().await;
     let asked = asked.into_inner();
     hands.say(match over {
+        Over::Ended(ended) if lease_over => {
+            let at = ended.at.unwrap_or_else(|| hands.scope.wall());
+            Input::Exited(hands.run, lease_ended(at))
+        }
         Over::Ended(ended) => {
             let kills = memory.map_or(0, |memory| memory.kills()).saturating_sub(killed_before);
             Input::Exited(hands.run, exit_of(&ended, asked, kills, hands.scope.wall()))
@@ -532,20 +632,22 @@ async fn watch(
     hands: &Hands,
     engine: &Engine,
     mut container: Container,
+    guard: &mut Option<Guard>,
     inbox: &mut mpsc::Receiver<Order>,
     asked: &std::sync::atomic::AtomicBool,
-) -> Over {
+) -> (Over, bool) {
     let engines = hands.shared.engines.clone();
     let mut news = engines.listen();
     let mut end = ending(engine, &container);
     let mut stopping: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
     let mut dim = false;
     let mut open = true;
+    let mut lease_over = false;
     loop {
         let look = tokio::select! {
             ended = &mut end => match ended {
-                Ok(ended) => return Over::Ended(ended),
-                Err(Error::NotFound { .. }) => return Over::Gone,
+                Ok(ended) => return (Over::Ended(ended), lease_over),
+                Err(Error::NotFound { .. }) => return (Over::Gone, lease_over),
                 Err(error) => {
                     // Its process may have ended; who could tell how does not answer.
                     hands.say(Input::Sight(hands.run, Sight::Blind(error.to_string())));
@@ -563,6 +665,20 @@ async fn watch(
                         let grace = Duration::from_millis(grace_ms);
                         stopping = Some(Box::pin(stop(hands.clone(), engine.clone(), container.clone(), grace)));
                     }
+                    Some(Order::Lease { until_ms }) => match (&*guard, until_ms) {
+                        (Some(guard), _) => guard.lease(until_ms),
+                        // It is fenced from now on.
+                        (None, Some(until)) => {
+                            match Guard::start(hands, &container.id, until).await {
+                                Ok(started) => *guard = Some(started),
+                                Err(Problem::Passing(why) | Problem::Permanent(why)) => {
+                                    tracing::error!(error = why, component = %hands.key, "it has a lease that nobody watches: stopped");
+                                    kill(hands, engine, &container.id).await;
+                                }
+                            }
+                        }
+                        (None, None) => {}
+                    },
                     Some(_) => {}
                     None => open = false,
                 }
@@ -570,6 +686,13 @@ async fn watch(
             },
             () = wait(&mut stopping) => {
                 stopping = None;
+                false
+            }
+            by_lease = guard_end(guard) => {
+                *guard = None;
+                lease_over |= by_lease;
+                // It has been killed; or its guard was, and it goes as a process with its shim.
+                kill(hands, engine, &container.id).await;
                 false
             }
             heard = news.recv() => match heard {
@@ -599,7 +722,7 @@ async fn watch(
         match engine.inspect(&container.id).await {
             Ok(now) => {
                 if let Some(ended) = now.ended {
-                    return Over::Ended(ended);
+                    return (Over::Ended(ended), lease_over);
                 }
                 match now.state {
                     ContainerState::Paused => {
@@ -617,7 +740,7 @@ async fn watch(
                     end = ending(engine, &container);
                 }
             }
-            Err(Error::NotFound { .. }) => return Over::Gone,
+            Err(Error::NotFound { .. }) => return (Over::Gone, lease_over),
             Err(error) => {
                 tracing::debug!(%error, "a container cannot be looked at");
                 if error.is_engine_away() {
@@ -644,6 +767,22 @@ async fn wait(stopping: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
     match stopping {
         Some(stopping) => stopping.await,
         None => std::future::pending().await,
+    }
+}
+
+async fn guard_end(guard: &mut Option<Guard>) -> bool {
+    match guard {
+        Some(guard) => guard.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Kills what runs of it; if the engine does not answer, that is tried no longer than it takes to
+/// hear so.
+async fn kill(hands: &Hands, engine: &Engine, id: &str) {
+    match engine.kill(id, "KILL").await {
+        Ok(()) | Err(Error::NotFound { .. }) => {}
+        Err(error) => tracing::warn!(%error, component = %hands.key, "a container was not killed"),
     }
 }
 
@@ -699,6 +838,7 @@ pub(crate) async fn remove(hands: &Hands) {
             }
         }
     }
+    guard::clear(hands).await;
     let file = hands.dir().join(FILE);
     if let Err(error) = tokio::fs::remove_file(&file).await
         && error.kind() != std::io::ErrorKind::NotFound

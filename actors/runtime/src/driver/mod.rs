@@ -3,10 +3,12 @@
 //!
 //! - `process`: through a shim (`link`).
 //! - `container`: through the node's engine; `engines`: that engine, found and watched; `recipe`:
-//!   what a container is made from; `output`: its output, copied into the component's log.
+//!   what a container is made from; `output`: its output, copied into the component's log;
+//!   `guard`: the end of a fenced one's lease.
 
 pub(crate) mod container;
 pub(crate) mod engines;
+mod guard;
 pub(crate) mod output;
 pub(crate) mod process;
 pub(crate) mod recipe;
