@@ -86,13 +86,33 @@ fn a_container_is_deployed_answers_is_restarted_taken_over_stopped_started_and_r
     assert_eq!((text(&first["driver"]), text(&first["image"])), ("container".into(), IMAGE.into()));
     assert_eq!((text(&first["version"]), text(&first["health"])), ("1".into(), "healthy".into()));
     let id = text(&first["container"]);
-    assert_eq!(boxes.podman[0].ids(), [id.clone()]);
+    assert_eq!(boxes.podman[0].ids(), std::slice::from_ref(&id));
     assert_eq!(boxes.podman[0].field("web", "{{.HostConfig.RestartPolicy.Name}}"), "no");
     assert!(text(&first["digest"]).starts_with("sha256:"), "{first}");
     answers(&boxes, 0, &first, "one");
 
+    // Its output is followed over its end and its next start.
+    let followed = boxes.cluster.scratch().join("followed");
+    let mut follower = boxes
+        .cluster
+        .command(0)
+        .args(["logs", "-f", "web"])
+        .stdout(std::fs::File::create(&followed).expect("a file"))
+        .spawn()
+        .expect("weft starts");
+    let lines = |count: usize| {
+        boxes.cluster.wait_until("its lines are followed", DEADLINE, |_| {
+            let text = std::fs::read_to_string(&followed).unwrap_or_default();
+            (text.matches("started one").count() == count).then_some(())
+        })
+    };
+    lines(1);
+
     // It dies: the same container runs again, at the same address.
     kill_container(&boxes.podman[0], &id);
+    lines(2);
+    follower.kill().expect("it runs");
+    follower.wait().expect("it has ended");
     let second = row(&boxes, 0, "web", |row| is_running(row) && row["restarts"] == 1);
     assert_eq!(text(&second["container"]), id, "started again in its place");
     assert_eq!(second["urls"], first["urls"]);
@@ -326,4 +346,42 @@ fn a_fenced_container_ends_with_its_lease_without_its_daemon_and_only_then_begin
     boxes.cluster.wait_until("its old place is forgotten", DEADLINE, |_| {
         boxes.podman[at].ids().is_empty().then_some(())
     });
+}
+
+#[test]
+fn nodes_that_share_an_engine_keep_apart_and_weft_down_leaves_no_container() {
+    if weft_tests::podman::skip() {
+        return;
+    }
+    let net = weft_tests::net::Net::new(1).expect("it was possible a moment ago");
+    let podman = Podman::start(&net, 0);
+    {
+        let mut cluster = weft_tests::Cluster::with(&["--no-hello"]);
+        for node in ["n1", "n2", "n3"] {
+            let file = cluster.data_dir(node).join("node.toml");
+            let mut text = std::fs::read_to_string(&file).expect("a node file");
+            text.push_str(&format!("\n[engine]\nsocket = \"{}\"\n", podman.socket().display()));
+            std::fs::write(&file, text).expect("writes");
+            cluster.kill_daemon(node);
+            cluster.start_daemon(node);
+            cluster.node_is("n1", node, "ready");
+        }
+        let file = cluster.definition(
+            "many",
+            &format!(
+                "name = \"many\"\nreplicas = 3\n\n[[components]]\nname = \"many\"\nimage = \"{IMAGE}\"\ncmd = [\"sleep\", \"1000\"]\nstop_grace = \"1s\"\n"
+            ),
+        );
+        cluster.weft(&["deploy", "-f", &file]).ok();
+        let done = podman.podman(&["ps", "--format", "{{.Names}}"]).ok();
+        let mut names: Vec<&str> = done.stdout.lines().collect();
+        names.sort_unstable();
+        assert_eq!(names, ["many", "many-2", "many-3"]);
+        let nodes: std::collections::BTreeSet<String> = names
+            .iter()
+            .map(|name| podman.field(name, "{{index .Config.Labels \"weft.node\"}}"))
+            .collect();
+        assert_eq!(nodes.len(), 3);
+    }
+    assert_eq!(podman.ids(), Vec::<String>::new(), "`weft down` removes them");
 }

@@ -34,7 +34,7 @@ struct Running {
 }
 
 enum What {
-    Process(ShimFile, Link),
+    Process(Box<ShimFile>, Link),
     Container(Engine, String),
 }
 
@@ -166,7 +166,7 @@ async fn look(
         looks.spawn(async move {
             match tokio::time::timeout(LOOK_WITHIN, link::look(&dir)).await {
                 Ok((Looked::Running(file), Some(link))) => {
-                    Some((key, Running { what: What::Process(file, link), grace }))
+                    Some((key, Running { what: What::Process(Box::new(file), link), grace }))
                 }
                 Ok(_) => None,
                 Err(_) => {

@@ -22,6 +22,7 @@ impl std::fmt::Display for NameHolder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let id = self.id.get(..12).unwrap_or(&self.id);
         match &self.owner {
+            _ if id.is_empty() => f.write_str("a container that could not be looked at"),
             Some(owner) => write!(f, "container {id} of {} on node {}", owner.key, owner.node),
             None => write!(f, "container {id}, which is not Weft's"),
         }

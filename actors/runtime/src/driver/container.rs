@@ -38,6 +38,8 @@ use crate::state::{Finding, Input, Permanence, Sight};
 const FILE: &str = "container.json";
 /// Between attempts at something the engine did not do.
 const AGAIN: Duration = Duration::from_millis(500);
+/// Looks at who holds a name, before it is left for a later attempt.
+const LOOKS: u32 = 10;
 /// Of a fenced container whose processes are hidden from this node.
 const UNSEEN: &str = "on_partition = \"stop\": the container's processes cannot be told by their cgroup from here, so nobody could end it with its lease: run weftd beside the engine, not in a container of its own, or write \"keep\"";
 /// So many replicas of one component on one node have names of their own.
@@ -484,7 +486,7 @@ async fn start(
         engine.remove(&old.id).await?;
     }
     let digest = image.digest(&spec.image).to_owned();
-    let mut place = 1;
+    let (mut place, mut looks) = (1, 0);
     let id = loop {
         made.name = container_name(&key.service, &key.component, place);
         let file = ContainerFile {
@@ -496,6 +498,14 @@ async fn start(
         write(hands, &file).await?;
         match engine.create(&made).await {
             Ok(id) => break id,
+            // It is being made or removed at this moment.
+            Err(error @ Error::NameTaken { .. }) if is_unknown(&error) => {
+                looks += 1;
+                if looks == LOOKS {
+                    return Err(Problem::Passing(error.to_string()).into());
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
             Err(Error::NameTaken { name, holder }) => match &holder.owner {
                 Some(owner) if is_ours(hands, Some(owner)) => engine.remove(&holder.id).await?,
                 // Another replica, of this node or of one that shares its engine.
@@ -523,6 +533,11 @@ async fn start(
             Err(failed)
         }
     }
+}
+
+/// Whether nobody can say who holds the name.
+fn is_unknown(error: &Error) -> bool {
+    matches!(error, Error::NameTaken { holder, .. } if holder.id.is_empty())
 }
 
 /// Starts a container, under its lease if it is fenced.

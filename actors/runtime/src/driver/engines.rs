@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use weft_engine::{Engine, Error, Fact, Notice, Owner, Search, Summary};
 use weft_wire::Backoff;
 
@@ -16,6 +16,10 @@ const AGAIN: Backoff =
 const FULL_PASS: Duration = Duration::from_secs(60);
 /// An engine that has been away for so long is looked for as if there had been none.
 const GIVEN_UP: Duration = Duration::from_secs(20);
+/// After a call that failed, the engine is looked at so soon.
+const DOUBT: Duration = Duration::from_millis(200);
+/// Between looks at one that did not answer.
+const AWAY: Duration = Duration::from_secs(2);
 /// News that a slow listener may be behind.
 const NEWS: usize = 1024;
 
@@ -43,6 +47,8 @@ pub(crate) struct Engines {
     search: Option<Search>,
     node: String,
     begun: AtomicBool,
+    /// A call has failed: it is time to look.
+    doubt: Arc<Notify>,
     state: watch::Sender<State>,
     news: broadcast::Sender<News>,
 }
@@ -54,6 +60,7 @@ impl Engines {
             search,
             node,
             begun: AtomicBool::new(false),
+            doubt: Arc::default(),
             state: watch::Sender::new(State::Unsought),
             news: broadcast::Sender::new(NEWS),
         })
@@ -107,13 +114,18 @@ impl Engines {
 
     /// A call has failed because the engine did not answer: it counts as away until it does.
     pub(crate) fn failed(&self, error: &Error) {
+        // One that is slow is there: whoever asked tries again.
+        if matches!(error, Error::Timeout { .. }) {
+            return;
+        }
         self.state.send_if_modified(|state| {
             let was_here = matches!(state, State::Here(_));
-            if was_here && !matches!(error, Error::Timeout { .. }) {
+            if was_here {
                 *state = State::Away(error.to_string());
             }
-            was_here && !matches!(error, Error::Timeout { .. })
+            was_here
         });
+        self.doubt.notify_one();
     }
 
     fn begin(self: &Arc<Self>) -> Result<(), String> {
@@ -161,9 +173,9 @@ async fn keep(engines: std::sync::Weak<Engines>, search: Search) {
 
 /// Follows an engine's events; `false`: nobody needs them any more.
 async fn follow(engines: &std::sync::Weak<Engines>, engine: &Engine) -> bool {
-    let Some(label) = engines.upgrade().map(|engines| Owner::of_node(&engines.node)) else {
-        return false;
-    };
+    let known = engines.upgrade();
+    let known = known.map(|engines| (Owner::of_node(&engines.node), engines.doubt.clone()));
+    let Some((label, doubt)) = known else { return false };
     let mut watch = engine.watch(vec![label.clone()]);
     let mut pass = tokio::time::interval(FULL_PASS);
     pass.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -187,7 +199,8 @@ async fn follow(engines: &std::sync::Weak<Engines>, engine: &Engine) -> bool {
                 }
                 None => return false,
             },
-            _ = pass.tick() => look = away_since.is_none(),
+            _ = pass.tick() => look = true,
+            () = doubt.notified() => pass.reset_after(DOUBT),
             () = given_up(away_since) => return true,
         }
         if !look {
@@ -211,7 +224,7 @@ async fn follow(engines: &std::sync::Weak<Engines>, engine: &Engine) -> bool {
                 engines.state.send_replace(State::Away(why.clone()));
                 let _ = engines.news.send(News::Away(why));
                 away_since.get_or_insert_with(tokio::time::Instant::now);
-                pass.reset_after(Duration::from_secs(2));
+                pass.reset_after(AWAY);
             }
         }
     }

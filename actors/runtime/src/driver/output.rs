@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(stored(&to), ["O one", "E two"]);
         // Two of the same time, of which one was there when the daemon died.
         let late = "2026-11-21T08:00:01.5+00:00 stdout F";
-        write!(file, "{late} three\n").unwrap();
+        writeln!(file, "{late} three").unwrap();
         copy(false);
         write!(
             file,

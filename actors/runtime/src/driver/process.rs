@@ -61,7 +61,7 @@ pub(crate) async fn run(hands: Hands, assignment: Assignment, mut inbox: mpsc::R
     let Hands { shared, key, scope, run } = &hands;
     let run = *run;
     let config = shared.config.clone();
-    let dir = component_dir(&config.data_dir, &key);
+    let dir = component_dir(&config.data_dir, key);
     let wall = scope.wall();
     let prepared = {
         let (shared, key) = (shared.clone(), key.clone());
