@@ -12,8 +12,20 @@ use weft_wire::{Clock, SystemClock};
 
 /// Entries between checkpoints, and kept below them, in clusters whose log is short.
 const SHORT: u64 = 20;
-/// In a node's log once for each image of the leader that it took.
+/// In a node's log once for each image that begins to arrive.
+const ARRIVES: &str = "an image of the leader arrives";
+/// Once for each that was installed.
 const INSTALLED: &str = "the leader's image is installed";
+
+/// Once for each start, with the checkpoint that is there.
+const OPENED: &str = "opened at its checkpoint group=\"control\" upto=";
+
+/// The checkpoint a node had at its last start.
+fn opened_at(log: &str) -> Option<u64> {
+    let (_, rest) = log.rsplit_once(OPENED)?;
+    let digits = rest.find(|letter: char| !letter.is_ascii_digit())?;
+    rest.get(..digits)?.parse().ok()
+}
 
 fn with(nodes: usize, settings: &[&str]) -> Option<NetCluster> {
     let net = Net::new(nodes)?;
@@ -104,6 +116,59 @@ fn a_node_cut_off_for_longer_than_the_log_is_kept_comes_back_with_everything() {
     brought_by_image(&cluster, away, before);
     cluster.settled(through);
     kept_everywhere(&cluster, &writer.stop());
+}
+
+#[test]
+fn a_node_killed_while_an_image_arrives_gets_it_again_and_has_everything() {
+    let Some(mut cluster) = short_log(3) else { return };
+    let leader = cluster.settled(0);
+    let (away, through) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.kill(away);
+    // Several pieces, and before the first cut of the log: a leader goes on with the image it
+    // began with, and a newer one comes by the log then.
+    for n in 0..4 {
+        let text = format!(
+            "name = \"big{n}\"\nactive = false\ncomment = \"{}\"\n\n[[components]]\nname = \"c\"\n\
+             cmd = [\"/bin/true\"]\n",
+            "x".repeat(800 << 10)
+        );
+        cluster.try_deploy(through, &text, &["--no-wait", "--timeout", "30s"]).ok();
+    }
+    let large = number(&cluster, through, "committed").expect("it answers");
+    assert!(number(&cluster, leader, "checkpoint").expect("it answers") <= SHORT, "not cut yet");
+    let writer = Writer::start(&cluster, &[through], 10);
+    outrun(&cluster, leader, large);
+    let written = writer.stop();
+
+    let mut interrupted = 0;
+    for _ in 0..3 {
+        let seen = (said(&cluster, away, ARRIVES), said(&cluster, away, OPENED));
+        cluster.start_daemon(away);
+        // One that was stored just before the kill is not sent again.
+        let (arrives, _) =
+            cluster.wait_until("an image arrives, or is there", DEADLINE, |cluster| {
+                let log = cluster.log(away);
+                if log.matches(ARRIVES).count() > seen.0 {
+                    return Some(true);
+                }
+                let opened = log.matches(OPENED).count() > seen.1;
+                (opened && opened_at(&log).is_some_and(|at| at >= large)).then_some(false)
+            });
+        if !arrives {
+            break;
+        }
+        cluster.kill(away);
+        interrupted += usize::from(said(&cluster, away, INSTALLED) == 0);
+    }
+    eprintln!("measured: killed {interrupted} times of 3 before the image was installed");
+    assert!(interrupted > 0, "each time it was faster");
+
+    cluster.start_daemon(away);
+    cluster.answers(away);
+    cluster.settled(through);
+    // The last of these may not have been answered in time.
+    (0..3).for_each(|node| written.assert_kept(&cluster, node));
+    cluster.one_state();
 }
 
 /// Term and leader, as a node has them.

@@ -9,7 +9,7 @@
 //! | kind | why |
 //! |---|---|
 //! | [`Removed`](MoveKind::Removed) | its service is gone, or has fewer replicas now |
-//! | [`Returned`](MoveKind::Returned) | its lost node is back before the replacement is healthy |
+//! | [`Returned`](MoveKind::Returned) | its lost node is back with it before the replacement is healthy |
 //! | [`Pinned`](MoveKind::Pinned) | its definition names another `node` |
 //! | [`NodeLost`](MoveKind::NodeLost), [`NodeGone`](MoveKind::NodeGone) | its node is lost, has left or was removed |
 //! | [`Placed`](MoveKind::Placed) | it has no place |

@@ -136,6 +136,7 @@ impl MachineStore {
             .await?;
         }
         let upto = state.applied.map_or(0, |id| id.index);
+        tracing::info!(group, upto, "opened at its checkpoint");
         Ok(Self(Arc::new(Inner {
             group: group.to_owned(),
             store,
