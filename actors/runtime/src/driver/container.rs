@@ -5,46 +5,38 @@
 //! one. A container that ended is started again in its place as long as it is made from what is
 //! wanted; it is removed when something else takes its place, or the component is forgotten.
 
-use std::future::Future;
+mod follow;
+mod start;
+
 use std::path::Path;
-use std::pin::Pin;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
 use weft_engine::{
-    Container, ContainerState, Ended, Engine, Error, Happened, MemoryCgroup, MemoryWatch, Owner,
-    Summary, container_name, label, ran_out_of_memory,
+    Container, Ended, Engine, Error, Happened, Owner, Summary, label, ran_out_of_memory,
 };
 use weft_protocol::Assignment;
-use weft_protocol::files::{FILES_VERSION, ShimExit, replica_dir};
+use weft_protocol::files::ShimExit;
 use weft_wire::WallTime;
 
+use self::follow::{follow, kill};
+pub(crate) use self::start::run;
 use super::engines::{NO_DRIVER, News};
 use super::guard::{self, Guard};
 use super::output::Output;
-use super::recipe::{self, MADE_FROM};
+use super::recipe;
 use super::{Hands, Order};
-use crate::boottime::now_ms;
 use crate::disk::{Durable, make_dir, read_json, write_json};
 use crate::launch::Problem;
-use crate::leases::replica;
 use crate::shim::LEASE_ENDED;
 use crate::state::instance::{Instance, InstanceId};
-use crate::state::lease::Lease;
-use crate::state::{Finding, Input, Permanence, Sight};
+use crate::state::{Finding, Input, Permanence};
 
 /// Name of the [`ContainerFile`] in a component's directory.
 const FILE: &str = "container.json";
 /// Between attempts at something the engine did not do.
 const AGAIN: Duration = Duration::from_millis(500);
-/// Looks at who holds a name, before it is left for a later attempt.
-const LOOKS: u32 = 10;
-/// Of a fenced container whose processes are hidden from this node.
-const UNSEEN: &str = "on_partition = \"stop\": the container's processes cannot be told by their cgroup from here, so nobody could end it with its lease: run weftd beside the engine, not in a container of its own, or write \"keep\"";
-/// So many replicas of one component on one node have names of their own.
-const PLACES: u32 = 1000;
-
 /// `container.json`: that this component has, or may have, a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct ContainerFile {
@@ -82,26 +74,6 @@ async fn write(hands: &Hands, file: &ContainerFile) -> Result<(), Problem> {
     }
 }
 
-/// Why nothing was started.
-enum Failed {
-    /// By the engine.
-    Engine(Error),
-    /// By this node.
-    Problem(Problem),
-    /// It was not to go on.
-    Cancelled,
-    /// Its lease ended, or there is none any more.
-    Lease,
-}
-
-/// A container that runs.
-struct Started {
-    container: Container,
-    guard: Option<Guard>,
-    /// It is new.
-    fresh: bool,
-}
-
 /// As the shim of a process says it.
 fn lease_ended(at: WallTime) -> ShimExit {
     ShimExit {
@@ -112,18 +84,6 @@ fn lease_ended(at: WallTime) -> ShimExit {
         requested: false,
         lease_ended: true,
         at,
-    }
-}
-
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
-        Self::Engine(error)
-    }
-}
-
-impl From<Problem> for Failed {
-    fn from(problem: Problem) -> Self {
-        Self::Problem(problem)
     }
 }
 
@@ -360,471 +320,6 @@ async fn look(hands: &Hands, engine: &Engine) -> Result<Option<Container>, Error
         }
     }
     Ok(best)
-}
-
-/// One run from its start to its end.
-pub(crate) async fn run(hands: Hands, assignment: Assignment, mut inbox: mpsc::Receiver<Order>) {
-    let engines = hands.shared.engines.clone();
-    let run = hands.run;
-    let key = &hands.key;
-    let config = &hands.shared.config;
-    if let Some(problem) = recipe::problem(config, &assignment.spec, &key.service, key.replica) {
-        return hands.say(Input::StartFailed(run, problem, Permanence::Permanent));
-    }
-    let started = loop {
-        let engine = tokio::select! {
-            engine = engines.wait(|why| hands.say(Input::Waits(run, why))) => engine,
-            () = cancelled(&mut inbox) => {
-                return hands.say(Input::StartFailed(run, String::new(), Permanence::Passing));
-            }
-        };
-        match start(&hands, &engine, &assignment, &mut inbox).await {
-            Ok(started) => break (engine, started),
-            Err(Failed::Lease) => {
-                return hands.say(Input::Exited(run, lease_ended(hands.scope.wall())));
-            }
-            // Whatever it has done by then is found by the next attempt.
-            Err(Failed::Engine(error)) if error.is_engine_away() => {
-                engines.failed(&error);
-                hands.say(Input::Waits(run, error.to_string()));
-                tokio::time::sleep(AGAIN).await;
-            }
-            Err(Failed::Engine(error)) => {
-                let (text, permanence) = (error.to_string(), permanence(&error));
-                return hands.say(Input::StartFailed(run, text, permanence));
-            }
-            Err(Failed::Problem(Problem::Permanent(text))) => {
-                return hands.say(Input::StartFailed(run, text, Permanence::Permanent));
-            }
-            Err(Failed::Problem(Problem::Passing(text))) => {
-                return hands.say(Input::StartFailed(run, text, Permanence::Passing));
-            }
-            Err(Failed::Cancelled) => {
-                return hands.say(Input::StartFailed(run, String::new(), Permanence::Passing));
-            }
-        }
-    };
-    let (engine, Started { container, guard, fresh }) = started;
-    let mut what = instance(&container, &read(&hands.dir()).digest);
-    what.lease = guard.as_ref().and_then(|guard| guard.until);
-    hands.say(Input::Started(run, what));
-    follow(&hands, engine, container, guard, &mut inbox, fresh).await;
-    idle(&hands, inbox).await;
-}
-
-/// Completes when the run is not to go on.
-async fn cancelled(inbox: &mut mpsc::Receiver<Order>) {
-    loop {
-        match inbox.recv().await {
-            Some(Order::Lease { .. }) => {}
-            Some(Order::Cancel | Order::Stop { .. }) => return,
-            None => std::future::pending().await,
-        }
-    }
-}
-
-/// Starts a component's container: the one that is there if it is made from what is wanted, else a
-/// new one, for which the old one goes once the image is there. Answers whether it is new.
-async fn start(
-    hands: &Hands,
-    engine: &Engine,
-    assignment: &Assignment,
-    inbox: &mut mpsc::Receiver<Order>,
-) -> Result<Started, Failed> {
-    let shared = &hands.shared;
-    let (key, spec) = (&hands.key, &assignment.spec);
-    let (prepared, own, wall) = (shared.clone(), key.clone(), hands.scope.wall());
-    let (dirs, wanted) = (recipe::directories(&shared.config, spec), spec.clone());
-    let home = replica_dir(&shared.config.data_dir, &key.service, key.replica);
-    let made_home = home.clone();
-    let (ports, peers) = tokio::task::spawn_blocking(move || {
-        for dir in std::iter::once(&made_home).chain(&dirs) {
-            make_dir(dir, 0o755)
-                .map_err(|error| Problem::Passing(format!("{}: {error}", dir.display())))?;
-        }
-        let ports = prepared.ports_for(&own, &wanted, wall)?;
-        Ok::<_, Problem>((ports, prepared.peers_of(&own)))
-    })
-    .await
-    .map_err(|error| Problem::Passing(error.to_string()))??;
-    let mut made = recipe::container(&shared.config, assignment, &ports, &peers, &home, "name");
-    let from = made.labels.get(MADE_FROM).cloned();
-    let there = ours(hands, engine).await?;
-    let same = there.iter().find(|one| one.labels.get(MADE_FROM) == from.as_ref());
-    if let Some(same) = same {
-        match started(hands, engine, assignment, &same.id).await {
-            Ok((container, guard)) => {
-                for other in there.iter().filter(|other| other.id != same.id) {
-                    engine.remove(&other.id).await?;
-                }
-                let before = read(&hands.dir());
-                let file = ContainerFile {
-                    version: FILES_VERSION,
-                    name: container.name.clone(),
-                    stopping: None,
-                    digest: before.digest,
-                };
-                write(hands, &file).await?;
-                return Ok(Started { container, guard, fresh: false });
-            }
-            // It cannot be started any more, as when something of it was lost: a new one may be.
-            Err(Failed::Engine(error)) if !error.is_engine_away() => {
-                tracing::debug!(%error, "a container is made anew")
-            }
-            Err(other) => return Err(other),
-        }
-    }
-    // First the image: what is there stays until it is.
-    let image = tokio::select! {
-        image = engine.ensure_image(&spec.image, "", None, |_| {}) => image?,
-        () = cancelled(inbox) => return Err(Failed::Cancelled),
-    };
-    for old in &there {
-        if old.state.is_live() {
-            engine.stop(&old.id, spec.stop_grace).await?;
-        }
-        engine.remove(&old.id).await?;
-    }
-    let digest = image.digest(&spec.image).to_owned();
-    let (mut place, mut looks) = (1, 0);
-    let id = loop {
-        made.name = container_name(&key.service, &key.component, place);
-        let file = ContainerFile {
-            version: FILES_VERSION,
-            name: made.name.clone(),
-            stopping: None,
-            digest: digest.clone(),
-        };
-        write(hands, &file).await?;
-        match engine.create(&made).await {
-            Ok(id) => break id,
-            // It is being made or removed at this moment.
-            Err(error @ Error::NameTaken { .. }) if is_unknown(&error) => {
-                looks += 1;
-                if looks == LOOKS {
-                    return Err(Problem::Passing(error.to_string()).into());
-                }
-                tokio::time::sleep(AGAIN).await;
-            }
-            Err(Error::NameTaken { name, holder }) => match &holder.owner {
-                Some(owner) if is_ours(hands, Some(owner)) => engine.remove(&holder.id).await?,
-                // Another replica, of this node or of one that shares its engine.
-                Some(owner)
-                    if (&owner.key.service, &owner.key.component)
-                        == (&key.service, &key.component)
-                        && place < PLACES =>
-                {
-                    place += 1;
-                }
-                _ => return Err(Error::NameTaken { name, holder }.into()),
-            },
-            Err(error) => return Err(error.into()),
-        }
-    };
-    match started(hands, engine, assignment, &id).await {
-        Ok((container, guard)) => Ok(Started { container, guard, fresh: true }),
-        Err(failed) => {
-            // What was made for nothing is not left about; if it is, the next start finds it.
-            if !matches!(&failed, Failed::Engine(error) if error.is_engine_away())
-                && let Err(error) = engine.remove(&id).await
-            {
-                tracing::debug!(%error, "a container that did not start is left");
-            }
-            Err(failed)
-        }
-    }
-}
-
-/// Whether nobody can say who holds the name.
-fn is_unknown(error: &Error) -> bool {
-    matches!(error, Error::NameTaken { holder, .. } if holder.id.is_empty())
-}
-
-/// Starts a container, under its lease if it is fenced.
-async fn started(
-    hands: &Hands,
-    engine: &Engine,
-    assignment: &Assignment,
-    id: &str,
-) -> Result<(Container, Option<Guard>), Failed> {
-    let mut guard = if assignment.fenced {
-        // Looked at now: nothing is started after it.
-        let lease = hands.shared.book.lock().lease(&replica(&hands.key), now_ms());
-        let Lease::Until(until) = lease else { return Err(Failed::Lease) };
-        Some(Guard::start(hands, id, until).await?)
-    } else {
-        guard::clear(hands).await;
-        None
-    };
-    let running = async {
-        engine.start(id).await?;
-        engine.inspect(id).await
-    };
-    let ended = async {
-        match &mut guard {
-            Some(guard) => guard.ended().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::pin!(running);
-    let begun = tokio::select! {
-        begun = &mut running => begun,
-        // It may just be starting: nothing must be left of it.
-        _ = ended => {
-            let _ = running.await;
-            engine.kill(id, "KILL").await?;
-            return Err(Failed::Lease);
-        }
-    };
-    match begun {
-        Ok(container)
-            if guard.is_some()
-                && !container.pid.is_none_or(|pid| crate::shim::is_in_container(pid, id)) =>
-        {
-            engine.kill(id, "KILL").await?;
-            Err(Failed::Problem(Problem::Permanent(UNSEEN.to_owned())))
-        }
-        Ok(container) => {
-            tracing::debug!(component = %hands.key, container = container.name, id, "started");
-            Ok((container, guard))
-        }
-        Err(error) => {
-            if let Some(guard) = guard {
-                guard.release().await;
-            }
-            Err(error.into())
-        }
-    }
-}
-
-/// What came of a container.
-enum Over {
-    Ended(Ended),
-    Gone,
-}
-
-type Ending = Pin<Box<dyn Future<Output = Result<Ended, Error>> + Send>>;
-
-fn ending(engine: &Engine, container: &Container) -> Ending {
-    let (engine, container) = (engine.clone(), container.clone());
-    Box::pin(async move { engine.ended(&container).await })
-}
-
-/// Follows a container to its end, and says what came of it. `fresh`: it has said nothing before.
-async fn follow(
-    hands: &Hands,
-    engine: Engine,
-    container: Container,
-    mut guard: Option<Guard>,
-    inbox: &mut mpsc::Receiver<Order>,
-    fresh: bool,
-) {
-    let memory = container.pid.and_then(MemoryCgroup::of).and_then(|g| MemoryWatch::start(g).ok());
-    let killed_before = memory.as_ref().map_or(0, MemoryWatch::kills);
-    let output = Output::start(&hands.shared, &hands.key, &engine, &container, fresh);
-    let asked = std::sync::atomic::AtomicBool::new(false);
-    let (over, lease_over) = watch(hands, &engine, container, &mut guard, inbox, &asked).await;
-    let lease_over = match guard {
-        Some(guard) => guard.release().await,
-        None => lease_over,
-    };
-    output.finish().await;
-    let asked = asked.into_inner();
-    hands.say(match over {
-        Over::Ended(ended) if lease_over => {
-            let at = ended.at.unwrap_or_else(|| hands.scope.wall());
-            Input::Exited(hands.run, lease_ended(at))
-        }
-        Over::Ended(ended) => {
-            let kills = memory.map_or(0, |memory| memory.kills()).saturating_sub(killed_before);
-            Input::Exited(hands.run, exit_of(&ended, asked, kills, hands.scope.wall()))
-        }
-        Over::Gone => Input::Gone(hands.run),
-    });
-}
-
-async fn watch(
-    hands: &Hands,
-    engine: &Engine,
-    mut container: Container,
-    guard: &mut Option<Guard>,
-    inbox: &mut mpsc::Receiver<Order>,
-    asked: &std::sync::atomic::AtomicBool,
-) -> (Over, bool) {
-    let engines = hands.shared.engines.clone();
-    let mut news = engines.listen();
-    let mut end = ending(engine, &container);
-    let mut stopping: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
-    let mut dim = false;
-    let mut open = true;
-    let mut lease_over = false;
-    loop {
-        let look = tokio::select! {
-            ended = &mut end => match ended {
-                Ok(ended) => return (Over::Ended(ended), lease_over),
-                Err(Error::NotFound { .. }) => return (Over::Gone, lease_over),
-                Err(error) => {
-                    // Its process may have ended; who could tell how does not answer.
-                    hands.say(Input::Sight(hands.run, Sight::Blind(error.to_string())));
-                    dim = true;
-                    engines.failed(&error);
-                    tokio::time::sleep(AGAIN).await;
-                    engines.wait(|_| {}).await;
-                    true
-                }
-            },
-            order = inbox.recv(), if open => {
-                match order {
-                    Some(Order::Stop { grace_ms }) if stopping.is_none() => {
-                        asked.store(true, std::sync::atomic::Ordering::Relaxed);
-                        let grace = Duration::from_millis(grace_ms);
-                        stopping = Some(Box::pin(stop(hands.clone(), engine.clone(), container.clone(), grace)));
-                    }
-                    Some(Order::Lease { until_ms }) => match (&*guard, until_ms) {
-                        (Some(guard), _) => guard.lease(until_ms),
-                        // It is fenced from now on.
-                        (None, Some(until)) => {
-                            match Guard::start(hands, &container.id, until).await {
-                                Ok(started) => *guard = Some(started),
-                                Err(Problem::Passing(why) | Problem::Permanent(why)) => {
-                                    tracing::error!(error = why, component = %hands.key, "it has a lease that nobody watches: stopped");
-                                    kill(hands, engine, &container.id).await;
-                                }
-                            }
-                        }
-                        (None, None) => {}
-                    },
-                    Some(_) => {}
-                    None => open = false,
-                }
-                false
-            },
-            () = wait(&mut stopping) => {
-                stopping = None;
-                false
-            }
-            by_lease = guard_end(guard) => {
-                *guard = None;
-                lease_over |= by_lease;
-                // It has been killed; or its guard was, and it goes as a process with its shim.
-                kill(hands, engine, &container.id).await;
-                false
-            }
-            heard = news.recv() => match heard {
-                Ok(News::Away(why)) => {
-                    dim = true;
-                    hands.say(Input::Sight(hands.run, match container.pid {
-                        Some(_) => Sight::Dim(format!("it runs, but {why}")),
-                        None => Sight::Blind(why),
-                    }));
-                    false
-                }
-                Ok(News::Everything(all)) => {
-                    dim || !all.iter().any(|one| {
-                        one.id == container.id && one.state == ContainerState::Running
-                    })
-                }
-                Ok(News::Fact(fact)) => {
-                    fact.id == container.id && matters(&fact.what)
-                }
-                Err(broadcast::error::RecvError::Lagged(_)) => true,
-                Err(broadcast::error::RecvError::Closed) => false,
-            },
-        };
-        if !look {
-            continue;
-        }
-        match engine.inspect(&container.id).await {
-            Ok(now) => {
-                if let Some(ended) = now.ended {
-                    return (Over::Ended(ended), lease_over);
-                }
-                match now.state {
-                    ContainerState::Paused => {
-                        dim = true;
-                        let text = format!("somebody has paused its container {}", now.name);
-                        hands.say(Input::Sight(hands.run, Sight::Dim(text)));
-                    }
-                    _ if std::mem::take(&mut dim) => {
-                        hands.say(Input::Sight(hands.run, Sight::Clear));
-                    }
-                    _ => {}
-                }
-                if now.pid != container.pid || now.started_at == container.started_at {
-                    container = now;
-                    end = ending(engine, &container);
-                }
-            }
-            Err(Error::NotFound { .. }) => return (Over::Gone, lease_over),
-            Err(error) => {
-                tracing::debug!(%error, "a container cannot be looked at");
-                if error.is_engine_away() {
-                    engines.failed(&error);
-                }
-                dim = true;
-            }
-        }
-    }
-}
-
-fn matters(what: &Happened) -> bool {
-    matches!(
-        what,
-        Happened::Died(_)
-            | Happened::Stopped
-            | Happened::Removed
-            | Happened::Paused
-            | Happened::Unpaused
-    )
-}
-
-async fn wait(stopping: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
-    match stopping {
-        Some(stopping) => stopping.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn guard_end(guard: &mut Option<Guard>) -> bool {
-    match guard {
-        Some(guard) => guard.ended().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Kills what runs of it; if the engine does not answer, that is tried no longer than it takes to
-/// hear so.
-async fn kill(hands: &Hands, engine: &Engine, id: &str) {
-    match engine.kill(id, "KILL").await {
-        Ok(()) | Err(Error::NotFound { .. }) => {}
-        Err(error) => tracing::warn!(%error, component = %hands.key, "a container was not killed"),
-    }
-}
-
-/// Stops it, however often that takes. That it was asked to is written down first: the daemon may
-/// die meanwhile.
-async fn stop(hands: Hands, engine: Engine, container: Container, grace: Duration) {
-    let file = ContainerFile {
-        stopping: Some(instance(&container, "").id),
-        name: container.name.clone(),
-        ..read(&hands.dir())
-    };
-    if let Err(Problem::Passing(why) | Problem::Permanent(why)) = write(&hands, &file).await {
-        tracing::warn!(error = why, "a container's file cannot be written");
-    }
-    loop {
-        match engine.stop(&container.id, grace).await {
-            Ok(()) | Err(Error::NotFound { .. }) => return,
-            Err(error) => {
-                tracing::warn!(%error, component = %hands.key, "a container was not stopped");
-                if error.is_engine_away() {
-                    hands.shared.engines.failed(&error);
-                }
-                tokio::time::sleep(AGAIN).await;
-                hands.shared.engines.wait(|_| {}).await;
-            }
-        }
-    }
 }
 
 /// Removes a component's containers, killing what runs of them; returns when there are none.

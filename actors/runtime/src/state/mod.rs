@@ -19,6 +19,7 @@
 
 pub(crate) mod instance;
 pub(crate) mod lease;
+mod next;
 pub(crate) mod order;
 
 use std::collections::VecDeque;
@@ -33,6 +34,7 @@ use weft_protocol::{
 use weft_wire::{Backoff, Jitter, WallTime};
 
 use self::instance::{Instance, InstanceId};
+use self::next::{Next, NextPhase};
 
 /// A run at least this long resets the backoff and does not count as a failure (design §11).
 pub(crate) const GOOD_RUN: Duration = Duration::from_secs(10);
@@ -265,29 +267,6 @@ pub(crate) struct Component {
     effects: Vec<Effect>,
 }
 
-/// Getting ready what is to take the place of what runs.
-#[derive(Debug, Default)]
-struct Next {
-    /// Of the newest [`Effect::Prepare`].
-    number: u64,
-    phase: NextPhase,
-    attempt: u32,
-    /// Why it has not happened; empty: no reason.
-    why: String,
-}
-
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum NextPhase {
-    #[default]
-    Idle,
-    Preparing,
-    /// Tried again when the timer goes off.
-    Waiting,
-    Ready,
-    /// Not before somebody does something.
-    Refused,
-}
-
 /// Why what is wanted is not started.
 const HELD: &str = "not started: no leader has been heard of since this daemon started, and it may run elsewhere by now";
 
@@ -467,14 +446,6 @@ impl Component {
         }
     }
 
-    /// Whether what is wanted cannot be started here, as far as anybody could say: it was said so,
-    /// or several attempts came to nothing.
-    fn is_refused(&self) -> bool {
-        self.next.phase == NextPhase::Refused
-            || self.next.attempt >= REFUSED_AFTER
-            || self.failed_starts >= REFUSED_AFTER && self.desired() == Desired::Running
-    }
-
     /// Whether it may be another node's by now. A fenced one is not where it holds a lease.
     fn is_unsure(&self) -> bool {
         self.held && !self.assignment.as_ref().is_some_and(|a| a.fenced)
@@ -649,19 +620,6 @@ impl Component {
         }
     }
 
-    /// It runs, though nobody here started it: seen to as if it had been, and stopped if that is
-    /// not what is wanted.
-    fn surfaced(&mut self, at: &Now, instance: Instance) {
-        self.phase = Phase::Up;
-        self.timer += 1;
-        self.end = None;
-        self.up_since = Some(at.now);
-        self.instance = Some(instance);
-        self.reason.clear();
-        self.transition(at.wall, ComponentState::Running, "engine", "");
-        self.begin_probing();
-    }
-
     fn assigned(&mut self, assignment: Assignment, cause: &'static str) {
         // Of a place that was given up since: whoever said it knew less than was known here.
         if self.assignment.as_ref().is_some_and(|known| assignment.generation < known.generation) {
@@ -795,69 +753,6 @@ impl Component {
                 }
             }
             Phase::Looking | Phase::Stopping | Phase::Cleaning | Phase::Gone => {}
-        }
-    }
-
-    /// Whether what is wanted may take the place of what runs. A process is looked for when it is
-    /// started: that takes no time.
-    fn is_next_ready(&self) -> bool {
-        let driver = self.assignment.as_ref().map(|assignment| assignment.spec.driver);
-        driver != Some(Driver::Container) || self.next.phase == NextPhase::Ready
-    }
-
-    fn prepare(&mut self) {
-        if self.next.phase == NextPhase::Idle {
-            self.next.number += 1;
-            self.next.phase = NextPhase::Preparing;
-            self.effects.push(Effect::Prepare(self.next.number));
-        }
-    }
-
-    fn prepared(&mut self, at: &Now, answer: Result<(), (String, Permanence)>) {
-        if self.next.phase != NextPhase::Preparing {
-            return;
-        }
-        self.next.phase = match answer {
-            Ok(()) => {
-                self.next.why.clear();
-                NextPhase::Ready
-            }
-            Err((why, Permanence::Permanent)) => {
-                self.next.why = why;
-                // Nothing is done to what runs: not by an operator's restart either.
-                self.restart_requested = false;
-                NextPhase::Refused
-            }
-            Err((why, Permanence::Passing)) => {
-                self.next.why = why;
-                if self.phase != Phase::Up {
-                    NextPhase::Idle
-                } else {
-                    self.set_timer(BACKOFF.delay(self.next.attempt, at.random));
-                    self.next.attempt = self.next.attempt.saturating_add(1);
-                    NextPhase::Waiting
-                }
-            }
-        };
-    }
-
-    fn seen(&mut self, at: &Now, sight: Sight) {
-        match sight {
-            Sight::Clear => {
-                if self.state == ComponentState::Unknown {
-                    self.transition(at.wall, ComponentState::Running, "engine", "");
-                }
-                if self.phase == Phase::Up && self.state == ComponentState::Running {
-                    self.reason.clear();
-                }
-            }
-            Sight::Dim(why) => self.reason = why,
-            Sight::Blind(why) => {
-                self.reason = why;
-                if self.state == ComponentState::Running {
-                    self.transition(at.wall, ComponentState::Unknown, "engine", "");
-                }
-            }
         }
     }
 
@@ -1161,13 +1056,6 @@ impl Component {
         self.state = new;
         self.since = at;
         self.memory.state = Some(new);
-    }
-}
-
-impl Next {
-    /// For something else: whatever is under way is of no account.
-    fn anew(&self) -> Self {
-        Self { number: self.number + 1, ..Self::default() }
     }
 }
 
