@@ -25,6 +25,9 @@ pub(crate) enum Command {
     Run(Run),
     /// Checks a node file and prints every value and where it came from.
     Config(Run),
+    /// Removes every container of this node, whose daemon must not run. `weft down` calls it.
+    #[command(hide = true)]
+    RemoveContainers(Run),
 }
 
 /// What `run` takes. Flags win over the environment (`WEFT_<SECTION>_<KEY>`), that over the file.

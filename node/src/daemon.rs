@@ -9,7 +9,7 @@ use std::time::Duration;
 use weft_agreement::{
     Consensus, ConsensusConfig, Door, Membership, MembershipConfig, Profile, Timing,
 };
-use weft_config::node::{Loaded, NodeConfig};
+use weft_config::node::{Loaded, NodeConfig, NodeDriver};
 use weft_gateway::HttpFace;
 use weft_identity::{Credentials, DenyList, IdentityError, IdentityFiles, IssuingCa, Trust};
 use weft_link::{
@@ -81,6 +81,30 @@ pub(crate) fn explain(args: &Run) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Removes every container of a node whose daemon does not run, and prints how many.
+pub(crate) fn remove_containers(args: &Run) -> ExitCode {
+    let Some(config) = load(args) else { return ExitCode::from(EXIT_USAGE) };
+    logging::init(&config);
+    let removed = (|| -> Result<usize, Fatal> {
+        // Held meanwhile: no daemon starts them again.
+        let data = DataDir::open(&config.node.data_dir, &config.node.name)?;
+        let Some(search) = engine_search(&config) else { return Ok(0) };
+        let node = data.seed.node.to_string();
+        let boxes = weft_runtime::Boxes { search: &search, node: &node };
+        Ok(block_on_system(async |_| weft_runtime::remove_containers(boxes).await)?)
+    })();
+    match removed {
+        Ok(removed) => {
+            println!("{removed}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn load(args: &Run) -> Option<NodeConfig> {
     match weft_config::node::load_file(&args.config, std::env::vars(), &args.flags()) {
         Ok(Loaded { config, warnings }) => {
@@ -103,7 +127,7 @@ fn start(config: NodeConfig) -> Result<ExitCode, Fatal> {
         // The daemon before this one may not have come to it.
         return Ok(block_on_system(async |_| {
             let mut stop = StopSignal::new()?;
-            Ok::<_, std::io::Error>(halt(&data, &Needs::new(), &mut stop).await)
+            Ok::<_, std::io::Error>(halt(&config, &data, &Needs::new(), &mut stop).await)
         })??);
     }
     let cluster: ClusterId = data.seed.cluster.parse()?;
@@ -171,7 +195,7 @@ impl Node {
             };
             if let Some(how) = removed {
                 self.note_removed(&how);
-                return Ok(halt(&self.data, &Needs::new(), &mut stop).await);
+                return Ok(halt(&self.config, &self.data, &Needs::new(), &mut stop).await);
             }
         }
 
@@ -249,7 +273,7 @@ impl Node {
         fabric.close(GoodBye { reason: "the daemon stops".to_owned() }).await;
         match needs {
             // After the actors, which would start again what ends.
-            Some(needs) => Ok(halt(&self.data, &needs, &mut stop).await),
+            Some(needs) => Ok(halt(&self.config, &self.data, &needs, &mut stop).await),
             None => Ok(code),
         }
     }
@@ -413,11 +437,16 @@ impl Node {
             weft_registry::factory(registry.clone(), agreement.clone(), incarnation)
         });
 
-        let runtime = weft_runtime::RuntimeConfig::new(
-            data_dir.clone(),
-            name.clone(),
-            std::env::current_exe()?,
-        );
+        let runtime = weft_runtime::RuntimeConfig {
+            node_id: seed.node.to_string(),
+            engine: engine_search(&self.config),
+            allow_host_mounts: self.config.allow_host_mounts,
+            ..weft_runtime::RuntimeConfig::new(
+                data_dir.clone(),
+                name.clone(),
+                std::env::current_exe()?,
+            )
+        };
         tree.add(ActorKind::Runtime, ChildSpec::default(), weft_runtime::factory(runtime));
 
         let monitor = weft_monitor::MonitorConfig {
@@ -438,6 +467,22 @@ impl Node {
         tree.add(ActorKind::Gateway, ChildSpec::default(), weft_gateway::factory(gateway));
         Ok(())
     }
+}
+
+/// How to look for the container engine (`[node] driver`, `[engine] socket`); `None`: this node
+/// runs processes only.
+fn engine_search(config: &NodeConfig) -> Option<weft_runtime::Search> {
+    let flavour = match config.node.driver {
+        NodeDriver::Process => return None,
+        NodeDriver::Auto => None,
+        NodeDriver::Podman => Some(weft_runtime::Flavour::Podman),
+        NodeDriver::Docker => Some(weft_runtime::Flavour::Docker),
+    };
+    let own = config.node.data_dir.join("engine");
+    Some(weft_runtime::Search {
+        flavour,
+        ..weft_runtime::Search::of_environment(&config.engine_socket, Some(own))
+    })
 }
 
 /// Says that this node is none any more, and what to do.
@@ -471,9 +516,17 @@ async fn service_needs(fabric: &Fabric) -> Needs {
 }
 
 /// Stops what this node still runs, unless told to stop at once.
-async fn halt(data: &DataDir, needs: &Needs, stop: &mut StopSignal) -> ExitCode {
+async fn halt(
+    config: &NodeConfig,
+    data: &DataDir,
+    needs: &Needs,
+    stop: &mut StopSignal,
+) -> ExitCode {
+    let search = engine_search(config);
+    let node = data.seed.node.to_string();
+    let boxes = search.as_ref().map(|search| weft_runtime::Boxes { search, node: &node });
     tokio::select! {
-        components = weft_runtime::stop_components(data.path(), needs) => {
+        components = weft_runtime::stop_components(data.path(), needs, boxes) => {
             tracing::info!(components, "components stopped");
         }
         () = stop.wait() => tracing::warn!("told to end before all components were stopped"),

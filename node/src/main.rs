@@ -29,5 +29,6 @@ fn main() -> ExitCode {
             daemon::run(&run)
         }
         Command::Config(run) => daemon::explain(&run),
+        Command::RemoveContainers(run) => daemon::remove_containers(&run),
     }
 }

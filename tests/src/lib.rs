@@ -7,6 +7,7 @@ pub mod agreed;
 pub mod net;
 pub mod nodes;
 pub mod observe;
+pub mod podman;
 pub mod writer;
 
 use std::io::{Read, Write};

@@ -438,7 +438,7 @@ pub(crate) fn owner(pid: u32) -> Option<String> {
 }
 
 /// Whether something named [`MARK`]`-<owner>-…` belongs to a process that is gone.
-fn is_left_over(name: &str) -> bool {
+pub(crate) fn is_left_over(name: &str) -> bool {
     let Some(rest) = name.strip_prefix(MARK).and_then(|rest| rest.strip_prefix('-')) else {
         return false;
     };

@@ -49,6 +49,8 @@ struct Node {
 pub struct Options {
     /// Settings for each daemon, such as `chaos.enabled=true`.
     pub settings: Vec<String>,
+    /// More settings, for the daemon of each node by its number.
+    pub each: Vec<Vec<String>>,
     /// Every node is reached through a relay with this round trip ([`Net::relay`]).
     pub relayed: Option<Duration>,
     /// Data directories are made here; `None`: where temporary ones are.
@@ -147,7 +149,9 @@ impl NetCluster {
     #[track_caller]
     fn admit(&mut self) -> usize {
         let node = self.nodes.len();
-        self.nodes.push(Node { daemon: None, settings: self.options.settings.clone() });
+        let mut settings = self.options.settings.clone();
+        settings.extend(self.options.each.get(node).into_iter().flatten().cloned());
+        self.nodes.push(Node { daemon: None, settings });
         for other in 0..=node {
             self.write_context(other);
         }

@@ -47,7 +47,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "weft-supervision",
         ],
     ),
-    ("weft-runtime", &["weft-wire", "weft-link", "weft-protocol", "weft-supervision"]),
+    ("weft-engine", &["weft-wire", "weft-protocol"]),
+    (
+        "weft-runtime",
+        &["weft-engine", "weft-wire", "weft-link", "weft-protocol", "weft-supervision"],
+    ),
     ("weft-monitor", &["weft-wire", "weft-link", "weft-protocol", "weft-supervision"]),
     ("weft-gateway", &["weft-wire", "weft-link", "weft-protocol", "weft-supervision"]),
     ("weft-macp", &[]),
@@ -135,6 +139,11 @@ const ONLY: &[Only] = &[
         word: "foca::",
         within: &["fabric/agreement/src/membership/swim", "xtask/src/check.rs"],
         why: "one module names foca (invariant 2)",
+    },
+    Only {
+        word: "bollard::",
+        within: &["actors/runtime/engine/", "xtask/src/check.rs"],
+        why: "one crate names bollard (invariant 2)",
     },
     Only { word: "unsafe ", within: &["xtask/src/check.rs"], why: "no unsafe code" },
 ];

@@ -117,6 +117,12 @@ impl Rollout {
             (last.state, last.health, last.pid) != (status.state, status.health, status.pid)
         });
         item.last = Some(status.clone());
+        if status.refused == 0
+            && let Some(before) = &mut item.expected.before
+        {
+            // It has heard of the change: what it refuses from now on is that.
+            before.refused = 0;
+        }
         match opinion(&item.expected, status) {
             Opinion::Settle => match item.running {
                 Some((pid, since)) if pid == status.pid => {
@@ -327,6 +333,11 @@ fn opinion(expected: &Expected, status: &ComponentStatus) -> Opinion {
             });
             let same_process =
                 before.is_some_and(|b| (b.pid, b.started_at) == (status.pid, status.started_at));
+            // What runs goes on; what was asked for does not take its place.
+            let told_before = before.is_some_and(|b| b.refused == status.refused);
+            if status.refused >= *revision && status.refused > 0 && !told_before {
+                return Opinion::Bad(failed(expected, status));
+            }
             match status.state {
                 S::Running if new && !(*anew && same_process) => match status.health {
                     Health::Healthy => Opinion::Good,

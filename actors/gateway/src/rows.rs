@@ -121,6 +121,11 @@ pub(crate) fn unseen(
             reason,
             ports: Vec::new(),
             urls: Vec::new(),
+            driver: weft_protocol::Driver::Process,
+            image: String::new(),
+            digest: String::new(),
+            container: String::new(),
+            refused: 0,
         },
     }
 }

@@ -19,7 +19,7 @@ use crate::rows::{node_name, wanted};
 const LOOK: Duration = Duration::from_millis(250);
 
 /// What was last told of a component.
-type Told = (ComponentState, Health, u32, u64);
+type Told = (ComponentState, Health, u32, u64, u64);
 
 /// What went wrong with a component of the new version, and what it wrote.
 struct Culprit {
@@ -55,7 +55,7 @@ pub(crate) async fn watch<S: Subscription<Item = DeployUpdate>>(
         }
         let seen = look(asker, &state, service).await;
         for (node, status) in &seen {
-            let now = (status.state, status.health, status.pid, status.revision);
+            let now = (status.state, status.health, status.pid, status.revision, status.refused);
             let before = told.insert((*node, status.key.to_string()), now);
             if before == Some(now) || first && Some(status.revision) != new_revision {
                 continue;
@@ -64,7 +64,8 @@ pub(crate) async fn watch<S: Subscription<Item = DeployUpdate>>(
             sink.send(DeployUpdate::Progress { row: row.clone() }).await?;
             let sick = matches!(status.state, ComponentState::Exited | ComponentState::Failed)
                 || status.health == Health::Unhealthy;
-            if sick && Some(status.revision) == new_revision {
+            let refused = status.refused != 0 && Some(status.refused) == new_revision;
+            if refused || sick && Some(status.revision) == new_revision {
                 // Now: it is gone once the version before is back.
                 let log = tail(asker, *node, status).await;
                 culprit = Some(Culprit { row, log });

@@ -14,6 +14,9 @@
 //! removed.json         the node was removed from its cluster, and how it learned it (weftd)
 //! weft.sock            local socket, unless the path is too long for one
 //! components/<service>/<replica>/<component>/shim.json   ShimFile
+//! components/<service>/<replica>/<component>/container.json   it has, or may have, a container
+//! components/<service>/<replica>/<component>/guard/           shim.json of a container's lease
+//! engine/              socket and state of `podman system service`, if weftd runs one
 //! logs/<service>/<replica>/<component>.log
 //! services/<service>/<replica>/                          data directory of a replica
 //! ```

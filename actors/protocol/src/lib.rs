@@ -58,7 +58,7 @@ pub use service::{
     CommandRef, ComponentKey, ComponentSpec, Driver, Failover, HealthCheck, HealthKind,
     OnPartition, PlacementRules, PortMapping, ReplicaKey, Resources, RestartPolicy, RouteMode,
     RouteSpec, ServiceSpec, Snapshot, Stateful, Tier, UpdateOrder, UpdatePolicy, VolumeMapping,
-    component_variables, route_variable, valid_name,
+    component_variables, image_version, route_variable, valid_name,
 };
 pub use state::{
     ActorState, ComponentState, Desired, Health, NodeChange, NodeRole, NodeState, ObservedState,

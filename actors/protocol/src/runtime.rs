@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use weft_wire::{ActorKind, Allow, Message, MessageId, Subscription, WallTime};
 
-use crate::{CommandRef, ComponentKey, ComponentSpec, ComponentState, Desired, Health};
+use crate::{CommandRef, ComponentKey, ComponentSpec, ComponentState, Desired, Driver, Health};
 
 macro_rules! message {
     ($name:ident, $id:literal, $text:literal, $allow:ident, $idempotent:literal, $reply:ty) => {
@@ -95,6 +95,17 @@ pub struct ComponentStatus {
     pub ports: Vec<(String, u16)>,
     /// `http://host:port` of each route.
     pub urls: Vec<String>,
+    /// What runs it.
+    pub driver: Driver,
+    /// Image reference, as it was named; empty: a process.
+    pub image: String,
+    /// What that name meant: the digest its registry knows the image by, else the image's id.
+    /// Empty: no container runs.
+    pub digest: String,
+    /// Its container's id; empty: none runs.
+    pub container: String,
+    /// Revision that this node cannot start, as `reason` says, and goes on with `revision`; 0: none.
+    pub refused: u64,
 }
 
 /// Every component of this node.

@@ -316,13 +316,23 @@ impl ComponentSpec {
         if self.image.is_empty() {
             return self.version.clone();
         }
-        if let Some((_, digest)) = self.image.rsplit_once('@') {
-            let hex = digest.rsplit_once(':').map_or(digest, |(_, hex)| hex);
-            return hex.chars().take(12).collect();
+        match image_version(&self.image) {
+            "" => self.version.clone(),
+            version => version.to_owned(),
         }
-        let name = self.image.rsplit_once('/').map_or(self.image.as_str(), |(_, name)| name);
-        name.rsplit_once(':').map_or_else(|| self.version.clone(), |(_, tag)| tag.to_owned())
     }
+}
+
+/// The version an image reference tells: its tag, else the first 12 digits of its digest; empty:
+/// it has neither. A registry's port is no tag (orchestration §3.4).
+pub fn image_version(image: &str) -> &str {
+    if let Some((name, digest)) = image.rsplit_once('@') {
+        let tag = image_version(name);
+        let hex = digest.rsplit_once(':').map_or(digest, |(_, hex)| hex);
+        return if tag.is_empty() { hex.get(..12).unwrap_or(hex) } else { tag };
+    }
+    let name = image.rsplit_once('/').map_or(image, |(_, name)| name);
+    name.rsplit_once(':').map_or("", |(_, tag)| tag)
 }
 
 /// A whole definition, defaults filled in (orchestration §3.1).

@@ -199,6 +199,11 @@ fn status() -> ComponentStatus {
         reason: String::new(),
         ports: vec![(String::new(), 10000)],
         urls: vec!["http://127.0.0.1:10000".into()],
+        driver: weft_protocol::Driver::Container,
+        image: "reg/app:v1".into(),
+        digest: "sha256:01".into(),
+        container: "c0ffee".into(),
+        refused: 2,
     }
 }
 

@@ -244,6 +244,12 @@ impl Proofs {
                     && status.key.replica == replica
                     && status.key.component == component.name
             });
+            // What ran before goes on there.
+            if let Some(status) = status.filter(|status| {
+                status.refused != 0 && status.refused == version.revision
+            }) {
+                return Standing::Failed(format!("{key} cannot be started: {}", why_of(status)));
+            }
             let Some(status) = status.filter(|status| is_of(status, version, component)) else {
                 return Standing::Coming(format!("{key} is not of revision {}", version.revision));
             };

@@ -12,11 +12,12 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use uuid::Uuid;
+use weft_engine::Search;
 use weft_link::{Call, ItemSink, Refusal, Reply};
 use weft_protocol::files::{FILES_VERSION, component_dir};
 use weft_protocol::{
-    Assign, Assignment, CheckSpec, ComponentKey, ComponentState, ComponentStatus, Desired, Duty,
-    ListComponents, LogLine, Observed, ReadDuty, ReadLogs, ReplicaKey, RestartComponents,
+    Assign, Assignment, CheckSpec, ComponentKey, ComponentState, ComponentStatus, Desired, Driver,
+    Duty, ListComponents, LogLine, Observed, ReadDuty, ReadLogs, ReplicaKey, RestartComponents,
     RestartedComponents, SpecProblem, WatchComponents, valid_name,
 };
 use weft_supervision::{
@@ -27,6 +28,7 @@ use weft_wire::{ActorKind, Address, AskError, Failure, FailureKind};
 
 use crate::component::{ComponentActor, POST_RETRY, Wanted, random};
 use crate::disk::{Durable, make_dir, read_json, write_json};
+use crate::driver::engines::Engines;
 use crate::launch::spec_problem;
 use crate::leases::{self, LOOK_EVERY};
 use crate::logs::Merged;
@@ -42,6 +44,8 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(100);
 const LINES_AT_ONCE: usize = 500;
 /// The monitor may take so long to record a batch.
 const RECORD_WITHIN: Duration = Duration::from_secs(5);
+/// A container engine that does not answer a check so soon is not waited for.
+const ENGINE_WITHIN: Duration = Duration::from_secs(3);
 /// Between attempts while it is away.
 const RECORD_RETRY: Duration = Duration::from_millis(250);
 /// A component's directory, with what it has to tell, waits no longer for the monitor before it
@@ -65,6 +69,12 @@ pub struct RuntimeConfig {
     pub log_bytes: u64,
     /// Files kept of each log, the current one included; 5.
     pub log_files: u32,
+    /// The node's id: the label by which its containers are known.
+    pub node_id: String,
+    /// How to look for a container engine; `None`: this node runs processes only.
+    pub engine: Option<Search>,
+    /// Containers may mount what is outside the data directory.
+    pub allow_host_mounts: bool,
 }
 
 impl RuntimeConfig {
@@ -81,6 +91,9 @@ impl RuntimeConfig {
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
             log_bytes: 10 << 20,
             log_files: 5,
+            node_id: String::new(),
+            engine: None,
+            allow_host_mounts: false,
         }
     }
 }
@@ -89,6 +102,7 @@ impl RuntimeConfig {
 /// those that run keep running, with the same pids.
 pub fn factory(config: RuntimeConfig) -> impl Factory<Runtime> {
     let shared = Arc::new(Shared {
+        engines: Engines::new(config.engine.clone(), config.node_id.clone()),
         config,
         ports: Mutex::new(Ports::default()),
         peers: Mutex::new(BTreeMap::new()),
@@ -114,6 +128,8 @@ type Making = Pin<Box<dyn Future<Output = Result<Runtime, ActorError>> + Send>>;
 /// What the incarnations of the runtime and its components have in common.
 pub(crate) struct Shared {
     pub(crate) config: RuntimeConfig,
+    /// The container engine.
+    pub(crate) engines: Arc<Engines>,
     pub(crate) ports: Mutex<Ports>,
     /// Route names of every assigned component.
     pub(crate) peers: Mutex<BTreeMap<ComponentKey, Vec<String>>>,
@@ -359,6 +375,35 @@ impl Runtime {
                 }
             }
         });
+    }
+
+    /// Host ports that other components of this node have, by the component that wants them too.
+    fn ports_taken(&self, message: &CheckSpec) -> BTreeMap<String, String> {
+        let mut taken = BTreeMap::new();
+        for (key, entry) in &self.entries {
+            let wanted = entry.wanted.lock();
+            let Some(theirs) = wanted.assignment.as_ref() else { continue };
+            if key.service == message.service && key.replica == message.replica {
+                continue;
+            }
+            for spec in &message.components {
+                let clash = spec.ports.iter().find(|port| {
+                    theirs.spec.ports.iter().any(|other| {
+                        let any = |ip: &str| ip.is_empty() || ip == "0.0.0.0" || ip == "::";
+                        port.host == other.host
+                            && port.udp == other.udp
+                            && (port.host_ip == other.host_ip
+                                || any(&port.host_ip)
+                                || any(&other.host_ip))
+                    })
+                });
+                if let Some(port) = clash {
+                    let text = format!("host port {} is taken by {key} on this node", port.host);
+                    taken.insert(spec.name.clone(), text);
+                }
+            }
+        }
+        taken
     }
 
     /// A component has been stopped for good.
@@ -644,28 +689,45 @@ impl Handle<RestartComponents> for Runtime {
 
 impl Handle<CheckSpec> for Runtime {
     fn handle(&mut self, message: CheckSpec, reply: Reply<CheckSpec>, scope: &Scope<Self>) {
-        let data = self.shared.config.data_dir.clone();
-        let node = self.shared.config.node_name.clone();
-        let check = move || -> Result<Vec<SpecProblem>, Failure> {
-            let names = message.components.iter().map(|spec| &spec.name);
-            if let Some(bad) = names.chain([&message.service]).find(|name| !valid_name(name)) {
-                return Err(
-                    Failure::new(FailureKind::Invalid, format!("`{bad}` is not a name")).node(node)
-                );
-            }
+        let shared = self.shared.clone();
+        let names = message.components.iter().map(|spec| &spec.name);
+        if let Some(bad) = names.chain([&message.service]).find(|name| !valid_name(name)) {
+            let node = &shared.config.node_name;
+            return reply.fail(
+                Failure::new(FailureKind::Invalid, format!("`{bad}` is not a name")).node(node),
+            );
+        }
+        let taken = self.ports_taken(&message);
+        let boxed = message.components.iter().any(|spec| spec.driver == Driver::Container);
+        let engines = shared.engines.clone();
+        let check = move || {
             let problem = |spec: &weft_protocol::ComponentSpec| {
-                let problem = spec_problem(spec, &data, &message.service, message.replica)?;
+                let problem = spec_problem(&shared.config, spec, &message.service, message.replica)
+                    .or_else(|| taken.get(&spec.name).cloned())?;
                 Some(SpecProblem { component: spec.name.clone(), problem })
             };
-            Ok(message.components.iter().filter_map(problem).collect())
+            let problems: Vec<SpecProblem> =
+                message.components.iter().filter_map(problem).collect();
+            (message, problems)
         };
         scope.spawn(async move {
-            match tokio::task::spawn_blocking(check).await {
-                Ok(answer) => reply.send(answer),
+            let (message, mut problems) = match tokio::task::spawn_blocking(check).await {
+                Ok(checked) => checked,
                 Err(error) => {
-                    reply.fail(Failure::new(FailureKind::Internal, error.to_string()));
+                    return reply.fail(Failure::new(FailureKind::Internal, error.to_string()));
+                }
+            };
+            // One that takes long to say whether it is there objects to nothing.
+            let engine = async { if boxed { engines.engine().await.map(drop) } else { Ok(()) } };
+            if let Ok(Err(why)) = tokio::time::timeout(ENGINE_WITHIN, engine).await {
+                for spec in message.components.iter().filter(|s| s.driver == Driver::Container) {
+                    if !problems.iter().any(|known| known.component == spec.name) {
+                        let problem = why.clone();
+                        problems.push(SpecProblem { component: spec.name.clone(), problem });
+                    }
                 }
             }
+            reply.ok(problems);
         });
     }
 }

@@ -10,19 +10,21 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 use weft_protocol::files::{ProcessFile, ShimFile, component_dir};
-use weft_protocol::{Assignment, ComponentKey, ComponentStatus, Transition};
+use weft_protocol::{Assignment, ComponentKey, ComponentStatus, HealthKind, Transition};
 use weft_supervision::{Actor, ActorError, Routes, Scope, Timer};
 
 use crate::actor::{Runtime, Shared};
 use crate::boottime::now_ms;
 use crate::disk::{Durable, read_json, write_json};
-use crate::launch::{ProbeRoute, Problem, peer_variable, prepare, probe_route};
+use crate::driver::{self, Hands, Order, container};
+use crate::launch::{Problem, peer_variable, probe_target};
 use crate::leases::replica;
-use crate::link::{self, Ending, Fate, Launched, Link, REPORT_LIMIT};
+use crate::link;
 use crate::ports::is_free;
-use crate::shim::{STATE_FILE, ToShim};
+use crate::probe::Target;
+use crate::shim::STATE_FILE;
 use crate::state::lease::Lease;
-use crate::state::{Change, Component, Effect, Finding, Input, Memory, Permanence};
+use crate::state::{Change, Component, Effect, Finding, Input, Memory};
 
 /// Beside `shim.json`: what the machine wants to know again after a restart of the daemon.
 const MEMORY_FILE: &str = "component.json";
@@ -71,10 +73,12 @@ pub(crate) struct ComponentActor {
     unrecorded: VecDeque<Transition>,
     /// Memory as it was last written with a sync.
     synced: Memory,
-    orders: Option<mpsc::Sender<ToShim>>,
+    orders: Option<mpsc::Sender<Order>>,
     /// The newest run's shim, as far as it is known.
     shim: Option<ProcessFile>,
     probe: Option<DropGuard>,
+    /// What is being got ready to take the place of what runs.
+    preparing: Option<DropGuard>,
     timer: Option<Timer>,
     /// The end of the lease that the shim was told last; `Some(None)`: that it needs none.
     told: Option<Option<u64>>,
@@ -91,40 +95,11 @@ impl Actor for ComponentActor {
             self.parent.post(|runtime, scope| runtime.flush(scope));
         }
         self.wanted_changed(scope);
-        let dir = component_dir(&self.shared.config.data_dir, &self.key);
-        let (orders, mut inbox) = mpsc::channel(8);
+        let (orders, inbox) = mpsc::channel(8);
         self.orders = Some(orders);
-        let scope = scope.clone();
-        scope.clone().spawn(async move {
-            let (finding, link) = link::look(&dir).await;
-            let Some(mut link) = link else {
-                scope.post(|actor, scope| actor.input(scope, Input::Found(finding)));
-                return;
-            };
-            let process = match &finding {
-                Finding::Running(file) => Some(file.shim.clone()),
-                _ => None,
-            };
-            // The first run of a machine is the one it takes over.
-            let run = 1;
-            let shim = process.clone();
-            scope.post(|actor, scope| {
-                actor.shim = shim;
-                actor.input(scope, Input::Found(finding));
-            });
-            let ending = link::follow(&mut link, &mut inbox, |_| {}).await;
-            let input = match ending {
-                Ending::Exited(exit) => Input::Exited(run, exit),
-                Ending::HungUp => match link::fate(&dir, process.as_ref(), None).await {
-                    Fate::Exited(exit) => Input::Exited(run, exit),
-                    Fate::Locked | Fate::NotStarted(_) => {
-                        Input::ShimLost(run, "its shim hung up".into())
-                    }
-                    Fate::Lost(why) => Input::ShimLost(run, why),
-                },
-            };
-            scope.post(move |actor, scope| actor.input(scope, input));
-        });
+        let wanted = self.wanted.lock().assignment.as_ref().map(|a| a.spec.driver);
+        // The first run of a machine is the one it takes over.
+        scope.spawn(driver::take_over(self.hands(scope, 1), wanted, inbox));
         Ok(())
     }
 }
@@ -163,6 +138,7 @@ impl ComponentActor {
             orders: None,
             shim: None,
             probe: None,
+            preparing: None,
             timer: None,
             told: None,
         }
@@ -201,11 +177,13 @@ impl ComponentActor {
         self.input(scope, Input::Lease);
     }
 
-    fn input(&mut self, scope: &Scope<Self>, input: Input) {
+    /// Has the machine take an input, and carries out what it says.
+    pub(crate) fn input(&mut self, scope: &Scope<Self>, input: Input) {
         let lease = {
             let mut book = self.shared.book.lock();
             if let Input::Found(found) = &input
-                && let Finding::Running(file) | Finding::Exited(file) | Finding::Lost(file) = found
+                && let Finding::Running(file) | Finding::Exited(file) | Finding::Lost(file, _) =
+                    found
                 && let Some(until) = file.lease
             {
                 book.took_over(&self.key, file.generation, until);
@@ -270,8 +248,10 @@ impl ComponentActor {
             Effect::Start(run) => self.start(scope, run),
             Effect::Stop(_, grace) => {
                 let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-                self.order(ToShim::Stop { grace_ms });
+                self.order(Order::Stop { grace_ms });
             }
+            Effect::Cancel(_) => self.order(Order::Cancel),
+            Effect::Prepare(number) => self.prepare(scope, number),
             Effect::Clean(run) => self.clean(scope, run),
             Effect::Probe(run) => self.start_probe(scope, run),
             Effect::StopProbe => self.probe = None,
@@ -284,8 +264,15 @@ impl ComponentActor {
             // Done before everything else.
             Effect::Transition(_) | Effect::Remember => {}
             Effect::Forget => {
-                let key = self.key.clone();
-                self.parent.post(move |runtime, scope| runtime.forget(scope, key));
+                let (key, parent) = (self.key.clone(), self.parent.clone());
+                let hands = self.hands(scope, 0);
+                scope.spawn(async move {
+                    // Its directory is what says that there may be one: it stays until then.
+                    if container::may_be(&hands.dir()) {
+                        container::remove(&hands).await;
+                    }
+                    parent.post(move |runtime, scope| runtime.forget(scope, key));
+                });
             }
         }
     }
@@ -299,18 +286,19 @@ impl ComponentActor {
             (true, Lease::Waits(_)) => return,
             (false, _) => None,
         };
-        let had = self.told.is_some() || self.machine.file().is_some_and(|f| f.lease.is_some());
-        if self.machine.file().is_none() || self.told == Some(until) || until.is_none() && !had {
+        let had = self.told.is_some() || self.machine.instance().is_some_and(|f| f.lease.is_some());
+        if self.machine.instance().is_none() || self.told == Some(until) || until.is_none() && !had
+        {
             return;
         }
         if let Some(orders) = &self.orders
-            && orders.try_send(ToShim::Lease { until_ms: until }).is_ok()
+            && orders.try_send(Order::Lease { until_ms: until }).is_ok()
         {
             self.told = Some(until);
         }
     }
 
-    fn order(&self, order: ToShim) {
+    fn order(&self, order: Order) {
         // A shim that takes no orders is dealt with by the machine's timer.
         if let Some(orders) = &self.orders {
             let _ = orders.try_send(order);
@@ -323,20 +311,50 @@ impl ComponentActor {
         self.orders = Some(orders);
         self.told = None;
         self.shim = None;
-        let (shared, key) = (self.shared.clone(), self.key.clone());
-        let scope = scope.clone();
-        scope.clone().spawn(run_shim(shared, key, assignment, run, inbox, scope));
+        scope.spawn(driver::run(self.hands(scope, run), assignment, inbox));
+    }
+
+    fn hands(&self, scope: &Scope<Self>, run: u64) -> Hands {
+        Hands { shared: self.shared.clone(), key: self.key.clone(), scope: scope.clone(), run }
+    }
+
+    /// The shim of that run; 0: of the one that was taken over.
+    pub(crate) fn launched(&mut self, run: u64, shim: Option<ProcessFile>) {
+        if self.machine.run() == run {
+            self.shim = shim;
+        }
+    }
+
+    fn prepare(&mut self, scope: &Scope<Self>, number: u64) {
+        let Some(assignment) = self.machine.assignment().cloned() else { return };
+        let hands = self.hands(scope, self.machine.run());
+        let token = CancellationToken::new();
+        self.preparing = Some(token.clone().drop_guard());
+        scope.spawn(async move {
+            tokio::select! {
+                () = token.cancelled() => {}
+                answer = container::prepare(&hands, &assignment) => {
+                    hands.say(Input::Prepared(number, answer));
+                }
+            }
+        });
     }
 
     fn clean(&mut self, scope: &Scope<Self>, run: u64) {
         let dir = component_dir(&self.shared.config.data_dir, &self.key);
-        let known = self.shim.clone().or_else(|| self.machine.file().map(|file| file.shim.clone()));
+        let known = self.shim.clone();
+        let running = self.machine.instance().and_then(|instance| instance.shim().cloned());
         self.orders = None;
+        let hands = self.hands(scope, run);
         scope.spawn_then(
             async move {
                 let written = read_json::<ShimFile>(&dir.join(STATE_FILE)).ok().flatten();
-                for shim in known.into_iter().chain(written.map(|file| file.shim)) {
+                let written = written.map(|file| file.shim);
+                for shim in known.or(running).into_iter().chain(written) {
                     link::clean(&shim).await;
+                }
+                if container::may_be(&dir) {
+                    container::remove(&hands).await;
                 }
             },
             move |actor, (), scope| actor.input(scope, Input::Cleaned(run)),
@@ -347,15 +365,16 @@ impl ComponentActor {
         let Some(spec) = self.machine.assignment().map(|assignment| &assignment.spec) else {
             return;
         };
-        let port = match probe_route(spec) {
-            Some(ProbeRoute::Port(port)) => Some(port),
-            Some(ProbeRoute::Route(place)) => {
-                self.machine.file().and_then(|file| file.ports.get(place).copied())
-            }
-            None => None,
-        };
-        let (Some(check), Some(port)) = (spec.health.clone(), port) else { return };
+        let Some(instance) = self.machine.instance() else { return };
+        let Some(check) = spec.health.clone() else { return };
         let host = self.shared.config.host;
+        let target = if check.kind == HealthKind::Exec {
+            let id = instance.container().to_owned();
+            Some(Target::Exec { engines: self.shared.engines.clone(), id })
+        } else {
+            probe_target(spec, host, &instance.ports).map(Target::Net)
+        };
+        let Some(target) = target else { return };
         let token = CancellationToken::new();
         self.probe = Some(token.clone().drop_guard());
         let scope = scope.clone();
@@ -365,7 +384,7 @@ impl ComponentActor {
             };
             tokio::select! {
                 () = token.cancelled() => {}
-                () = crate::probe::watch(check, host, port, tell) => {}
+                () = crate::probe::watch(check, target, tell) => {}
             }
         });
     }
@@ -457,149 +476,9 @@ pub(crate) fn random() -> u64 {
     Uuid::new_v4().as_u64_pair().1.rotate_left(16)
 }
 
-/// One run: prepares, starts a shim and follows it to its end.
-async fn run_shim(
-    shared: Arc<Shared>,
-    key: ComponentKey,
-    assignment: Assignment,
-    run: u64,
-    mut inbox: mpsc::Receiver<ToShim>,
-    scope: Scope<ComponentActor>,
-) {
-    let say = |input: Input| {
-        scope.post(move |actor, scope| actor.input(scope, input));
-    };
-    let config = shared.config.clone();
-    let dir = component_dir(&config.data_dir, &key);
-    let wall = scope.wall();
-    let prepared = {
-        let (shared, key) = (shared.clone(), key.clone());
-        tokio::task::spawn_blocking(move || {
-            let ports = shared.ports_for(&key, &assignment.spec, wall)?;
-            let peers = shared.peers_of(&key);
-            // Looked at now: the shim starts nothing after it.
-            let lease = match shared.book.lock().lease(&replica(&key), now_ms()) {
-                _ if !assignment.fenced => None,
-                Lease::Until(until) => Some(until),
-                Lease::Waits(_) => Some(0),
-            };
-            prepare(&shared.config, &key, &assignment, ports, peers, lease)
-        })
-        .await
-    };
-    let spec = match prepared {
-        Ok(Ok(spec)) => spec,
-        Ok(Err(Problem::Permanent(text))) => {
-            return say(Input::StartFailed(run, text, Permanence::Permanent));
-        }
-        Ok(Err(Problem::Passing(text))) => {
-            return say(Input::StartFailed(run, text, Permanence::Passing));
-        }
-        Err(error) => {
-            return say(Input::StartFailed(run, error.to_string(), Permanence::Passing));
-        }
-    };
-    if !scope.epoch().is_current() {
-        return;
-    }
-    let launched = link::launch(&config.shim_program, &spec);
-    let Launched { mut link, mut process, code } = match launched {
-        Ok(launched) => launched,
-        Err(error) => {
-            let text = format!("cannot start {}: {error}", config.shim_program.display());
-            return say(Input::StartFailed(run, text, Permanence::Passing));
-        }
-    };
-    let shim = process.clone();
-    scope.post(move |actor, _| {
-        if actor.machine.run() == run {
-            actor.shim = shim;
-        }
-    });
-    let mut code = Some(code);
-    // At most one more time around: when another shim turned out to hold the lock.
-    loop {
-        let reported = std::sync::atomic::AtomicBool::new(false);
-        let started = |file: ShimFile| {
-            reported.store(true, std::sync::atomic::Ordering::Relaxed);
-            say(Input::Started(run, file));
-        };
-        let ending = {
-            let follow = link::follow(&mut link, &mut inbox, started);
-            tokio::pin!(follow);
-            tokio::select! {
-                ending = &mut follow => Some(ending),
-                () = silence(&reported) => None,
-            }
-        };
-        let fate = match ending {
-            None => Fate::Lost(format!("its shim said nothing for {REPORT_LIMIT:?}")),
-            Some(Ending::Exited(exit)) => Fate::Exited(exit),
-            Some(Ending::HungUp) => link::fate(&dir, process.as_ref(), code.take()).await,
-        };
-        match fate {
-            Fate::Exited(exit) => return say(Input::Exited(run, exit)),
-            Fate::NotStarted(text) => {
-                return say(Input::StartFailed(run, text, Permanence::Passing));
-            }
-            Fate::Lost(why) => return say(Input::ShimLost(run, why)),
-            Fate::Locked => {}
-        }
-        // Started by a daemon that died before it could know, or a moment ago by an earlier
-        // incarnation of this actor: it is the one to go on with.
-        match adopt(&dir, &scope, run).await {
-            Some((found, file)) => {
-                process = Some(file.shim.clone());
-                link = found;
-                say(Input::Started(run, file));
-            }
-            None => return,
-        }
-    }
-}
-
-/// Connects to the shim that holds the lock, or says what is the matter.
-async fn adopt(
-    dir: &std::path::Path,
-    scope: &Scope<ComponentActor>,
-    run: u64,
-) -> Option<(Link, ShimFile)> {
-    let (finding, link) = link::look(dir).await;
-    let input = match (finding, link) {
-        (Finding::Running(file), Some(link)) => {
-            let shim = file.shim.clone();
-            scope.post(move |actor, _| {
-                if actor.machine.run() == run {
-                    actor.shim = Some(shim);
-                }
-            });
-            return Some((link, file));
-        }
-        (Finding::Exited(file), _) if file.exit.is_some() => {
-            file.exit.map(|exit| Input::Exited(run, exit))
-        }
-        (Finding::Lost(file), _) => {
-            Some(Input::ShimLost(run, format!("its shim, pid {}, was gone", file.shim.pid)))
-        }
-        _ => None,
-    };
-    let text = "another shim held the lock and is gone".to_owned();
-    let input = input.unwrap_or(Input::StartFailed(run, text, Permanence::Passing));
-    scope.post(move |actor, scope| actor.input(scope, input));
-    None
-}
-
-/// Ends when a shim has reported nothing for [`REPORT_LIMIT`]; never, once it has.
-async fn silence(reported: &std::sync::atomic::AtomicBool) {
-    tokio::time::sleep(REPORT_LIMIT).await;
-    if reported.load(std::sync::atomic::Ordering::Relaxed) {
-        std::future::pending::<()>().await;
-    }
-}
-
 impl Shared {
     /// The ports of a component that is about to start: those it had, except what is in use.
-    fn ports_for(
+    pub(crate) fn ports_for(
         &self,
         key: &ComponentKey,
         spec: &weft_protocol::ComponentSpec,
@@ -612,7 +491,7 @@ impl Shared {
     }
 
     /// `PEER_…` of the other components of its replica that have ports.
-    fn peers_of(&self, key: &ComponentKey) -> Vec<(String, String)> {
+    pub(crate) fn peers_of(&self, key: &ComponentKey) -> Vec<(String, String)> {
         let peers = self.peers.lock();
         let ports = self.ports.lock();
         let mut variables = Vec::new();

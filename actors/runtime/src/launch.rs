@@ -1,5 +1,6 @@
 //! From an assignment to what a shim is given: program, environment, directories.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use weft_protocol::files::{component_dir, log_file, replica_dir};
@@ -10,6 +11,7 @@ use weft_protocol::{
 
 use crate::RuntimeConfig;
 use crate::disk::{Durable, make_dir, write_json};
+use crate::driver::recipe;
 use crate::shim::{SHIM_PROTOCOL, SPEC_FILE, ShimSpec};
 
 /// Where programs are looked for when the daemon itself has no `PATH`.
@@ -18,17 +20,16 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// Why this node cannot run a component, or `None`. Nothing is started or created.
 ///
 /// Names what was found and what to do; used for `plan`, `deploy` and before every start.
-pub fn spec_problem(
+pub(crate) fn spec_problem(
+    config: &RuntimeConfig,
     spec: &ComponentSpec,
-    data_dir: &Path,
     service: &str,
     replica: u32,
 ) -> Option<String> {
     if spec.driver == Driver::Container {
-        return Some(
-            "containers are not in this version: give the component a `cmd` and no `image`".into(),
-        );
+        return recipe::problem(config, spec, service, replica);
     }
+    let data_dir = &config.data_dir;
     if let Some(check) = &spec.health {
         let kind = match check.kind {
             HealthKind::Tcp | HealthKind::Http => None,
@@ -78,6 +79,20 @@ pub(crate) fn probe_route(spec: &ComponentSpec) -> Option<ProbeRoute> {
         return Some(ProbeRoute::Route(place));
     }
     port.parse().ok().filter(|port| *port != 0).map(ProbeRoute::Port)
+}
+
+/// Where a probe connects, given the host port of each route; `None`: nowhere.
+pub(crate) fn probe_target(
+    spec: &ComponentSpec,
+    host: IpAddr,
+    ports: &[u16],
+) -> Option<SocketAddr> {
+    let port = match (spec.driver, probe_route(spec)?) {
+        (Driver::Container, _) => recipe::probe_target_port(spec, ports)?,
+        (_, ProbeRoute::Port(port)) => port,
+        (_, ProbeRoute::Route(place)) => *ports.get(place)?,
+    };
+    Some(SocketAddr::new(host, port))
 }
 
 /// The directory a component starts in: the replica's data directory unless it says otherwise.
@@ -169,7 +184,7 @@ pub(crate) fn prepare(
     };
     make_dir(&home, 0o750).map_err(|error| passing(&home, error))?;
     make_dir(&dir, 0o700).map_err(|error| passing(&dir, error))?;
-    if let Some(problem) = spec_problem(spec, data, &key.service, key.replica) {
+    if let Some(problem) = spec_problem(config, spec, &key.service, key.replica) {
         return Err(Problem::Permanent(problem));
     }
     let workdir = workdir(spec, data, &key.service, key.replica);
@@ -198,6 +213,7 @@ pub(crate) fn prepare(
         ports,
         stop_grace_ms: u64::try_from(spec.stop_grace.as_millis()).unwrap_or(u64::MAX),
         lease,
+        container: String::new(),
     };
     let path = dir.join(SPEC_FILE);
     write_json(&path, &shim, Durable::No).map_err(|error| passing(&path, error))?;

@@ -4,6 +4,7 @@
 //! - [`shim`]: the small process that runs one component; `weftd shim` is its entry.
 //! - `state`: one component's life, and the leases of all, pure; `leases`: asking for them.
 //! - `component`: the actor that carries out what `state` says; `link`: its side of the shim.
+//! - `driver`: what starts, follows and stops it: `process` by a shim, `container` by the engine.
 //! - `halt`: stopping everything without actors, when the node is of no cluster any more.
 //! - `actor`: the runtime actor above them; `logs`, `ports`, `probe`, `launch`, `outbox`: its tools.
 #![forbid(unsafe_code)]
@@ -12,6 +13,7 @@ mod actor;
 mod boottime;
 mod component;
 mod disk;
+mod driver;
 mod halt;
 mod launch;
 mod leases;
@@ -25,5 +27,5 @@ pub mod shim;
 mod state;
 
 pub use actor::{Runtime, RuntimeConfig, factory};
-pub use halt::{Needs, stop_components};
-pub use launch::spec_problem;
+pub use halt::{Boxes, Needs, remove_containers, stop_components};
+pub use weft_engine::{Flavour, Search};

@@ -14,12 +14,12 @@ use tokio::sync::{mpsc, oneshot};
 use weft_protocol::files::{FILES_VERSION, ProcessFile, ShimExit, ShimFile};
 
 use crate::disk::read_json;
+use crate::driver::Order;
 use crate::process::{boot_id, identify, is_alive, kill_exactly, session_members};
 use crate::shim::{
     ERROR_FILE, EXIT_LOCKED, EXIT_SETUP, EXIT_USAGE, FromShim, LOCK_FILE, SHIM_PROTOCOL,
     SOCKET_FILE, STATE_FILE, ShimEvent, ToShim,
 };
-use crate::state::Finding;
 
 /// A shim that says nothing for so long after its start is given up.
 pub(crate) const REPORT_LIMIT: Duration = Duration::from_secs(10);
@@ -28,6 +28,19 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(10);
 /// Between attempts to find out whether a shim lives.
 const LOCK_RETRY: Duration = Duration::from_millis(100);
+
+/// What a look at a component's directory found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Looked {
+    /// It never ran here, or its files are from an earlier boot.
+    Nothing,
+    /// A live shim, now connected.
+    Running(ShimFile),
+    /// It ended while nobody looked.
+    Exited(ShimFile),
+    /// Its shim had died without a word; what was left of it has been killed.
+    Lost(ShimFile),
+}
 
 /// A connection to a shim.
 pub(crate) struct Link {
@@ -113,7 +126,7 @@ pub(crate) enum Ending {
 /// called for every report of a running component.
 pub(crate) async fn follow(
     link: &mut Link,
-    orders: &mut mpsc::Receiver<ToShim>,
+    orders: &mut mpsc::Receiver<Order>,
     started: impl Fn(ShimFile),
 ) -> Ending {
     link.say(&ToShim::Hello { version: SHIM_PROTOCOL }).await;
@@ -128,7 +141,11 @@ pub(crate) async fn follow(
                 None => return Ending::HungUp,
             },
             order = orders.recv(), if open => match order {
-                Some(order) => link.say(&order).await,
+                Some(order) => {
+                    if let Some(order) = order.to_shim() {
+                        link.say(&order).await;
+                    }
+                }
                 None => open = false,
             },
         }
@@ -195,7 +212,7 @@ fn cut(text: &str) -> &str {
 
 /// Looks at what runs in a component's directory: connects to a live shim, kills what a dead one
 /// left, reads what an ended one wrote.
-pub(crate) async fn look(dir: &Path) -> (Finding, Option<Link>) {
+pub(crate) async fn look(dir: &Path) -> (Looked, Option<Link>) {
     let mut deadline = tokio::time::Instant::now() + CONNECT_LIMIT;
     let mut told = false;
     loop {
@@ -217,8 +234,8 @@ pub(crate) async fn look(dir: &Path) -> (Finding, Option<Link>) {
             }
         }
         match connect(dir).await {
-            Some((Ok(file), link)) => return (Finding::Running(file), Some(link)),
-            Some((Err(file), _)) => return (Finding::Exited(file), None),
+            Some((Ok(file), link)) => return (Looked::Running(file), Some(link)),
+            Some((Err(file), _)) => return (Looked::Exited(file), None),
             None => {}
         }
         if tokio::time::Instant::now() >= deadline
@@ -230,7 +247,7 @@ pub(crate) async fn look(dir: &Path) -> (Finding, Option<Link>) {
                 "its shim holds the lock but does not answer: killing it"
             );
             clean(&file.shim).await;
-            return (Finding::Lost(file), None);
+            return (Looked::Lost(file), None);
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -254,15 +271,15 @@ fn read_state(dir: &Path) -> Option<ShimFile> {
     }
 }
 
-async fn settle(file: Option<ShimFile>) -> Finding {
+async fn settle(file: Option<ShimFile>) -> Looked {
     match file {
-        None => Finding::Nothing,
-        Some(file) if file.exit.is_some() => Finding::Exited(file),
+        None => Looked::Nothing,
+        Some(file) if file.exit.is_some() => Looked::Exited(file),
         Some(file) if boot_id().is_ok_and(|boot| boot == file.shim.boot_id) => {
             clean(&file.shim).await;
-            Finding::Lost(file)
+            Looked::Lost(file)
         }
-        Some(_) => Finding::Nothing,
+        Some(_) => Looked::Nothing,
     }
 }
 
@@ -364,7 +381,7 @@ mod tests {
             std::fs::remove_file(dir.path().join(LOCK_FILE)).unwrap();
             tokio::time::timeout(Duration::from_secs(10), looking).await.unwrap().0
         });
-        assert_eq!(found, Finding::Lost(file));
+        assert_eq!(found, Looked::Lost(file));
         shim.wait().unwrap();
     }
 }

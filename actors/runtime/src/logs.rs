@@ -213,6 +213,36 @@ fn last_lines(file: &mut File, wanted: u64) -> io::Result<(u64, u64)> {
     Ok((0, if length > 0 { found + 1 } else { 0 }))
 }
 
+/// Time of the newest line that the component itself wrote, and how many lines have that time;
+/// `None`: there is none, or it is far back.
+pub(crate) fn newest(path: &Path, key: &ComponentKey) -> Option<(WallTime, u64)> {
+    const LOOKED_AT: u64 = 256;
+    let mut found: Option<(WallTime, u64)> = None;
+    for index in 0..2 {
+        let Ok(mut file) = File::open(rotated(path, index)) else { continue };
+        let Ok((offset, _)) = last_lines(&mut file, LOOKED_AT) else { continue };
+        let mut text = Vec::new();
+        if file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_to_end(&mut text)).is_err() {
+            continue;
+        }
+        for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let line = parse_line(key, line, WallTime::default());
+            if line.stream == LogStream::Weft {
+                continue;
+            }
+            found = match found {
+                Some((at, count)) if at == line.time => Some((at, count + 1)),
+                Some((at, count)) if at > line.time => Some((at, count)),
+                _ => Some((line.time, 1)),
+            };
+        }
+        if found.is_some() {
+            break;
+        }
+    }
+    found
+}
+
 /// Several components' logs, merged by time.
 pub(crate) struct Merged {
     data: PathBuf,

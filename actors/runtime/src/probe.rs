@@ -1,6 +1,8 @@
-//! Probes: a connection, or a GET that must be answered with 2xx or 3xx.
+//! Probes: a connection, a GET that must be answered with 2xx or 3xx, or a command in a container
+//! that must end with 0.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,17 +10,43 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use weft_engine::ExecSpec;
 use weft_protocol::{HealthCheck, HealthKind};
+
+use crate::driver::engines::Engines;
 
 /// Before its first good answer a component is asked this soon, then less and less often.
 const FIRST: Duration = Duration::from_millis(20);
+
+/// Of a command's output so much is kept, in bytes.
+const SAID: usize = 512;
+/// A command may go on for so long after its time before it is given up; until then no other one is
+/// started beside it.
+const HANGS: Duration = Duration::from_secs(60);
+
+/// What is probed.
+#[derive(Debug, Clone)]
+pub(crate) enum Target {
+    /// An address of this node.
+    Net(SocketAddr),
+    /// A container, from inside.
+    Exec { engines: Arc<Engines>, id: String },
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Net(address) => address.fmt(f),
+            Self::Exec { .. } => f.write_str("the command"),
+        }
+    }
+}
 
 /// Probes for ever. Good answers are told as they come; bad ones once an interval, so that asking
 /// more often during the start does not use up the retries.
 pub(crate) async fn watch(
     check: HealthCheck,
-    host: IpAddr,
-    port: u16,
+    target: Target,
     tell: impl Fn(Result<(), String>) -> bool,
 ) {
     let interval = check.interval.max(Duration::from_millis(10));
@@ -26,12 +54,19 @@ pub(crate) async fn watch(
     let mut wait = pace;
     let mut good = false;
     let mut due = Instant::now() + interval;
+    let mut command = Command::default();
     loop {
         tokio::time::sleep(wait).await;
         let began = Instant::now();
-        let answer = match tokio::time::timeout(check.timeout, once(&check, host, port)).await {
+        let asked = async {
+            match &target {
+                Target::Net(address) => once(&check, *address).await,
+                Target::Exec { engines, id } => command.once(&check, engines, id).await,
+            }
+        };
+        let answer = match tokio::time::timeout(check.timeout, asked).await {
             Ok(answer) => answer,
-            Err(_) => Err(format!("no answer from {host}:{port} within {:?}", check.timeout)),
+            Err(_) => Err(format!("no answer from {target} within {:?}", check.timeout)),
         };
         good |= answer.is_ok();
         pace = if good { interval } else { (pace * 2).min(interval) };
@@ -48,8 +83,53 @@ pub(crate) async fn watch(
     }
 }
 
-async fn once(check: &HealthCheck, host: IpAddr, port: u16) -> Result<(), String> {
-    let address = SocketAddr::new(host, port);
+/// A command that is run in a container; at most one at a time, since one that hangs cannot be
+/// ended from outside.
+#[derive(Default)]
+struct Command {
+    running: Option<tokio::task::JoinHandle<Result<(), String>>>,
+}
+
+impl Command {
+    async fn once(
+        &mut self,
+        check: &HealthCheck,
+        engines: &Arc<Engines>,
+        id: &str,
+    ) -> Result<(), String> {
+        let (engines, id) = (engines.clone(), id.to_owned());
+        let spec = ExecSpec { cmd: check.command.clone(), ..ExecSpec::default() };
+        let limit = check.timeout + HANGS;
+        // The one that is still under way is asked again: what it says late says how it is now.
+        let running = self.running.get_or_insert_with(|| {
+            tokio::spawn(async move {
+                let engine = engines.engine().await?;
+                let done = engine.exec_output(&id, &spec, SAID, limit).await;
+                let done = done.map_err(|error| error.to_string())?;
+                if done.code == 0 {
+                    return Ok(());
+                }
+                let said = if done.stderr.is_empty() { done.stdout } else { done.stderr };
+                let said = String::from_utf8_lossy(&said);
+                let program = spec.cmd.first().map_or("", String::as_str);
+                Err(format!("`{program}` ended with {}: {}", done.code, said.trim()))
+            })
+        });
+        let answer = running.await.unwrap_or_else(|error| Err(error.to_string()));
+        self.running = None;
+        answer
+    }
+}
+
+impl Drop for Command {
+    fn drop(&mut self) {
+        if let Some(running) = &self.running {
+            running.abort();
+        }
+    }
+}
+
+async fn once(check: &HealthCheck, address: SocketAddr) -> Result<(), String> {
     let stream =
         TcpStream::connect(address).await.map_err(|error| format!("connect {address}: {error}"))?;
     if check.kind != HealthKind::Http {
@@ -117,8 +197,8 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
         let took = runtime.block_on(async move {
-            let host = IpAddr::V4(Ipv4Addr::LOCALHOST);
-            tokio::spawn(watch(check, host, port, move |answer| tell.send(answer).is_ok()));
+            let target = Target::Net((Ipv4Addr::LOCALHOST, port).into());
+            tokio::spawn(watch(check, target, move |answer| tell.send(answer).is_ok()));
             assert_eq!(told.recv().await.unwrap(), Ok(()));
             let healthy = Instant::now();
             for _ in 0..3 {

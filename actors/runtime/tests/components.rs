@@ -584,7 +584,7 @@ fn programs_that_are_missing_or_not_executable_fail_with_what_to_do() {
             ("missing", "/nowhere/prog"),
             ("unknown", "PATH"),
             ("barred", "chmod +x"),
-            ("boxed", "containers are not in this version"),
+            ("boxed", "this node runs processes only"),
         ] {
             let row = node.row(name, |row| row.state == ComponentState::Failed).await;
             assert!(row.reason.contains(text), "{}", row.reason);
@@ -843,7 +843,8 @@ fn without_actors_everything_is_stopped_with_its_grace_and_the_files_stay() {
     });
     assert!(dir.processes().len() >= 4, "shims and components outlive the daemon");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let stop = || runtime.block_on(weft_runtime::stop_components(dir.path(), &Default::default()));
+    let stop =
+        || runtime.block_on(weft_runtime::stop_components(dir.path(), &Default::default(), None));
     assert_eq!(stop(), 2);
     for (component, status) in [("stubborn", "signal 9"), ("polite", "exit 0")] {
         let exit = shim_file(&dir, component).exit.unwrap();

@@ -339,6 +339,7 @@ fn shim(dir: &Path, lease: Option<u64>) -> (std::process::Child, PathBuf) {
         ports: vec![],
         stop_grace_ms: 60_000,
         lease,
+        container: String::new(),
     };
     let path = component.join("spec.json");
     std::fs::write(&path, serde_json::to_vec(&spec).expect("JSON")).expect("writes");

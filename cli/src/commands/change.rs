@@ -250,6 +250,11 @@ mod tests {
                 reason: String::new(),
                 ports: vec![],
                 urls: vec![],
+                driver: weft_protocol::Driver::Process,
+                image: String::new(),
+                digest: String::new(),
+                container: String::new(),
+                refused: 0,
             },
         }
     }

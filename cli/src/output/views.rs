@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use weft_protocol::{
-    ActorInfo, AttachInfo, ComponentRow, ComponentState, Drift, Event, EventKind, LogLine,
+    ActorInfo, AttachInfo, ComponentRow, ComponentState, Drift, Driver, Event, EventKind, LogLine,
     LogStream, NodeReply, NodeRow, NodeState, PlanAction, PlanItem, ServiceRow, format_time,
     uptime,
 };
@@ -37,6 +37,10 @@ pub(crate) struct ComponentView {
     pub(crate) since: String,
     pub(crate) last_exit: Option<String>,
     pub(crate) reason: Option<String>,
+    pub(crate) driver: &'static str,
+    pub(crate) image: Option<String>,
+    pub(crate) digest: Option<String>,
+    pub(crate) container: Option<String>,
 }
 
 impl From<&ComponentRow> for ComponentView {
@@ -59,6 +63,13 @@ impl From<&ComponentRow> for ComponentView {
             since: format_time(status.since),
             last_exit: some(&status.last_exit),
             reason: some(&status.reason),
+            driver: match status.driver {
+                Driver::Process => "process",
+                Driver::Container => "container",
+            },
+            image: some(&status.image),
+            digest: some(&status.digest),
+            container: some(&status.container),
         }
     }
 }
@@ -103,7 +114,11 @@ pub(crate) fn components_table(rows: &[ComponentRow], now: WallTime) -> Table {
             if s.pid == 0 { String::new() } else { s.pid.to_string() },
             s.urls.join(" "),
             // Only what needs somebody's eye; `ps --json` has all of it.
-            if s.state == ComponentState::Running { String::new() } else { cut(&s.reason, 60) },
+            if s.state == ComponentState::Running && s.refused == 0 {
+                String::new()
+            } else {
+                cut(&s.reason, 60)
+            },
         ]);
     }
     // Mostly there is nothing to say.

@@ -33,6 +33,11 @@ fn row(service: &str, component: &str, replica: u32, node: &str) -> ComponentRow
             reason: String::new(),
             ports: vec![],
             urls: vec!["http://127.0.0.1:9000".into()],
+            driver: weft_protocol::Driver::Process,
+            image: String::new(),
+            digest: String::new(),
+            container: String::new(),
+            refused: 0,
         },
     }
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use weft_protocol::files::{ProcessFile, ShimFile};
 
 use super::process::{session_of, signal, started_on, wait_gone};
-use super::state::{UpFile, daemon, forget, last, shims};
+use super::state::{UpFile, daemon, forget, has_containers, last, shims};
 use crate::args::Down;
 use crate::commands::App;
 use crate::error::{CliError, Exit, Result};
@@ -154,12 +154,39 @@ pub(crate) async fn stop(dir: &Path, nodes: &[String], own: &[ProcessFile]) -> R
     // Components whose shim is gone; their grace is over, or there is nobody to give it.
     let orphans: Vec<ProcessFile> = shims.iter().flat_map(session_of).collect();
     left.extend(end(&orphans, Duration::from_secs(2)).await);
+    for dir in data.iter().filter(|dir| has_containers(dir)) {
+        remove_containers(dir).await?;
+    }
     if left.is_empty() {
         return Ok(());
     }
     let pids: Vec<String> = left.iter().map(|p| p.pid.to_string()).collect();
     Err(CliError::failed(format!("processes {} would not end", pids.join(", ")))
         .help("look at them with `ps`; then run `weft down` again"))
+}
+
+/// Has `weftd`, which knows container engines, remove a node's containers.
+///
+/// # Errors
+/// It is not there, or says why not.
+async fn remove_containers(data: &Path) -> Result<()> {
+    let weft = std::env::current_exe()
+        .map_err(|error| CliError::failed("cannot tell where weft itself is").cause(error))?;
+    let done = tokio::process::Command::new(weft.with_file_name("weftd"))
+        .arg("remove-containers")
+        .arg("--config")
+        .arg(data.join("node.toml"))
+        .stdin(std::process::Stdio::null())
+        .output()
+        .await
+        .map_err(|error| CliError::failed("cannot start weftd").cause(error))?;
+    if done.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&done.stderr);
+    Err(CliError::failed(format!("containers of {} are left", data.display()))
+        .cause(words.trim())
+        .help("remove them by their label: `podman ps --all --filter label=weft.node`"))
 }
 
 /// SIGTERM, then SIGKILL. Returns what is still there.

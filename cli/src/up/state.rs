@@ -78,6 +78,13 @@ pub(crate) fn shims(data: &Path) -> Vec<ShimFile> {
     found
 }
 
+/// Whether a component of this data directory has, or may have, a container.
+pub(crate) fn has_containers(data: &Path) -> bool {
+    let of = |dirs: Vec<PathBuf>| dirs.into_iter().flat_map(|dir| entries(&dir)).collect();
+    let components: Vec<PathBuf> = of(of(entries(&data.join("components"))));
+    components.iter().any(|component| component.join("container.json").exists())
+}
+
 fn entries(dir: &Path) -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = std::fs::read_dir(dir)
         .into_iter()

@@ -82,9 +82,9 @@ pub const KEYS: &[Key] = &[
     key("node.labels", Kind::Labels, Some(""), "labels for placement: `ssd`, `arch=arm64`"),
     key(
         "node.driver",
-        Kind::Choice(&["process", "podman", "docker"]),
-        Some("process"),
-        "container engine beside native processes",
+        Kind::Choice(&["auto", "process", "podman", "docker"]),
+        Some("auto"),
+        "container engine beside native processes: any that is found, none, or only that one",
     ),
     key(
         "fabric.bind",
@@ -171,6 +171,12 @@ pub const KEYS: &[Key] = &[
     key("monitor.flap_window", Kind::Positive, Some("10m"), "time in which they are counted"),
     key("monitor.retention", Kind::Positive, Some("30d"), "how long events are kept"),
     key("engine.socket", Kind::Text, Some(""), "API socket of the container engine; empty: found"),
+    key(
+        "engine.allow_host_mounts",
+        Kind::Bool,
+        Some("false"),
+        "containers may mount directories outside `data_dir`",
+    ),
     key("chaos.enabled", Kind::Bool, Some("false"), "allow `weft chaos` on this node"),
     key(
         "chaos.format_level",
@@ -190,13 +196,11 @@ pub const KEYS: &[Key] = &[
 /// Keys that are read and checked but change nothing in this version, each with the one value, if
 /// any, that is in force whatever is written. A key leaves this list when something acts on it.
 pub const WITHOUT_EFFECT: &[(&str, Option<&str>)] = &[
-    ("node.driver", Some("process")),
     ("reconcile.mode", Some("restart")),
     ("failover.reschedule_after", None),
     ("failover.stateful", None),
     ("monitor.alert_command", Some("")),
     ("monitor.cooldown", None),
-    ("engine.socket", Some("")),
 ];
 
 /// The key called `section.key`.

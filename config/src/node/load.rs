@@ -443,7 +443,8 @@ fn build(values: &Values) -> NodeConfig {
             driver: match text("node.driver").as_str() {
                 "podman" => NodeDriver::Podman,
                 "docker" => NodeDriver::Docker,
-                _ => NodeDriver::Process,
+                "process" => NodeDriver::Process,
+                _ => NodeDriver::Auto,
             },
         },
         fabric: Fabric {
@@ -485,6 +486,7 @@ fn build(values: &Values) -> NodeConfig {
             retention: time("monitor.retention"),
         },
         engine_socket: text("engine.socket"),
+        allow_host_mounts: flag("engine.allow_host_mounts"),
         chaos: flag("chaos.enabled"),
         format_level: text("chaos.format_level").parse().ok(),
         log_level: match text("log.level").as_str() {

@@ -75,8 +75,10 @@ pub struct NodeFlags {
 /// What `[node] driver` allows beside processes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum NodeDriver {
-    /// Native processes only.
+    /// Whatever engine is found, once a container needs one.
     #[default]
+    Auto,
+    /// Native processes only.
     Process,
     /// Podman through its API socket.
     Podman,
@@ -217,6 +219,8 @@ pub struct NodeConfig {
     pub monitor: Monitor,
     /// `[engine] socket`: path of the engine's API socket; empty: the usual places.
     pub engine_socket: String,
+    /// `[engine] allow_host_mounts`: containers may mount what is outside the data directory.
+    pub allow_host_mounts: bool,
     /// `[chaos] enabled`: `weft chaos` may break actors of this node.
     pub chaos: bool,
     /// `[chaos] format_level`: claimed instead of the build's own, where chaos is enabled.
@@ -365,6 +369,7 @@ impl NodeConfig {
             "node.zone" => text(&self.node.zone),
             "node.labels" => quote::strings(&self.node.labels),
             "node.driver" => text(match self.node.driver {
+                NodeDriver::Auto => "auto",
                 NodeDriver::Process => "process",
                 NodeDriver::Podman => "podman",
                 NodeDriver::Docker => "docker",
@@ -399,6 +404,7 @@ impl NodeConfig {
             "monitor.flap_window" => time(self.monitor.flap_window),
             "monitor.retention" => time(self.monitor.retention),
             "engine.socket" => text(&self.engine_socket),
+            "engine.allow_host_mounts" => self.allow_host_mounts.to_string(),
             "chaos.enabled" => self.chaos.to_string(),
             "chaos.format_level" => {
                 text(&self.format_level.map(|level| level.to_string()).unwrap_or_default())

@@ -70,15 +70,16 @@ fn what_is_set_without_effect_is_named_with_its_place_and_nothing_else_is() {
         "{PLAIN}[reconcile]\nmode = \"report\"\n[monitor]\ninterval = \"5s\"\ncooldown = \"1m\"\n\
          [membership]\nprofile = \"lan\"\n"
     );
-    let loaded = run(&text, &[("WEFT_ENGINE_SOCKET", "/run/x")], &NodeFlags::default()).unwrap();
+    let loaded =
+        run(&text, &[("WEFT_FAILOVER_RESCHEDULE_AFTER", "5s")], &NodeFlags::default()).unwrap();
     let lines: Vec<String> =
         loaded.config.without_effect().iter().map(ToString::to_string).collect();
     assert_eq!(
         lines,
         [
             "`reconcile.mode` (file, line 5) has no effect in this version: it is always `restart`",
+            "`failover.reschedule_after` (environment, WEFT_FAILOVER_RESCHEDULE_AFTER) has no effect in this version",
             "`monitor.cooldown` (file, line 8) has no effect in this version",
-            "`engine.socket` (environment, WEFT_ENGINE_SOCKET) has no effect in this version",
         ]
     );
     // The value that is in force anyway is nothing to warn of.

@@ -135,6 +135,11 @@ pub(crate) fn status(key: ComponentKey, state: ComponentState) -> ComponentStatu
         reason: String::new(),
         ports: vec![],
         urls: vec![],
+        driver: weft_protocol::Driver::Process,
+        image: String::new(),
+        digest: String::new(),
+        container: String::new(),
+        refused: 0,
     }
 }
 

@@ -95,6 +95,11 @@ fn status(state: ComponentState) -> ComponentStatus {
         reason: String::new(),
         ports: vec![],
         urls: vec![],
+        driver: weft_protocol::Driver::Process,
+        image: String::new(),
+        digest: String::new(),
+        container: String::new(),
+        refused: 0,
     }
 }
 

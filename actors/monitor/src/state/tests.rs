@@ -61,6 +61,11 @@ fn status(n: u32, state: ComponentState, desired: Desired, since: i64) -> Compon
         reason: String::new(),
         ports: vec![],
         urls: vec![],
+        driver: weft_protocol::Driver::Process,
+        image: String::new(),
+        digest: String::new(),
+        container: String::new(),
+        refused: 0,
     }
 }
 

@@ -15,7 +15,7 @@
 //! A fenced component runs under a lease, whose end `fence` enforces.
 
 mod fence;
-mod log;
+pub(crate) mod log;
 mod protocol;
 
 use std::ffi::OsString;
@@ -39,7 +39,8 @@ use weft_wire::{Clock, SystemClock};
 
 use crate::disk::{Durable, read_json, write_json};
 use crate::process;
-use fence::{Fence, LEASE_ENDED};
+use fence::Fence;
+pub(crate) use fence::{LEASE_ENDED, is_in_container};
 use log::Log;
 pub(crate) use log::rotated;
 pub use protocol::{
@@ -57,7 +58,15 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// ignored.
 ///
 /// Exits 0 when the component has ended (however it did), or with one of the `EXIT_` codes.
+///
+/// `--idle`: does nothing until it is ended; the program of a shim that watches over a container.
 pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut args = args.into_iter().peekable();
+    if args.peek().is_some_and(|arg| arg == "--idle") {
+        loop {
+            std::thread::park();
+        }
+    }
     let (code, text) = match spec_path(args).and_then(|path| load(&path)) {
         Ok(spec) => match run(&spec) {
             Ok(()) => return ExitCode::SUCCESS,
@@ -115,6 +124,7 @@ fn run(spec: &ShimSpec) -> Result<(), Failed> {
     setup("signals", watch_signals(&events))?;
     setup("subreaper", rustix::process::set_child_subreaper(Some(rustix::process::getpid())))?;
     let fence = Fence::default();
+    fence.watch_over(&spec.container);
     setup("timer of the lease", fence.set(spec.lease))?;
     let mut shim = Shim {
         fence: fence.clone(),

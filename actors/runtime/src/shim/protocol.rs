@@ -69,6 +69,10 @@ pub struct ShimSpec {
     /// `None`: it runs without one.
     #[serde(default)]
     pub lease: Option<u64>,
+    /// Id of a container that the lease is for, which is killed at its end; empty: the lease is for
+    /// the program.
+    #[serde(default)]
+    pub container: String,
 }
 
 /// A daemon's line.

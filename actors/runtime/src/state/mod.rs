@@ -12,19 +12,29 @@
 //!                            └─────────────────── session is empty ────────────────┘
 //! ```
 //! Only `Idle` and `Backoff` start a shim, and neither has a process: never two at once.
+//!
+//! A container takes a shim's place where the component has one. What replaces a container that
+//! runs is prepared (its image pulled) before that one is touched; a start that takes long can be
+//! cancelled.
 
+pub(crate) mod instance;
 pub(crate) mod lease;
+mod next;
 pub(crate) mod order;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use weft_protocol::files::{ProcessFile, ShimExit, ShimFile};
+use weft_protocol::files::ShimExit;
 use weft_protocol::{
-    Assignment, ComponentKey, ComponentState, ComponentStatus, Desired, Health, RestartPolicy,
+    Assignment, ComponentKey, ComponentState, ComponentStatus, Desired, Driver, Health,
+    RestartPolicy,
 };
 use weft_wire::{Backoff, Jitter, WallTime};
+
+use self::instance::{Instance, InstanceId};
+use self::next::{Next, NextPhase};
 
 /// A run at least this long resets the backoff and does not count as a failure (design §11).
 pub(crate) const GOOD_RUN: Duration = Duration::from_secs(10);
@@ -35,10 +45,12 @@ pub(crate) const FAIL_WITHIN: Duration = Duration::from_secs(600);
 /// After the first restart, which comes at once (orchestration §22b).
 pub(crate) const BACKOFF: Backoff =
     Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300), jitter: 0.2 };
+/// A container that could not be started so often in a row is told of as refused, and tried on.
+pub(crate) const REFUSED_AFTER: u32 = 3;
 /// A shim that has not ended a component so long after its grace is not going to.
 pub(crate) const STOP_SLACK: Duration = Duration::from_secs(5);
 
-/// What outlives the daemon beside `shim.json`; stored by the shell whenever it changes.
+/// What outlives the daemon beside `shim.json` and `container.json`; stored by the shell whenever it changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Memory {
     /// Times it was started again after ending by itself.
@@ -49,8 +61,8 @@ pub(crate) struct Memory {
     pub(crate) settled: Option<Settled>,
     /// The state last told to the monitor; `None`: none ever was.
     pub(crate) state: Option<ComponentState>,
-    /// The shim whose component's end has been told.
-    pub(crate) ended: Option<ProcessFile>,
+    /// The shim or container whose end has been told.
+    pub(crate) ended: Option<InstanceId>,
 }
 
 /// A component that is not to be started again until an operator acts or its spec changes.
@@ -63,21 +75,33 @@ pub(crate) struct Settled {
     pub(crate) reason: String,
 }
 
-/// What a look at the component's directory found when its actor began.
+/// What a look at the component's directory, and at the node's containers, found when its actor
+/// began.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Finding {
     /// It never ran here, or its files are from an earlier boot.
     Nothing,
-    /// A live shim, now connected.
-    Running(ShimFile),
+    /// A live shim, now connected, or a container.
+    Running(Instance),
     /// It ended while nobody looked.
-    Exited(ShimFile),
+    Exited(Instance),
     /// Its shim had died without a word; what was left of it has been killed.
-    Lost(ShimFile),
+    Lost(Instance, String),
 }
 
-/// What happened. Inputs about a shim carry the run they belong to; those of an earlier run are
-/// ignored.
+/// How well the machine's shell can see what runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// As usual.
+    Clear,
+    /// It is known to run; why nothing more can be learned or done now.
+    Dim(String),
+    /// It is not known whether it runs, and why.
+    Blind(String),
+}
+
+/// What happened. Inputs about a shim or container carry the run they belong to; those of an
+/// earlier run are ignored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Input {
     /// The look at the directory is done; said once, first.
@@ -86,14 +110,26 @@ pub(crate) enum Input {
     Assigned(Box<Assignment>, &'static str),
     /// It is wanted no more: stop it and forget it.
     Unassigned,
-    /// The shim has reported a running component.
-    Started(u64, ShimFile),
-    /// There is no shim and no process.
+    /// The look, or the start of this run, cannot be done yet: it waits, for this reason.
+    Waits(u64, String),
+    /// It runs.
+    Started(u64, Instance),
+    /// Nothing was started, nothing runs.
     StartFailed(u64, String, Permanence),
+    /// After [`Effect::Prepare`]: whether what is wanted could be started here.
+    Prepared(u64, Result<(), (String, Permanence)>),
+    /// Whether the run can be seen.
+    Sight(u64, Sight),
     /// The component ended; nothing of it is left.
     Exited(u64, ShimExit),
+    /// Somebody has removed the container; nothing of it is left.
+    Gone(u64),
+    /// While nothing ran, somebody has started what had ended.
+    Surfaced(u64, Instance),
+    /// While nothing ran, somebody has removed what was left.
+    Vanished(u64),
     /// The shim is gone or silent; its component may not be.
-    ShimLost(u64, String),
+    Lost(u64, String),
     /// After [`Effect::Clean`]: nothing of it is left.
     Cleaned(u64),
     /// A probe's answer; the text says what was wrong.
@@ -120,11 +156,18 @@ pub(crate) enum Permanence {
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// Start a shim for this run; answered by `Started`, `StartFailed`, `Exited` or `ShimLost`.
+    /// Start what is wanted as this run; answered by `Started`, `StartFailed`, `Exited`, `Gone` or
+    /// `Lost`.
     Start(u64),
-    /// Tell the run's shim to stop the component; answered by `Exited` or `ShimLost`.
+    /// Do not go on with that start if it has not come so far; answered as it is itself.
+    Cancel(u64),
+    /// Get ready what is to replace what runs, which stays untouched; answered by `Prepared` of
+    /// that number.
+    Prepare(u64),
+    /// Stop the run; answered by `Exited`, `Gone` or `Lost`.
     Stop(u64, Duration),
-    /// Kill the run's shim if it lives, then its session; answered by `Cleaned`.
+    /// Kill the run's shim if it lives, then its session; remove its container. Answered by
+    /// `Cleaned`.
     Clean(u64),
     /// Probe this run from now on.
     Probe(u64),
@@ -176,6 +219,16 @@ enum End {
     Own(&'static str),
 }
 
+/// What came of a run.
+#[derive(Debug, Clone, Copy)]
+enum Ending<'a> {
+    Exit(&'a ShimExit),
+    /// With its shim, or with its container.
+    Killed,
+    /// The container, by somebody else.
+    Removed,
+}
+
 /// The machine.
 #[derive(Debug)]
 pub(crate) struct Component {
@@ -189,7 +242,7 @@ pub(crate) struct Component {
     reason: String,
     memory: Memory,
     run: u64,
-    file: Option<ShimFile>,
+    instance: Option<Instance>,
     up_since: Option<Instant>,
     end: Option<End>,
     lost: String,
@@ -203,6 +256,14 @@ pub(crate) struct Component {
     /// Why a fenced component may not be started now; `None`: it holds a lease.
     no_lease: Option<String>,
     held: bool,
+    /// Spec hash and epoch that the newest run was started for.
+    started_for: (String, u64),
+    /// The start under way has been cancelled.
+    cancelled: bool,
+    /// What is to take the place of what runs.
+    next: Next,
+    /// Containers that could not be started, in a row.
+    failed_starts: u32,
     effects: Vec<Effect>,
 }
 
@@ -239,7 +300,7 @@ impl Component {
             reason: String::new(),
             memory,
             run: 0,
-            file: None,
+            instance: None,
             up_since: None,
             end: None,
             lost: String::new(),
@@ -252,6 +313,10 @@ impl Component {
             bad_probes: 0,
             no_lease: Some(String::new()),
             held: false,
+            started_for: Default::default(),
+            cancelled: false,
+            next: Next::default(),
+            failed_starts: 0,
             effects: Vec::new(),
         }
     }
@@ -316,9 +381,9 @@ impl Component {
         self.assignment.as_ref()
     }
 
-    /// The process as its shim reported it.
-    pub(crate) fn file(&self) -> Option<&ShimFile> {
-        self.file.as_ref()
+    /// What runs, as it was reported.
+    pub(crate) fn instance(&self) -> Option<&Instance> {
+        self.instance.as_ref()
     }
 
     /// The number of the newest run.
@@ -334,19 +399,22 @@ impl Component {
     /// The row that lists show; `urls` is the shell's.
     pub(crate) fn status(&self) -> ComponentStatus {
         let running = matches!(self.phase, Phase::Up | Phase::Stopping | Phase::Cleaning);
-        let file = self.file.as_ref().filter(|_| running);
+        let file = self.instance.as_ref().filter(|_| running);
         let assignment = self.assignment.as_ref();
         let routes = assignment.map_or(&[][..], |a| &a.spec.routes);
-        let version = assignment.map_or_else(String::new, |a| {
-            let own = a.spec.shown_version();
-            if own.is_empty() { a.service_version.clone() } else { own }
-        });
+        let version = match file.filter(|f| !f.image.is_empty()) {
+            Some(f) => weft_protocol::image_version(&f.image).to_owned(),
+            None => assignment.map_or_else(String::new, |a| {
+                let own = a.spec.shown_version();
+                if own.is_empty() { a.service_version.clone() } else { own }
+            }),
+        };
         ComponentStatus {
             key: self.key.clone(),
             desired: self.desired(),
             state: self.state,
             health: if running { self.health } else { Health::None },
-            pid: file.and_then(|f| f.child.as_ref()).map_or(0, |child| child.pid),
+            pid: file.map_or(0, |f| f.pid),
             version,
             revision: file.map_or_else(|| assignment.map_or(0, |a| a.revision), |f| f.revision),
             spec_hash: file
@@ -365,6 +433,17 @@ impl Component {
                 routes.iter().map(|r| r.name.clone()).zip(f.ports.iter().copied()).collect()
             }),
             urls: Vec::new(),
+            driver: match file {
+                Some(f) => f.driver(),
+                None => assignment.map_or(Driver::Process, |a| a.spec.driver),
+            },
+            image: file.map_or_else(
+                || assignment.map_or_else(String::new, |a| a.spec.image.clone()),
+                |f| f.image.clone(),
+            ),
+            digest: file.map_or_else(String::new, |f| f.digest.clone()),
+            container: file.map_or_else(String::new, |f| f.container().to_owned()),
+            refused: if self.is_refused() { assignment.map_or(0, |a| a.revision) } else { 0 },
         }
     }
 
@@ -392,6 +471,9 @@ impl Component {
                     Desired::Stopped => String::new(),
                 }
             }
+            Some(assignment) if self.reason.is_empty() && !self.next.why.is_empty() => {
+                format!("revision {} is not started: {}", assignment.revision, self.next.why)
+            }
             _ => self.reason.clone(),
         }
     }
@@ -415,6 +497,21 @@ impl Component {
                 // One that is being started is being started anew.
                 self.restart_requested =
                     self.desired() == Desired::Running && self.phase != Phase::Starting;
+                if self.next.phase == NextPhase::Refused {
+                    self.next = self.next.anew();
+                }
+            }
+            Input::Waits(run, why)
+                if self.phase == Phase::Looking
+                    || run == self.run && self.phase == Phase::Starting =>
+            {
+                self.reason = why;
+            }
+            Input::Prepared(number, answer) if number == self.next.number => {
+                self.prepared(at, answer);
+            }
+            Input::Sight(run, sight) if run == self.run && self.has_process() => {
+                self.seen(at, sight);
             }
             Input::Started(run, file) if run == self.run && self.phase == Phase::Starting => {
                 self.started(at, file);
@@ -431,15 +528,31 @@ impl Component {
                 } else {
                     "self"
                 }));
-                self.ended(at, Some(&exit), end);
+                self.ended(at, Ending::Exit(&exit), end);
             }
-            Input::ShimLost(run, why) if run == self.run && self.has_process() => {
+            Input::Gone(run) if run == self.run && self.has_process() => {
+                let end = self.end.take().unwrap_or(End::Own("self"));
+                self.ended(at, Ending::Removed, end);
+            }
+            Input::Surfaced(run, instance)
+                if run == self.run && matches!(self.phase, Phase::Idle | Phase::Backoff) =>
+            {
+                self.surfaced(at, instance);
+            }
+            Input::Vanished(run)
+                if run == self.run
+                    && matches!(self.phase, Phase::Idle | Phase::Backoff)
+                    && matches!(self.state, ComponentState::Exited | ComponentState::Failed) =>
+            {
+                self.transition(at.wall, ComponentState::Removed, "engine", "");
+            }
+            Input::Lost(run, why) if run == self.run && self.has_process() => {
                 self.lost = why;
                 self.clean();
             }
             Input::Cleaned(run) if run == self.run && self.phase == Phase::Cleaning => {
                 let end = self.end.take().unwrap_or(End::Own("shim"));
-                self.ended(at, None, end);
+                self.ended(at, Ending::Killed, end);
             }
             Input::Probed(run, answer) if run == self.run && self.phase == Phase::Up => {
                 self.probed(at, answer);
@@ -448,8 +561,11 @@ impl Component {
                 // `decide` starts it, if it may.
                 Phase::Backoff => self.phase = Phase::Idle,
                 Phase::Stopping => {
-                    self.lost = "its shim did not stop it in time".to_owned();
+                    self.lost = "it was not stopped in time".to_owned();
                     self.clean();
+                }
+                Phase::Up if self.next.phase == NextPhase::Waiting => {
+                    self.next.phase = NextPhase::Idle;
                 }
                 _ => {}
             },
@@ -464,6 +580,7 @@ impl Component {
 
     fn found(&mut self, at: &Now, finding: Finding) {
         self.phase = Phase::Idle;
+        self.reason.clear();
         match finding {
             Finding::Nothing => {
                 if let Some(settled) = &self.memory.settled {
@@ -477,11 +594,11 @@ impl Component {
                 self.phase = Phase::Up;
                 let ran = at.wall.since(file.started_at);
                 self.up_since = Some(at.now.checked_sub(ran).unwrap_or(at.now));
-                self.file = Some(file);
+                self.instance = Some(file);
                 self.transition(at.wall, ComponentState::Running, "takeover", "");
                 self.begin_probing();
             }
-            Finding::Exited(file) if self.memory.ended.as_ref() == Some(&file.shim) => {
+            Finding::Exited(file) if self.memory.ended.as_ref() == Some(&file.id) => {
                 if let Some(settled) = &self.memory.settled {
                     self.reason.clone_from(&settled.reason);
                 }
@@ -490,16 +607,16 @@ impl Component {
                 let exit = file.exit.clone();
                 let ran = exit.as_ref().map_or(Duration::ZERO, |e| e.at.since(file.started_at));
                 self.up_since = Some(at.now.checked_sub(ran).unwrap_or(at.now));
-                self.file = Some(file);
+                self.instance = Some(file);
                 let requested = exit.as_ref().is_some_and(|e| e.requested);
                 let end = if requested { End::Wanted("takeover") } else { End::Own("self") };
-                self.ended(at, exit.as_ref(), end);
+                self.ended(at, exit.as_ref().map_or(Ending::Killed, Ending::Exit), end);
             }
-            Finding::Lost(file) => {
+            Finding::Lost(file, why) => {
                 self.up_since = Some(at.now);
-                self.lost = format!("its shim, pid {}, was gone", file.shim.pid);
-                self.file = Some(file);
-                self.ended(at, None, End::Own("shim"));
+                self.lost = why;
+                self.instance = Some(file);
+                self.ended(at, Ending::Killed, End::Own("shim"));
             }
         }
     }
@@ -518,6 +635,8 @@ impl Component {
             settled.spec_hash == assignment.spec_hash && settled.epoch == assignment.epoch
         });
         if !same {
+            self.next = self.next.anew();
+            self.failed_starts = 0;
             self.cause = match &self.assignment {
                 Some(old) if old.spec_hash == assignment.spec_hash => "operator",
                 _ => cause,
@@ -555,7 +674,7 @@ impl Component {
 
     /// Brings what is nearer to what is wanted, as far as it can be now.
     fn decide(&mut self, at: &Now) {
-        let differs = match (&self.assignment, &self.file) {
+        let differs = match (&self.assignment, &self.instance) {
             // A copy that is about to go is not changed any more.
             (Some(want), Some(have)) if want.leaving.is_empty() => {
                 want.spec_hash != have.spec_hash || want.epoch != have.epoch
@@ -567,12 +686,28 @@ impl Component {
                 let why = match self.desired() {
                     _ if self.unassigned => Some("undeploy"),
                     Desired::Stopped => Some("operator"),
+                    Desired::Running if differs && !self.is_next_ready() => {
+                        self.prepare();
+                        None
+                    }
                     Desired::Running if self.restart_requested => Some("operator"),
                     Desired::Running if differs => Some(self.cause),
                     Desired::Running | Desired::Ignore => None,
                 };
                 if let Some(cause) = why {
                     self.stop(at, End::Wanted(cause));
+                }
+            }
+            Phase::Starting => {
+                let other = match &self.assignment {
+                    Some(want) if want.leaving.is_empty() => {
+                        want.spec_hash != self.started_for.0 || want.epoch != self.started_for.1
+                    }
+                    _ => false,
+                };
+                if (other || self.desired() != Desired::Running) && !self.cancelled {
+                    self.cancelled = true;
+                    self.effects.push(Effect::Cancel(self.run));
                 }
             }
             Phase::Idle | Phase::Backoff => {
@@ -618,7 +753,7 @@ impl Component {
                     }
                 }
             }
-            Phase::Looking | Phase::Starting | Phase::Stopping | Phase::Cleaning | Phase::Gone => {}
+            Phase::Looking | Phase::Stopping | Phase::Cleaning | Phase::Gone => {}
         }
     }
 
@@ -627,8 +762,14 @@ impl Component {
         self.restart_requested = false;
         self.run += 1;
         self.timer += 1;
-        self.file = None;
+        self.instance = None;
         self.end = None;
+        self.cancelled = false;
+        self.next = self.next.anew();
+        self.started_for = self
+            .assignment
+            .as_ref()
+            .map_or_else(Default::default, |want| (want.spec_hash.clone(), want.epoch));
         if std::mem::take(&mut self.is_restart) {
             self.memory.restarts += 1;
         }
@@ -637,12 +778,13 @@ impl Component {
         self.effects.push(Effect::Start(self.run));
     }
 
-    fn started(&mut self, at: &Now, file: ShimFile) {
+    fn started(&mut self, at: &Now, file: Instance) {
         self.phase = Phase::Up;
         let ran = at.wall.since(file.started_at).min(FAIL_WITHIN);
         self.up_since = Some(at.now.checked_sub(ran).unwrap_or(at.now));
         let started_at = file.started_at;
-        self.file = Some(file);
+        self.instance = Some(file);
+        self.failed_starts = 0;
         self.reason.clear();
         self.bad_probes = 0;
         if self.begin_probing() {
@@ -726,7 +868,18 @@ impl Component {
 
     fn start_failed(&mut self, at: &Now, reason: String, permanence: Permanence) {
         self.phase = Phase::Idle;
+        if std::mem::take(&mut self.cancelled) {
+            // What is wanted now is not what failed.
+            self.reason.clear();
+            if self.desired() == Desired::Ignore {
+                self.transition(at.wall, ComponentState::Exited, "operator", "");
+            }
+            return;
+        }
         self.reason = reason;
+        if self.assignment.as_ref().is_some_and(|a| a.spec.driver == Driver::Container) {
+            self.failed_starts = self.failed_starts.saturating_add(1);
+        }
         if self.desired() != Desired::Running {
             self.transition(at.wall, ComponentState::Exited, "self", "");
             return;
@@ -741,15 +894,29 @@ impl Component {
     }
 
     /// The process is gone, all of it.
-    fn ended(&mut self, at: &Now, exit: Option<&ShimExit>, end: End) {
+    fn ended(&mut self, at: &Now, ending: Ending<'_>, end: End) {
+        let exit = match ending {
+            Ending::Exit(exit) => Some(exit),
+            Ending::Killed | Ending::Removed => None,
+        };
+        // What an operator reads: `exited`, or that there is nothing any more.
+        let gone = match ending {
+            Ending::Removed => ComponentState::Removed,
+            _ => ComponentState::Exited,
+        };
         self.phase = Phase::Idle;
         self.timer += 1;
         self.effects.push(Effect::StopProbe);
         let ran = self.up_since.take().map_or(Duration::ZERO, |since| at.now.duration_since(since));
         let when = exit.map_or(at.wall, |exit| exit.at);
-        let text = exit.map_or_else(|| "killed with its shim".to_owned(), |e| e.status.clone());
+        let text = match (ending, self.instance.as_ref().map(Instance::driver)) {
+            (Ending::Exit(exit), _) => exit.status.clone(),
+            (Ending::Removed, _) => "removed".to_owned(),
+            (Ending::Killed, Some(Driver::Container)) => "killed and removed".to_owned(),
+            (Ending::Killed, _) => "killed with its shim".to_owned(),
+        };
         self.memory.last_exit.clone_from(&text);
-        self.memory.ended = self.file.take().map(|file| file.shim);
+        self.memory.ended = self.instance.take().map(|instance| instance.id);
         self.health = Health::None;
         let cause = match end {
             End::Wanted(cause) => {
@@ -771,6 +938,9 @@ impl Component {
         }
         self.reason = match (end, exit) {
             (End::Probe, _) => format!("stopped because its probe failed: {text}"),
+            (_, None) if gone == ComponentState::Removed => {
+                "no such container: somebody removed it".to_owned()
+            }
             (_, None) => std::mem::take(&mut self.lost),
             (_, Some(exit)) if exit.failed_to_start => exit.status.clone(),
             (_, Some(_)) => format!("ended by itself: {text}"),
@@ -787,7 +957,7 @@ impl Component {
             self.failures.pop_front();
         }
         if leave || policy.is_none() {
-            self.transition(when, ComponentState::Exited, cause, &text);
+            self.transition(when, gone, cause, &text);
             return;
         }
         match policy {
@@ -820,7 +990,7 @@ impl Component {
                 self.settle_at(when, true, reason, cause, &text);
             }
             _ => {
-                self.transition(when, ComponentState::Exited, cause, &text);
+                self.transition(when, gone, cause, &text);
                 self.again(at);
             }
         }

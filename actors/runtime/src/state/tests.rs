@@ -7,6 +7,7 @@ use weft_wire::{Clock, SystemClock};
 
 use super::*;
 
+mod containers;
 mod ownership;
 
 fn key() -> ComponentKey {
@@ -116,22 +117,22 @@ impl Bench {
         self.take(Input::Assigned(Box::new(assignment.clone()), "deploy"))
     }
 
-    fn file(&mut self) -> ShimFile {
+    fn file(&mut self) -> Instance {
         self.pid += 2;
         let want = self.machine.assignment();
-        ShimFile {
-            version: 1,
-            key: key(),
+        Instance {
+            id: InstanceId::Process(process(self.pid)),
+            pid: self.pid + 1,
             spec_hash: want.map_or_else(|| "a".into(), |a| a.spec_hash.clone()),
             epoch: want.map_or(0, |a| a.epoch),
             revision: 1,
             generation: 1,
-            shim: process(self.pid),
-            child: Some(process(self.pid + 1)),
             started_at: self.wall,
             ports: vec![],
             lease: None,
             exit: None,
+            image: String::new(),
+            digest: String::new(),
         }
     }
 
@@ -303,7 +304,7 @@ fn a_stopped_component_stays_stopped_whatever_happens() {
 #[test]
 fn a_shim_that_is_lost_has_its_component_killed_before_the_next_start() {
     let mut bench = Bench::running(RestartPolicy::Always);
-    let effects = bench.take(Input::ShimLost(1, "its shim ended without a word".into()));
+    let effects = bench.take(Input::Lost(1, "its shim ended without a word".into()));
     assert!(effects.contains(&Effect::Clean(1)));
     assert_eq!(starts(&effects), 0);
     let effects = bench.take(Input::Cleaned(1));
@@ -337,7 +338,7 @@ fn what_runs_is_taken_over_untouched_until_something_is_said() {
     let mut bench =
         Bench::with(Memory { state: Some(ComponentState::Running), ..Memory::default() });
     let file = bench.file();
-    let pid = file.child.as_ref().map(|child| child.pid);
+    let pid = file.pid;
     let effects = bench.take(Input::Found(Finding::Running(file)));
     assert_eq!(
         changes(&effects),
@@ -345,7 +346,7 @@ fn what_runs_is_taken_over_untouched_until_something_is_said() {
     );
     let effects = bench.assign(&assignment(RestartPolicy::Always));
     assert!(changes(&effects).is_empty() && starts(&effects) == 0);
-    assert_eq!(Some(bench.machine.status().pid), pid);
+    assert_eq!(bench.machine.status().pid, pid);
 }
 
 #[test]
@@ -563,7 +564,7 @@ proptest! {
                 }
                 Act::LoseShim => {
                     let lost = if world.cleaning.is_some() { None } else { world.process };
-                    lost.map(|run| Input::ShimLost(run, "lost".into()))
+                    lost.map(|run| Input::Lost(run, "lost".into()))
                 }
                 Act::Cleaned => world.cleaning.take().map(|run| {
                     world.process = None;

@@ -109,6 +109,11 @@ impl World {
                 reason: if process.good { String::new() } else { "exit 1".into() },
                 ports: vec![],
                 urls: vec![],
+                driver: Driver::Process,
+                image: String::new(),
+                digest: String::new(),
+                container: String::new(),
+                refused: 0,
             });
         }
         all

@@ -1,0 +1,98 @@
+//! What starts, follows and stops a component: a process under its shim, or a container. The state
+//! machine says what; these say how, and what came of it.
+//!
+//! - `process`: through a shim (`link`).
+//! - `container`: through the node's engine; `engines`: that engine, found and watched; `recipe`:
+//!   what a container is made from; `output`: its output, copied into the component's log;
+//!   `guard`: the end of a fenced one's lease.
+
+pub(crate) mod container;
+pub(crate) mod engines;
+mod guard;
+pub(crate) mod output;
+pub(crate) mod process;
+pub(crate) mod recipe;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use weft_protocol::files::component_dir;
+use weft_protocol::{Assignment, ComponentKey, Driver};
+use weft_supervision::Scope;
+
+use crate::actor::Shared;
+use crate::component::ComponentActor;
+use crate::shim::ToShim;
+use crate::state::{Finding, Input};
+
+/// What a run is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// End it: SIGTERM, SIGKILL after the grace, in ms.
+    Stop { grace_ms: u64 },
+    /// It may run until then, in ms of boot time; `None`: without end.
+    Lease { until_ms: Option<u64> },
+    /// Do not start it if it has not come so far.
+    Cancel,
+}
+
+impl Order {
+    /// As a shim understands it; `None`: it starts at once, and cannot be cancelled.
+    pub(crate) const fn to_shim(self) -> Option<ToShim> {
+        match self {
+            Self::Stop { grace_ms } => Some(ToShim::Stop { grace_ms }),
+            Self::Lease { until_ms } => Some(ToShim::Lease { until_ms }),
+            Self::Cancel => None,
+        }
+    }
+}
+
+/// What every driver works with: whose it is, and whom to tell.
+#[derive(Clone)]
+pub(crate) struct Hands {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) key: ComponentKey,
+    pub(crate) scope: Scope<ComponentActor>,
+    pub(crate) run: u64,
+}
+
+impl Hands {
+    /// Tells the component's machine.
+    pub(crate) fn say(&self, input: Input) {
+        self.scope.post(move |actor, scope| actor.input(scope, input));
+    }
+
+    /// The component's directory.
+    pub(crate) fn dir(&self) -> PathBuf {
+        component_dir(&self.shared.config.data_dir, &self.key)
+    }
+}
+
+/// The look when the component's actor begins: takes over what runs and follows it to its end.
+/// `wanted`: what it is wanted to be, as far as that is known.
+pub(crate) async fn take_over(hands: Hands, wanted: Option<Driver>, inbox: mpsc::Receiver<Order>) {
+    let Some((finding, inbox)) = process::take_over(&hands, inbox).await else { return };
+    let boxed = wanted == Some(Driver::Container) || container::may_be(&hands.dir());
+    if !boxed {
+        return hands.say(Input::Found(finding));
+    }
+    container::take_over(hands, finding, inbox).await;
+}
+
+/// One run from its start to its end.
+pub(crate) async fn run(hands: Hands, assignment: Assignment, inbox: mpsc::Receiver<Order>) {
+    match assignment.spec.driver {
+        Driver::Process => {
+            // It may have been one until now.
+            if container::may_be(&hands.dir()) {
+                container::remove(&hands).await;
+            }
+            process::run(hands, assignment, inbox).await;
+        }
+        Driver::Container => container::run(hands, assignment, inbox).await,
+    }
+}
+
+/// What a look at a shim found, if nothing of it runs.
+pub(crate) type Found = (Finding, mpsc::Receiver<Order>);
