@@ -12,6 +12,7 @@ mod around;
 mod check;
 mod follow;
 mod http;
+mod macp;
 mod metrics;
 mod nodes;
 mod operate;
@@ -23,3 +24,4 @@ mod rows;
 
 pub use actor::{Gateway, GatewayConfig, factory};
 pub use http::HttpFace;
+pub use macp::{Auth, AuthError, MacpConfig, MacpFace};

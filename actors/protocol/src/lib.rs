@@ -18,6 +18,7 @@ mod operation;
 mod registry;
 mod runtime;
 mod service;
+mod session;
 mod state;
 mod time;
 
@@ -56,6 +57,14 @@ pub use service::{
     OnPartition, PlacementRules, PortMapping, ReplicaKey, Resources, RestartPolicy, RouteMode,
     RouteSpec, ServiceSpec, Snapshot, Stateful, Tier, UpdateOrder, UpdatePolicy, VolumeMapping,
     component_variables, route_variable, valid_name,
+};
+pub use session::{
+    AskWhatIf, CatalogueEdit, CatalogueItem, ControlSession, EditCatalogue, FollowCatalogue,
+    FollowSession, FollowSessions, IssueReceipt, ListSessions, ModeView, ModesView, PolicyView,
+    ReadModes, ReadPolicies, ReadSession, ReadSessionHead, SendEnvelope, SessionAck,
+    SessionActivity, SessionAnswer, SessionControl, SessionEnvelope, SessionEvent, SessionHead,
+    SessionItem, SessionLifecycle, SessionPage, SessionReader, SessionRefusal, SessionState,
+    SessionView,
 };
 pub use state::{
     ActorState, ComponentState, Desired, Health, NodeChange, NodeRole, NodeState, ObservedState,
