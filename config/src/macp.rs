@@ -84,10 +84,8 @@ const NOT_YET: [&str; 6] = [
 ];
 
 /// Where the reference listens.
-const BIND: SocketAddr = SocketAddr::new(
-    std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
-    50051,
-);
+const BIND: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 50051);
 
 impl MacpSettings {
     /// The file's section with the environment over it; `None`: neither says where to listen.
@@ -109,9 +107,7 @@ impl MacpSettings {
     ///
     /// # Errors
     /// What is wrong with which variable.
-    pub fn of_environment(
-        env: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, String> {
+    pub fn of_environment(env: impl IntoIterator<Item = (String, String)>) -> Result<Self, String> {
         Self::read(&Sessions::default(), &Env::new(env))
     }
 

@@ -18,8 +18,8 @@ use weft_link::{AuditSink, Fabric, FabricConfig};
 use weft_supervision::{ChildSpec, EXIT_GAVE_UP, Tree, TreeConfig, block_on_system};
 use weft_wire::{ActorKind, Clock, NodeId, SystemClock};
 
-use crate::sessions::{self, Kept};
 use crate::logging;
+use crate::sessions::{self, Kept};
 
 type Failed = Box<dyn std::error::Error>;
 
@@ -56,7 +56,8 @@ fn start(settings: MacpSettings) -> Result<ExitCode, Failed> {
 /// Who this is, the same at every start, and proof that nobody else uses the directory.
 fn open(dir: &Path) -> Result<(NodeId, File), Failed> {
     std::fs::create_dir_all(dir)?;
-    let lock = File::options().create(true).truncate(false).write(true).open(dir.join("weftd.lock"))?;
+    let lock =
+        File::options().create(true).truncate(false).write(true).open(dir.join("weftd.lock"))?;
     rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| "another process uses this directory: stop it, or set MACP_DATA_DIR")?;
     let file = dir.join("node-id");

@@ -23,7 +23,8 @@ pub(crate) fn listen(
     remembered: Option<SocketAddr>,
 ) -> Result<MacpFace, Failed> {
     let read = |what: &str, path: &std::path::Path| {
-        std::fs::read(path).map_err(|error| format!("cannot read {what} {}: {error}", path.display()))
+        std::fs::read(path)
+            .map_err(|error| format!("cannot read {what} {}: {error}", path.display()))
     };
     let tls = match &settings.tls {
         Some((certificate, key)) => Some((
@@ -59,9 +60,8 @@ pub(crate) fn listen(
         tls,
         ..MacpConfig::new(auth.max_open_sessions(settings.max_open_sessions))
     };
-    let remembered = remembered.filter(|known| {
-        settings.bind.port() == 0 && known.ip() == settings.bind.ip()
-    });
+    let remembered =
+        remembered.filter(|known| settings.bind.port() == 0 && known.ip() == settings.bind.ip());
     if let Some(known) = remembered
         && let Ok(face) = MacpFace::bind(known, config.clone())
     {

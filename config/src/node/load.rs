@@ -376,9 +376,10 @@ fn finish(
     }
     let config = build(&values);
     let sessions = config.sessions.bind.map(|address| ("sessions.bind", address));
-    for (key, address) in [("fabric.bind", config.fabric.bind), ("gateway.bind", config.gateway_bind)]
-        .into_iter()
-        .chain(sessions)
+    for (key, address) in
+        [("fabric.bind", config.fabric.bind), ("gateway.bind", config.gateway_bind)]
+            .into_iter()
+            .chain(sessions)
     {
         if address.ip().is_unspecified() && !config.fabric.allow_wildcard {
             let message = format!("`{key}` is {address}, which is every interface of this machine");

@@ -1,9 +1,7 @@
 //! MACP's messages from ours, and back.
 
 use weft_macp::macp::v1 as pb;
-use weft_protocol::{
-    ModeView, PolicyView, SessionEnvelope, SessionLifecycle, SessionView,
-};
+use weft_protocol::{ModeView, PolicyView, SessionEnvelope, SessionLifecycle, SessionView};
 use weft_session::Envelope;
 
 pub(crate) fn own(envelope: Envelope) -> SessionEnvelope {

@@ -43,7 +43,9 @@ const fn grpc(code: &str) -> Code {
         b"UNAUTHENTICATED" => Code::Unauthenticated,
         b"FORBIDDEN" | b"POLICY_DENIED" | b"UNAUTHORIZED" => Code::PermissionDenied,
         b"SESSION_NOT_FOUND" | b"UNKNOWN_POLICY_VERSION" | b"AGENT_NOT_FOUND" => Code::NotFound,
-        b"SESSION_NOT_OPEN" | b"REGISTRY_READ_ONLY" | b"HISTORY_UNAVAILABLE"
+        b"SESSION_NOT_OPEN"
+        | b"REGISTRY_READ_ONLY"
+        | b"HISTORY_UNAVAILABLE"
         | b"RECEIPT_UNAVAILABLE" => Code::FailedPrecondition,
         b"DUPLICATE_MESSAGE" | b"SESSION_ALREADY_EXISTS" => Code::AlreadyExists,
         b"INVALID_ENVELOPE"

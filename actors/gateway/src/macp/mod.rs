@@ -136,9 +136,10 @@ impl MacpFace {
             signals: broadcast::channel(SIGNALS).0,
             config: config.clone(),
         });
-        let service = rpc::macp_runtime_service_server::MacpRuntimeServiceServer::new(Service(shared))
-            .max_decoding_message_size(config.payload_max.saturating_add(FRAME_EXTRA))
-            .max_encoding_message_size(usize::MAX);
+        let service =
+            rpc::macp_runtime_service_server::MacpRuntimeServiceServer::new(Service(shared))
+                .max_decoding_message_size(config.payload_max.saturating_add(FRAME_EXTRA))
+                .max_encoding_message_size(usize::MAX);
         let (health, health_service) = tonic_health::server::health_reporter();
         let reflected = || {
             tonic_reflection::server::Builder::configure()

@@ -201,10 +201,7 @@ impl Shared {
 }
 
 pub(crate) fn reader(caller: &Caller) -> SessionReader {
-    SessionReader {
-        sender: caller.rights.sender.clone(),
-        is_observer: caller.rights.is_observer,
-    }
+    SessionReader { sender: caller.rights.sender.clone(), is_observer: caller.rights.is_observer }
 }
 
 fn said(done: Result<String, String>) -> (bool, String) {
@@ -359,10 +356,7 @@ impl MacpRuntimeService for Service {
         Ok(Response::new(pb::GetManifestResponse { manifest: Some(manifest) }))
     }
 
-    async fn list_modes(
-        &self,
-        _: Request<pb::ListModesRequest>,
-    ) -> Answer<pb::ListModesResponse> {
+    async fn list_modes(&self, _: Request<pb::ListModesRequest>) -> Answer<pb::ListModesResponse> {
         let modes = self.0.modes().await?.standard;
         let modes = modes.into_iter().map(convert::descriptor).collect();
         Ok(Response::new(pb::ListModesResponse { modes }))
@@ -377,10 +371,7 @@ impl MacpRuntimeService for Service {
         Ok(Response::new(watch::modes(self.0.clone()).await?))
     }
 
-    async fn list_roots(
-        &self,
-        _: Request<pb::ListRootsRequest>,
-    ) -> Answer<pb::ListRootsResponse> {
+    async fn list_roots(&self, _: Request<pb::ListRootsRequest>) -> Answer<pb::ListRootsResponse> {
         Ok(Response::new(pb::ListRootsResponse { roots: Vec::new() }))
     }
 

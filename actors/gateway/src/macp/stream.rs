@@ -162,7 +162,11 @@ impl Flow {
         }
     }
 
-    async fn follow(&self, after: Option<u64>, follow: bool) -> Result<Items<SessionItem>, AskError> {
+    async fn follow(
+        &self,
+        after: Option<u64>,
+        follow: bool,
+    ) -> Result<Items<SessionItem>, AskError> {
         let session_id = self.session.clone().unwrap_or_default();
         let message = FollowSession { session_id, reader: reader(&self.caller), after, follow };
         self.shared.fabric.subscribe(Shared::owner(), message, Call::within(WITHIN)).await

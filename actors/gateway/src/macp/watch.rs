@@ -8,9 +8,7 @@ use tokio::sync::broadcast;
 use tonic::Status;
 use weft_link::{Call, Items};
 use weft_macp::macp::v1 as pb;
-use weft_protocol::{
-    CatalogueItem, FollowCatalogue, FollowSessions, SessionEvent,
-};
+use weft_protocol::{CatalogueItem, FollowCatalogue, FollowSessions, SessionEvent};
 use weft_wire::Subscription;
 
 use super::convert;
@@ -39,7 +37,9 @@ fn lagged() -> Status {
     refused("STREAM_LAGGED", "this watch was too slow and missed something: watch again")
 }
 
-pub(crate) async fn sessions(shared: &Shared) -> Result<Streamed<pb::WatchSessionsResponse>, Status> {
+pub(crate) async fn sessions(
+    shared: &Shared,
+) -> Result<Streamed<pb::WatchSessionsResponse>, Status> {
     let (_, items) = first(shared, FollowSessions {}).await?;
     let events = stream::unfold(Some(items), |items| async move {
         let mut items = items?;
@@ -65,10 +65,8 @@ pub(crate) fn signals(shared: &Shared) -> Streamed<pb::WatchSignalsResponse> {
         let mut signals = signals?;
         match signals.recv().await {
             Ok((envelope, sender_authenticated)) => {
-                let said = pb::WatchSignalsResponse {
-                    envelope: Some(envelope),
-                    sender_authenticated,
-                };
+                let said =
+                    pb::WatchSignalsResponse { envelope: Some(envelope), sender_authenticated };
                 Some((Ok(said), Some(signals)))
             }
             Err(broadcast::error::RecvError::Lagged(_)) => Some((Err(lagged()), None)),
@@ -85,9 +83,7 @@ pub(crate) fn roots(shared: &Shared) -> Streamed<pb::WatchRootsResponse> {
 }
 
 /// Changes of the catalogue, from what it is now: each item, and the one before it.
-async fn catalogue(
-    shared: &Shared,
-) -> Result<Streamed<(CatalogueItem, CatalogueItem)>, Status> {
+async fn catalogue(shared: &Shared) -> Result<Streamed<(CatalogueItem, CatalogueItem)>, Status> {
     let (now, items) = first(shared, FollowCatalogue {}).await?;
     let later = stream::unfold((now.clone(), items), |(before, mut items)| async move {
         match items.next().await? {

@@ -192,12 +192,7 @@ impl Handle<ReadSession> for SessionActor {
 }
 
 impl Handle<ReadSessionHead> for SessionActor {
-    fn handle(
-        &mut self,
-        message: ReadSessionHead,
-        reply: Reply<ReadSessionHead>,
-        _: &Scope<Self>,
-    ) {
+    fn handle(&mut self, message: ReadSessionHead, reply: Reply<ReadSessionHead>, _: &Scope<Self>) {
         reply.ok(self.owners.of(&message.session_id).head(&message.session_id));
     }
 }

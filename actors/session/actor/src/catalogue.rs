@@ -117,7 +117,10 @@ impl Machine for Modes {
             let done = match change {
                 Some(change) => self.make(change),
                 None => {
-                    tracing::error!(index, "a change of modes or policies cannot be read: this node may differ from the others now");
+                    tracing::error!(
+                        index,
+                        "a change of modes or policies cannot be read: this node may differ from the others now"
+                    );
                     Err("the change cannot be read by this version of weft".to_owned())
                 }
             };

@@ -87,16 +87,38 @@ impl From<ProposeError> for Unanswered {
 /// What is wanted of a session.
 #[derive(Debug, Clone)]
 pub(crate) enum Request {
-    Send { envelope: Envelope, rights: StartRights },
-    Cancel { id: String, sender: String, reason: String },
-    Suspend { id: String, sender: String, reason: String },
-    Resume { id: String, sender: String, reason: String },
+    Send {
+        envelope: Envelope,
+        rights: StartRights,
+    },
+    Cancel {
+        id: String,
+        sender: String,
+        reason: String,
+    },
+    Suspend {
+        id: String,
+        sender: String,
+        reason: String,
+    },
+    Resume {
+        id: String,
+        sender: String,
+        reason: String,
+    },
     /// Its time may be over.
-    Touch { id: String },
+    Touch {
+        id: String,
+    },
     /// What is due is done.
-    Sweep { id: String },
+    Sweep {
+        id: String,
+    },
     /// Keeps a receipt.
-    Receipt { id: String, json: String },
+    Receipt {
+        id: String,
+        json: String,
+    },
 }
 
 impl Request {
@@ -130,9 +152,7 @@ impl Request {
             }
             Self::Touch { id } => silent(speculation.touch(known, id, now)),
             Self::Sweep { id } => silent(speculation.sweep(known, id, now)),
-            Self::Receipt { id, json } => {
-                silent(speculation.receipt(known, id, json.clone(), now))
-            }
+            Self::Receipt { id, json } => silent(speculation.receipt(known, id, json.clone(), now)),
         }
     }
 }
@@ -278,7 +298,11 @@ impl Owned {
     }
 
     /// Goes on from a first step until there is an answer.
-    pub(crate) async fn carry(&self, request: Request, mut step: Step) -> Result<Answer, Unanswered> {
+    pub(crate) async fn carry(
+        &self,
+        request: Request,
+        mut step: Step,
+    ) -> Result<Answer, Unanswered> {
         for _ in 0..ATTEMPTS {
             match step {
                 Step::Done(done) => return done,

@@ -416,10 +416,8 @@ impl Group {
         &self,
         command: Vec<u8>,
         within: Duration,
-    ) -> Result<
-        impl Future<Output = Result<Proposed, ProposeError>> + Send + use<>,
-        ProposeError,
-    > {
+    ) -> Result<impl Future<Output = Result<Proposed, ProposeError>> + Send + use<>, ProposeError>
+    {
         if command.len() > COMMAND_MAX {
             return Err(ProposeError::Refused(format!(
                 "a command of {} bytes: at most {COMMAND_MAX} are agreed on at once",
