@@ -487,7 +487,7 @@ pub enum SessionEvent {
         /// What.
         what: SessionLifecycle,
         /// The session after it.
-        session: SessionView,
+        session: Box<SessionView>,
         /// When.
         at_ms: i64,
     },

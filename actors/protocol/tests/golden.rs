@@ -597,7 +597,7 @@ fn session_lines() -> Vec<String> {
         SessionLifecycle::Resumed,
         SessionLifecycle::Cancelled,
     ] {
-        let happened = SessionEvent::Happened { what, session: session_view(), at_ms: 6 };
+        let happened = SessionEvent::Happened { what, session: Box::new(session_view()), at_ms: 6 };
         lines.push(value("session-event", &happened));
     }
     lines.push(value("session-event", &SessionEvent::Attached));

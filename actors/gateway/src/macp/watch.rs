@@ -47,7 +47,7 @@ pub(crate) async fn sessions(
             Ok(SessionEvent::Happened { what, session, at_ms }) => {
                 let event = pb::SessionLifecycleEvent {
                     event_type: convert::lifecycle(what),
-                    session: Some(convert::metadata(session)),
+                    session: Some(convert::metadata(*session)),
                     observed_at_unix_ms: at_ms,
                 };
                 Some((Some(Ok(pb::WatchSessionsResponse { event: Some(event) })), Some(items)))

@@ -121,7 +121,7 @@ impl SessionActor {
     }
 
     /// Reads a session for somebody, after what is due for it was done.
-    fn read<M: Message, T>(
+    fn read<M, T>(
         &self,
         id: String,
         reader: SessionReader,

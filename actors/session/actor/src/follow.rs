@@ -123,7 +123,7 @@ pub(crate) async fn sessions(owners: Owners, sink: ItemSink<FollowSessions>) {
         return;
     }
     for session in now {
-        let at_ms = session.started_ms;
+        let (at_ms, session) = (session.started_ms, Box::new(session));
         let what = SessionLifecycle::Created;
         if sink.send(SessionEvent::Happened { what, session, at_ms }).await.is_err() {
             return;

@@ -388,7 +388,7 @@ impl Owned {
                     {
                         let _ = self.0.happened.send(SessionEvent::Happened {
                             what: convert::lifecycle(event),
-                            session: convert::view(session),
+                            session: Box::new(convert::view(session)),
                             at_ms: self.now(),
                         });
                     }
