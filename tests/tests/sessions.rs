@@ -187,6 +187,39 @@ fn the_published_python_sdk_drives_a_node_and_finds_everything_again_after_kill_
 }
 
 #[test]
+fn whatever_was_acknowledged_before_kill_9_is_there_once_afterwards() {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    init(dir.path());
+    let mut daemon = Daemon::start(dir.path());
+    for round in 0..3 {
+        let address = daemon.address();
+        let notes = dir.path().join(format!("notes-{round}"));
+        let mut loader = Command::new(&python)
+            .arg(file("show.py"))
+            .args(["load", &address])
+            .arg(&notes)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the loader starts");
+        // In the middle of the load, at another point each time.
+        eventually("messages are acknowledged", || {
+            let noted = fs::read_to_string(&notes).unwrap_or_default();
+            let ended = loader.try_wait().expect("a child can be waited for");
+            assert!(ended.is_none(), "the loader ended before the daemon: {ended:?}");
+            (noted.lines().count() > 300 + round * 171).then_some(())
+        });
+        daemon.kill_9();
+        let ended = eventually("the loader ends", || loader.try_wait().ok().flatten());
+        assert!(ended.success(), "{ended}");
+        daemon = Daemon::start(dir.path());
+        show(&python, "verify", &daemon.address(), &notes);
+    }
+}
+
+#[test]
 fn a_daemon_for_sessions_only_refuses_what_the_reference_refuses_and_stops_well() {
     let weftd = || {
         let mut command = Command::new(bin_dir().join("weftd"));

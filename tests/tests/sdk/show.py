@@ -1,7 +1,8 @@
 """Drives a node with the published Python SDK: `show.py <step> <address> [<file>]`.
 
 Steps: `all` (modes, refusals, streams, watches, policies, suspension), `write` (one open session and
-one resolved one, noted in the file), `read` (what `write` noted is there, by another daemon).
+one resolved one, noted in the file), `read` (what `write` noted is there, by another daemon), `load` (sends
+and notes what was acknowledged until the node is gone), `verify` (all of that is there, each once).
 """
 
 import json
@@ -492,10 +493,59 @@ def again():
     assert A.get_policy("policy.implicit").policy_descriptor.mode == "macp.mode.handoff.v1"
 
 
+def load():
+    """Sends without end and notes what was acknowledged, until the node is gone."""
+    notes = open(sys.argv[3], "a", buffering=1)
+    def one(n):
+        own = client(f"token-load-{n}", f"agent://load-{n}")
+        session = DecisionSession(own, session_id=str(uuid.uuid4()))
+        try:
+            session.start(intent="load", participants=[own.auth.sender], ttl_ms=600_000)
+            for m in range(590):
+                envelope = session._propose_envelope(
+                    f"p{m}", "x", rationale="", supporting_data=b"", sender=None, auth=None
+                )
+                ack = own.send(envelope)
+                assert ack.ok and not ack.duplicate, ack
+                notes.write(f"{session.session_id} {envelope.message_id}\n")
+        except (grpc.RpcError, MacpTransportError):
+            pass
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def verify():
+    """All that was acknowledged is there, each once."""
+    acknowledged = {}
+    with open(sys.argv[3]) as notes:
+        for line in notes:
+            # The last line may have been cut off with its writer.
+            words = line.split()
+            if line.endswith("\n") and len(words) == 2:
+                acknowledged.setdefault(words[0], []).append(words[1])
+    lost = more = 0
+    for sid, ids in acknowledged.items():
+        stream = OBSERVER.open_stream()
+        stream.send_subscribe(sid, 0)
+        stream._requests.put(stream._END)
+        there = [e.message_id for e in stream.responses(timeout=SECONDS)]
+        assert len(there) == len(set(there)), "an envelope is there twice"
+        lost += len(set(ids) - set(there))
+        more += len(there) - 1 - len(ids)
+    total = sum(len(ids) for ids in acknowledged.values())
+    print(f"verify: {total} acknowledged, {lost} lost, {more} more there than acknowledged, 0.0 s")
+    assert lost == 0
+
+
 STEPS = {
     "all": [modes, refusals, streams, watches, policies, suspension, lists, limits],
     "write": [write],
     "read": [again],
+    "load": [load],
+    "verify": [verify],
 }
 
 assert "1.0" == A.initialize().selected_protocol_version

@@ -280,6 +280,11 @@ impl Owned {
             .map_err(|error| Unanswered::Refused(error.to_string()))
             .and_then(|bytes| group.submit(bytes, WITHIN).map_err(Unanswered::from));
         match queued {
+            // It has just lost the lead.
+            Err(Unanswered::NotLeading(_)) => {
+                state.forget(request.id());
+                Step::NotLeading
+            }
             Ok(agreeing) => Step::Agreeing(Box::pin(agreeing), admission.answer),
             Err(why) => {
                 state.forget(request.id());
@@ -323,6 +328,8 @@ impl Owned {
                         let why = "the entry cannot be read by this version of weft";
                         return Err(Unanswered::Unsure(why.to_owned()));
                     }
+                    // Not done, and never will be: whoever leads next is to check it again.
+                    Err(ProposeError::NotLeader { .. }) => self.lock().forget(request.id()),
                     Err(error) => {
                         self.lock().forget(request.id());
                         return Err(error.into());
