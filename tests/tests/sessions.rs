@@ -219,29 +219,70 @@ fn whatever_was_acknowledged_before_kill_9_is_there_once_afterwards() {
     }
 }
 
+/// `weftd run --session-only` without any setting.
+fn sessions_only() -> Command {
+    let mut command = Command::new(bin_dir().join("weftd"));
+    command.args(["run", "--session-only"]);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MACP_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// With a port that was free a moment ago: nobody is told which one the system would choose.
+fn free_address() -> String {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    free.local_addr().expect("its address").to_string()
+}
+
+#[test]
+fn with_a_certificate_only_tls_is_served() {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+    let (certificate, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    fs::write(&certificate, made.cert.pem()).expect("writes");
+    fs::write(&key, made.signing_key.serialize_pem()).expect("writes");
+    let address = free_address();
+    let daemon = Daemon::spawn(
+        dir.path(),
+        sessions_only()
+            .env("MACP_AUTH_TOKENS_FILE", file("tokens.json"))
+            .env("MACP_TLS_CERT_PATH", &certificate)
+            .env("MACP_TLS_KEY_PATH", &key)
+            .env("MACP_MEMORY_ONLY", "1")
+            .env("MACP_BIND_ADDR", &address),
+    );
+    eventually("it listens", || TcpStream::connect(&address).ok());
+    show(&python, "tls", &address, &certificate);
+    drop(daemon);
+    // A key that is none is told at once.
+    fs::write(&key, "no key").expect("writes");
+    let done = ends(
+        sessions_only()
+            .env("MACP_AUTH_TOKENS_FILE", file("tokens.json"))
+            .env("MACP_TLS_CERT_PATH", &certificate)
+            .env("MACP_TLS_KEY_PATH", &key)
+            .env("MACP_MEMORY_ONLY", "1")
+            .env("MACP_BIND_ADDR", &address),
+    );
+    assert!(done.code != 0 && done.stderr.contains("certificate or its key"), "{done:?}");
+}
+
 #[test]
 fn a_daemon_for_sessions_only_refuses_what_the_reference_refuses_and_stops_well() {
-    let weftd = || {
-        let mut command = Command::new(bin_dir().join("weftd"));
-        command.args(["run", "--session-only"]);
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MACP_")) {
-            command.env_remove(name);
-        }
-        command
-    };
-    let done = ends(&mut weftd());
+    let done = ends(&mut sessions_only());
     assert_ne!(done.code, 0);
     assert!(done.stderr.contains("no authentication configured"), "{done:?}");
-    let done = ends(weftd().env("MACP_ALLOW_INSECURE", "1").env("MACP_BIND_ADDR", "nowhere"));
+    let done =
+        ends(sessions_only().env("MACP_ALLOW_INSECURE", "1").env("MACP_BIND_ADDR", "nowhere"));
     assert!(done.code != 0 && done.stderr.contains("MACP_BIND_ADDR"), "{done:?}");
 
     let dir = tempfile::tempdir().expect("a temporary directory");
     let data = dir.path().join("data");
-    // A port that was free a moment ago: nobody is told which one the system chose.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = free.local_addr().expect("its address").to_string();
-    drop(free);
-    let mut command = weftd();
+    let address = free_address();
+    let mut command = sessions_only();
     command
         .env("MACP_ALLOW_INSECURE", "1")
         .env("MACP_BIND_ADDR", &address)

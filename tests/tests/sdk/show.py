@@ -2,7 +2,8 @@
 
 Steps: `all` (modes, refusals, streams, watches, policies, suspension), `write` (one open session and
 one resolved one, noted in the file), `read` (what `write` noted is there, by another daemon), `load` (sends
-and notes what was acknowledged until the node is gone), `verify` (all of that is there, each once).
+and notes what was acknowledged until the node is gone), `verify` (all of that is there, each once),
+`tls` (a node with the certificate in the file).
 """
 
 import json
@@ -493,6 +494,35 @@ def again():
     assert A.get_policy("policy.implicit").policy_descriptor.mode == "macp.mode.handoff.v1"
 
 
+def tls():
+    """The file is the certificate; a plain-text client gets nowhere."""
+    with open(sys.argv[3], "rb") as pem:
+        certificate = pem.read()
+    auth = AuthConfig.for_bearer("token-a", sender_hint="agent://a")
+    safe = MacpClient(target=ADDRESS, root_certificates=certificate, auth=auth, default_timeout=SECONDS)
+    assert safe.initialize().selected_protocol_version == "1.0"
+    session = DecisionSession(safe)
+    assert session.start(intent="x", participants=["agent://a"], ttl_ms=1000).ok
+    # Health and reflection, by hand: the messages are small.
+    channel = grpc.secure_channel(ADDRESS, grpc.ssl_channel_credentials(certificate))
+    for name in (b"", b"\n\x1amacp.v1.MACPRuntimeService"):
+        assert channel.unary_unary("/grpc.health.v1.Health/Check")(name, timeout=SECONDS) == b"\x08\x01"
+    reflection = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+    assert b"macp.v1.MACPRuntimeService" in next(reflection(iter([b"\x3a\x00"]), timeout=SECONDS))
+    # Bytes that are no message, and one that is too large.
+    for body, code in ((b"\xff\xff\xff", "INTERNAL"), (b"\n\xff\xff\x7f" + b"x" * 2097151, "OUT_OF_RANGE")):
+        try:
+            channel.unary_unary("/macp.v1.MACPRuntimeService/Send")(body, timeout=SECONDS)
+            raise AssertionError("accepted")
+        except grpc.RpcError as error:
+            assert error.code().name == code, error
+    try:
+        A.initialize(timeout=2)
+        raise AssertionError("plain text is served beside TLS")
+    except grpc.RpcError:
+        pass
+
+
 def load():
     """Sends without end and notes what was acknowledged, until the node is gone."""
     notes = open(sys.argv[3], "a", buffering=1)
@@ -546,9 +576,11 @@ STEPS = {
     "read": [again],
     "load": [load],
     "verify": [verify],
+    "tls": [tls],
 }
 
-assert "1.0" == A.initialize().selected_protocol_version
+if sys.argv[1] != "tls":
+    assert "1.0" == A.initialize().selected_protocol_version
 for step in STEPS[sys.argv[1]]:
     started = time.monotonic()
     step()
