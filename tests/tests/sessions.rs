@@ -139,7 +139,7 @@ impl Daemon {
                 .arg(dir.join("n1/node.toml"))
                 .args(["--set", "sessions.bind=127.0.0.1:0", "--set"])
                 .arg(format!("sessions.tokens_file={}", tokens.display()))
-                .args(["--set", "sessions.allow_insecure=true"]),
+                .args(["--set", "sessions.allow_insecure=true", "--set", "chaos.enabled=true"]),
         )
     }
 
@@ -217,6 +217,54 @@ fn whatever_was_acknowledged_before_kill_9_is_there_once_afterwards() {
         daemon = Daemon::start(dir.path());
         show(&python, "verify", &daemon.address(), &notes);
     }
+}
+
+#[test]
+fn streams_go_on_without_gap_or_duplicate_when_the_actor_of_sessions_is_made_anew() {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    init(dir.path());
+    let daemon = Daemon::start(dir.path());
+    let (out, end) = (dir.path().join("out"), dir.path().join("end"));
+    let printed = File::create(&out).expect("a file");
+    let mut client = Command::new(&python)
+        .arg(file("show.py"))
+        .args(["steady", &daemon.address()])
+        .arg(&end)
+        .stdin(Stdio::null())
+        .stdout(printed.try_clone().expect("a second handle"))
+        .stderr(printed)
+        .spawn()
+        .expect("the client starts");
+    let read = || fs::read_to_string(&out).unwrap_or_default();
+    eventually("it follows", || read().contains("following").then_some(()));
+    let restarts = || {
+        let done = run(Command::new(bin_dir().join("weft"))
+            .env("WEFT_CONFIG", dir.path().join("weft.toml"))
+            .args(["actors", "--json"]))
+        .ok();
+        let rows = done.json();
+        let rows = rows["actors"].as_array().or_else(|| rows.as_array()).cloned();
+        let row = rows.unwrap_or_default().into_iter().find(|row| row["path"] == "session");
+        row.and_then(|row| row["restarts"].as_u64()).expect("a row of the actor")
+    };
+    for (n, how) in (1u64..).zip([["actors", "restart"], ["chaos", "panic"], ["chaos", "panic"]]) {
+        run(Command::new(bin_dir().join("weft"))
+            .env("WEFT_CONFIG", dir.path().join("weft.toml"))
+            .args(how)
+            .arg("session@n1"))
+        .ok();
+        eventually("it was made anew", || (restarts() >= n).then_some(()));
+        let (so_far, more) = (read().matches("sent ").count(), format!("sent {}0", n * 3));
+        eventually("it goes on", || {
+            let printed = read();
+            (printed.matches("sent ").count() > so_far && printed.contains(&more)).then_some(())
+        });
+    }
+    fs::write(&end, "").expect("writes");
+    let ended = eventually("the client ends", || client.try_wait().ok().flatten());
+    assert!(ended.success(), "{}", read());
+    print!("{}", read());
 }
 
 /// `weftd run --session-only` without any setting.

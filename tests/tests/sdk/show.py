@@ -7,6 +7,7 @@ and notes what was acknowledged until the node is gone), `verify` (all of that i
 """
 
 import json
+import os
 import sys
 import threading
 import time
@@ -547,6 +548,36 @@ def load():
         thread.join()
 
 
+def steady():
+    """Follows a session and sends to it, until the file is there, whatever becomes of its owner."""
+    session = begin(DecisionSession, ttl_ms=600_000)
+    followers = [B.open_stream() for _ in range(10)]
+    for stream in followers:
+        stream.send_subscribe(session.session_id, 0)
+        assert read(stream, 1)[0].message_type == "SessionStart"
+    print("following", flush=True)
+    sent = []
+    while not os.path.exists(sys.argv[3]):
+        assert len(sent) < 550, "nobody made an end"
+        name = f"p{len(sent)}"
+        envelope = session._propose_envelope(name, "x", rationale="", supporting_data=b"", sender=None, auth=None)
+        # The same message again, if it is not known what became of it.
+        for _ in range(100):
+            ack = A.send(envelope, raise_on_nack=False)
+            if ack.ok:
+                break
+            assert ack.error.code == "INTERNAL_ERROR", ack
+            time.sleep(0.05)
+        assert ack.ok, ack
+        sent.append(envelope.message_id)
+        if len(sent) % 10 == 0:
+            print(f"sent {len(sent)}", flush=True)
+        time.sleep(0.01)
+    for stream in followers:
+        assert [e.message_id for e in read(stream, len(sent))] == sent
+    print(f"steady: {len(sent)} envelopes, each once and in order on {len(followers)} streams, 0.0 s")
+
+
 def verify():
     """All that was acknowledged is there, each once."""
     acknowledged = {}
@@ -577,6 +608,7 @@ STEPS = {
     "load": [load],
     "verify": [verify],
     "tls": [tls],
+    "steady": [steady],
 }
 
 if sys.argv[1] != "tls":

@@ -146,10 +146,13 @@ impl SessionActor {
         };
         match group.step(&request) {
             Step::Done(Ok(_)) => reply.ok(read(&group)),
-            Step::Done(Err(why)) => reply.result(Err(failure(why))),
+            // The disk is full, say: what is applied can still be read.
+            Step::NotLeading if group.is_down() => reply.ok(read(&group)),
             step => scope.spawn(async move {
-                let done = group.carry(request, step).await;
-                reply.result(done.map(|_| read(&group)).map_err(failure));
+                match group.carry(request, step).await {
+                    Err(why) if !group.is_down() => reply.result(Err(failure(why))),
+                    _ => reply.ok(read(&group)),
+                }
             }),
         }
     }

@@ -243,6 +243,11 @@ impl Owned {
         }
     }
 
+    /// Whether the group does not run here at present, because its storage failed.
+    pub(crate) fn is_down(&self) -> bool {
+        self.0.group.lock().as_ref().is_some_and(|group| group.status().failed.is_some())
+    }
+
     /// The group to propose to; `Err`: this node does not lead it.
     fn leading(&self) -> Result<Option<Group>, ()> {
         let Some(group) = self.0.group.lock().clone() else { return Ok(None) };

@@ -160,6 +160,47 @@ fn concurrent_senders_are_accepted_in_one_order_each_message_once_and_found_afte
 }
 
 #[test]
+fn with_a_full_disk_messages_are_refused_reads_go_on_and_later_so_do_messages() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().to_owned();
+    testing::run(async |tree: TestTree| {
+        let (owned, consensus) = open(&tree, Some(&path)).await;
+        let consensus = consensus.expect("kept");
+        send(&tree, start(ID)).await.expect("starts");
+        consensus.limit_log(1).await.expect("limits");
+        let mut large = proposal(ID, "large");
+        let payload = decision::ProposalPayload {
+            proposal_id: "large".into(),
+            option: "x".into(),
+            supporting_data: vec![7; 1_000_000],
+            ..decision::ProposalPayload::default()
+        };
+        large.payload = payload.encode_to_vec();
+        let message = SendEnvelope { envelope: large.clone(), max_open: None };
+        let answer = tree.ask(message).await;
+        assert!(matches!(answer, Err(weft_wire::AskError::Failed(_))), "{answer:?}");
+        let read = ReadSession { session_id: ID.into(), reader: reader("agent://a") };
+        let read = tree.ask(read).await;
+        assert!(matches!(read, Ok(Ok(_))), "reads go on: {read:?}");
+        consensus.limit_log(1 << 30).await.expect("lifts");
+        // Sent again until it is kept; however often, it counts once.
+        let kept = async {
+            loop {
+                let message = SendEnvelope { envelope: large.clone(), max_open: None };
+                if let Ok(answer) = tree.ask(message).await {
+                    return answer;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let answer = tokio::time::timeout(PATIENCE, kept).await.expect("in time");
+        assert!(answer.is_ok(), "{answer:?}");
+        assert_eq!(owned.head(ID).expect("there").ordinal, 2);
+        consensus.stop().await;
+    });
+}
+
+#[test]
 fn in_memory_the_same_holds_without_a_disk() {
     testing::run(async |tree: TestTree| {
         let (owned, _) = open(&tree, None).await;
