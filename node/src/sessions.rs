@@ -97,6 +97,11 @@ impl Kept {
         let owned = Owned::new(FIRST, modes.clone(), clock);
         let catalogue = consensus.group(Modes::GROUP, modes.machine()).await?;
         let group = consensus.group(FIRST, owned.machine()).await?;
+        if !first {
+            tracing::warn!(
+                "MACP sessions live on the first node of a cluster so far: this node refuses them"
+            );
+        }
         if first {
             catalogue.bootstrap().await?;
             group.bootstrap().await?;

@@ -284,6 +284,31 @@ fn free_address() -> String {
 }
 
 #[test]
+fn the_example_of_the_guide_runs() {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/sessions.md");
+    let guide = fs::read_to_string(guide).expect("the guide");
+    let example = guide.split("```python").nth(1).and_then(|rest| rest.split("```").next());
+    let address = free_address();
+    let script = dir.path().join("example.py");
+    let example = example.expect("an example").replace("127.0.0.1:50051", &address);
+    fs::write(&script, example).expect("writes");
+    let _daemon = Daemon::spawn(
+        dir.path(),
+        sessions_only()
+            .env("MACP_ALLOW_INSECURE", "1")
+            .env("MACP_DATA_DIR", dir.path().join("data"))
+            .env("MACP_BIND_ADDR", &address),
+    );
+    eventually("it listens", || TcpStream::connect(&address).ok());
+    let printed = bounded(Command::new(python).arg(script), SHOW);
+    let printed = printed.unwrap_or_else(|error| panic!("{error}"));
+    assert!(printed.contains("SESSION_STATE_RESOLVED"), "{printed}");
+    assert!(printed.trim_end().ends_with("SessionStart\nProposal\nVote\nCommitment"), "{printed}");
+}
+
+#[test]
 fn with_a_certificate_only_tls_is_served() {
     let Some(python) = python() else { return };
     let dir = tempfile::tempdir().expect("a temporary directory");
