@@ -8,6 +8,7 @@
 pub mod cli;
 mod diagnostic;
 pub mod duration;
+pub mod macp;
 pub mod node;
 mod quote;
 mod reader;

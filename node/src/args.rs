@@ -1,6 +1,6 @@
 //! The command line of `weftd`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use weft_config::node::NodeFlags;
@@ -34,8 +34,12 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     /// The node file.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "session_only")]
+    config: Option<PathBuf>,
+    /// Serves MACP sessions and nothing else, configured by `MACP_*` variables alone, in place of
+    /// the reference runtime.
+    #[arg(long, exclusive = true)]
+    pub(crate) session_only: bool,
     /// Name of the node.
     #[arg(long)]
     name: Option<String>,
@@ -73,6 +77,11 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 }
 
 impl Run {
+    /// The node file; empty only with `--session-only`, which reads none.
+    pub(crate) fn config(&self) -> &Path {
+        self.config.as_deref().unwrap_or_else(|| Path::new(""))
+    }
+
     /// The flags as the configuration wants them.
     pub(crate) fn flags(&self) -> NodeFlags {
         NodeFlags {

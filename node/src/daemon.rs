@@ -9,8 +9,9 @@ use std::time::Duration;
 use weft_agreement::{
     Consensus, ConsensusConfig, Door, Membership, MembershipConfig, Profile, Timing,
 };
+use weft_config::macp::MacpSettings;
 use weft_config::node::{Loaded, NodeConfig, NodeDriver};
-use weft_gateway::HttpFace;
+use weft_gateway::{HttpFace, MacpFace};
 use weft_identity::{Credentials, DenyList, IdentityError, IdentityFiles, IssuingCa, Trust};
 use weft_link::{
     AuditSink, Call, Directory, Fabric, FabricConfig, GoodBye, LinkConfig, ListenConfig,
@@ -26,7 +27,7 @@ use weft_wire::{ActorKind, Address, Backoff, Clock, ClusterId, Identity, SystemC
 use crate::args::Run;
 use crate::data_dir::DataDir;
 use crate::renewal::Renewal;
-use crate::{audit, logging, overlay, removal};
+use crate::{audit, logging, overlay, removal, session_only, sessions};
 
 /// Exit code for a configuration that cannot be used (orchestration §7).
 const EXIT_USAGE: u8 = 2;
@@ -53,12 +54,22 @@ type Fatal = Box<dyn std::error::Error>;
 
 /// Runs the node until it is told to stop or gives up.
 pub(crate) fn run(args: &Run) -> ExitCode {
+    if args.session_only {
+        return session_only::run();
+    }
     let Some(config) = load(args) else { return ExitCode::from(EXIT_USAGE) };
     logging::init(&config);
     for key in config.without_effect() {
-        tracing::warn!(file = %args.config.display(), "{key}");
+        tracing::warn!(file = %args.config().display(), "{key}");
     }
-    match start(config) {
+    let macp = match MacpSettings::of_node(&config.sessions, std::env::vars()) {
+        Ok(macp) => macp,
+        Err(error) => {
+            eprintln!("error: MACP sessions: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    match start(config, macp) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");
@@ -106,7 +117,7 @@ pub(crate) fn remove_containers(args: &Run) -> ExitCode {
 }
 
 fn load(args: &Run) -> Option<NodeConfig> {
-    match weft_config::node::load_file(&args.config, std::env::vars(), &args.flags()) {
+    match weft_config::node::load_file(args.config(), std::env::vars(), &args.flags()) {
         Ok(Loaded { config, warnings }) => {
             if !warnings.is_empty() {
                 eprintln!("{warnings}");
@@ -120,7 +131,7 @@ fn load(args: &Run) -> Option<NodeConfig> {
     }
 }
 
-fn start(config: NodeConfig) -> Result<ExitCode, Fatal> {
+fn start(config: NodeConfig, macp: Option<MacpSettings>) -> Result<ExitCode, Fatal> {
     let data = DataDir::open(&config.node.data_dir, &config.node.name)?;
     if let Some(removed) = data.removed()? {
         say_removed(&data, &removed.how);
@@ -150,12 +161,14 @@ fn start(config: NodeConfig) -> Result<ExitCode, Fatal> {
     let credentials = stored.credentials()?;
     let issuer = issuing_ca(&files, cluster, clock.wall())?;
 
-    let node = Node { config, data, cluster, files, trust, credentials, clock };
+    let node = Node { config, macp, data, cluster, files, trust, credentials, clock };
     block_on_system(async |runtime| node.live(runtime, issuer).await)?
 }
 
 struct Node {
     config: NodeConfig,
+    /// `None`: no sessions are served here.
+    macp: Option<MacpSettings>,
     data: DataDir,
     cluster: ClusterId,
     files: IdentityFiles,
@@ -214,7 +227,7 @@ impl Node {
             clock: self.clock.clone(),
             ..TreeConfig::new(fabric.clone(), runtime)
         })?;
-        self.add_actors(&tree, &bound, issuer, &agreement.parts)?;
+        self.add_actors(&tree, &bound, issuer, &agreement)?;
         tree.start().await?;
         self.data.write("ports.json", &bound.ports)?;
 
@@ -263,6 +276,9 @@ impl Node {
         let auditor_ends = auditor.abort_handle();
         if tokio::time::timeout(AUDIT_WITHIN, auditor).await.is_err() {
             auditor_ends.abort();
+        }
+        if let Some(face) = &bound.macp {
+            face.drain(sessions::DRAIN).await;
         }
         // Peers need not suspect a node that says it goes.
         // Its components run on, and nothing of it is placed elsewhere meanwhile.
@@ -353,6 +369,14 @@ impl Node {
                 format!("cannot listen on {wanted} (tcp): {error}; change `[gateway] bind`, or stop what uses the port")
             })?;
 
+        let remembered = last.as_ref().and_then(|ports| ports.sessions.parse().ok());
+        let macp = match &self.macp {
+            Some(settings) => {
+                Some(sessions::listen(settings, remembered).map_err(|error| -> Fatal { error })?)
+            }
+            None => None,
+        };
+
         let socket = self.data.path().join("weft.sock");
         fabric.listen_local(&socket, self.local_config()?)?;
 
@@ -368,8 +392,10 @@ impl Node {
                 fabric: advertised,
                 gateway: http.url(),
                 socket: socket.to_string_lossy().into_owned(),
+                sessions: macp.as_ref().map(|face| face.address().to_string()).unwrap_or_default(),
             },
             http,
+            macp,
         })
     }
 
@@ -406,7 +432,7 @@ impl Node {
         tree: &Tree,
         bound: &Bound,
         issuer: IssuingCa,
-        agreement: &weft_registry::Agreement,
+        agreed: &Agreed,
     ) -> Result<(), Fatal> {
         let data_dir: PathBuf = self.data.path().to_owned();
         let name = self.config.node.name.clone();
@@ -432,7 +458,7 @@ impl Node {
             event_retention: self.config.monitor.retention,
             audit_retention: weft_registry::RETENTION,
         };
-        let agreement = agreement.clone();
+        let agreement = agreed.parts.clone();
         tree.add(ActorKind::Registry, ChildSpec::default(), move |incarnation| {
             weft_registry::factory(registry.clone(), agreement.clone(), incarnation)
         });
@@ -457,12 +483,18 @@ impl Node {
         };
         tree.add(ActorKind::Monitor, ChildSpec::default(), weft_monitor::factory(monitor));
 
+        if let Some(kept) = agreed.sessions.clone() {
+            let factory = weft_session_actor::factory(kept.owners, kept.modes);
+            tree.add(ActorKind::Session, ChildSpec::default(), factory);
+        }
+
         let gateway = weft_gateway::GatewayConfig {
             cluster: self.cluster.to_string(),
             node_name: name,
             node: seed.node,
             fabric: bound.ports.fabric.parse().ok(),
             http: bound.http.clone(),
+            macp: bound.macp.clone(),
         };
         tree.add(ActorKind::Gateway, ChildSpec::default(), weft_gateway::factory(gateway));
         Ok(())
@@ -581,6 +613,8 @@ async fn bind_when_there<E: std::error::Error + 'static>(
 struct Agreed {
     parts: weft_registry::Agreement,
     consensus: Consensus,
+    /// `None`: no sessions are served here.
+    sessions: Option<sessions::Kept>,
 }
 
 impl Agreed {
@@ -597,6 +631,8 @@ impl Agreed {
         let checkpoint_every = u64::from(node.config.checkpoint_every);
         let kept_behind = u64::from(node.config.log_kept);
         let first = node.data.seed.bootstrap.is_some();
+        let macp = node.macp.as_ref().map(|macp| macp.memory_only);
+        let clock = node.clock.clone();
         let fabric = fabric.clone();
         // On the shared pool: no actor's thread holds an election up.
         let started = runtime.spawn(async move {
@@ -613,12 +649,17 @@ impl Agreed {
             let consensus = Consensus::open(config, fabric, &door).await?;
             let control = Control::default();
             let group = consensus.group(weft_registry::GROUP, control.machine()).await?;
+            let sessions = match macp {
+                None => None,
+                Some(true) => Some(sessions::Kept::in_memory(clock)),
+                Some(false) => Some(sessions::Kept::agreed(&consensus, clock, first).await?),
+            };
             door.attach();
             if first {
                 group.bootstrap().await?;
             }
             let parts = weft_registry::Agreement { control, group, membership };
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Self { parts, consensus })
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Self { parts, consensus, sessions })
         });
         started.await?.map_err(|error| -> Fatal { error })
     }
@@ -685,6 +726,7 @@ struct Bound {
     /// As `ports.fabric`, but as it is now: the address of an overlay may change.
     told: overlay::Told,
     http: HttpFace,
+    macp: Option<MacpFace>,
 }
 
 /// What peers dial: the configured address, its port the bound one if it names none.

@@ -9,6 +9,8 @@ mod logging;
 mod overlay;
 mod removal;
 mod renewal;
+mod session_only;
+mod sessions;
 
 use std::process::ExitCode;
 

@@ -20,6 +20,7 @@ use weft_wire::{AskError, Identity, Message, NodeId};
 
 use crate::around::{Asker, Memory, NODE_TIMEOUT};
 use crate::http::{Alive, HttpFace};
+use crate::macp::MacpFace;
 use crate::operate::Operation;
 use crate::{check, follow, nodes, operate, operations, plan, readiness, rows};
 
@@ -41,6 +42,8 @@ pub struct GatewayConfig {
     pub fabric: Option<SocketAddr>,
     /// The listener, bound by the node so that it outlives the actor.
     pub http: HttpFace,
+    /// The same for sessions over gRPC; `None`: none are served here.
+    pub macp: Option<MacpFace>,
 }
 
 /// The actor.
@@ -67,10 +70,17 @@ pub fn factory(
     let config = Arc::new(config);
     let memory = Arc::new(Memory::default());
     move |incarnation: Incarnation| {
+        let (fabric, clock) = (incarnation.fabric.clone(), incarnation.clock.clone());
         let asker = Asker::own(incarnation.fabric, incarnation.clock, memory.clone());
         let alive = Arc::new(Alive);
         let opened = config.http.open(&alive, asker.clone()).map_err(|error| {
             ActorError::new(format!("cannot serve HTTP on {}: {error}", config.http.address()))
+        });
+        let opened = opened.and_then(|()| match &config.macp {
+            Some(face) => face.serve(fabric, clock).map_err(|error| {
+                ActorError::new(format!("cannot serve gRPC on {}: {error}", face.address()))
+            }),
+            None => Ok(()),
         });
         std::future::ready(opened.map(|()| Gateway {
             operations: config.http.operations().clone(),

@@ -12,6 +12,7 @@ mod around;
 mod check;
 mod follow;
 mod http;
+mod macp;
 mod metrics;
 mod nodes;
 mod operate;
@@ -24,3 +25,4 @@ mod update;
 
 pub use actor::{Gateway, GatewayConfig, factory};
 pub use http::HttpFace;
+pub use macp::{Auth, AuthError, MacpConfig, MacpFace};

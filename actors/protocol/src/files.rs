@@ -106,6 +106,9 @@ pub struct PortsFile {
     pub gateway: String,
     /// Path of the local socket.
     pub socket: String,
+    /// `ip:port` of gRPC for MACP sessions; empty: none are served.
+    #[serde(default)]
+    pub sessions: String,
 }
 
 /// `shim.json`: a component's process as its shim knows it. Replaced whole at each change.

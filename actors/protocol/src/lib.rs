@@ -19,6 +19,7 @@ mod registry;
 mod rollout;
 mod runtime;
 mod service;
+mod session;
 mod state;
 mod time;
 
@@ -59,6 +60,14 @@ pub use service::{
     OnPartition, PlacementRules, PortMapping, ReplicaKey, Resources, RestartPolicy, RouteMode,
     RouteSpec, ServiceSpec, Snapshot, Stateful, Tier, UpdateOrder, UpdatePolicy, VolumeMapping,
     component_variables, image_version, route_variable, valid_name,
+};
+pub use session::{
+    AskWhatIf, CatalogueEdit, CatalogueItem, ControlSession, EditCatalogue, FollowCatalogue,
+    FollowSession, FollowSessions, IssueReceipt, ListSessions, ModeView, ModesView, PolicyView,
+    ReadModes, ReadPolicies, ReadSession, ReadSessionHead, SendEnvelope, SessionAck,
+    SessionActivity, SessionAnswer, SessionControl, SessionEnvelope, SessionEvent, SessionHead,
+    SessionItem, SessionLifecycle, SessionPage, SessionReader, SessionRefusal, SessionState,
+    SessionView,
 };
 pub use state::{
     ActorState, ComponentState, Desired, Health, NodeChange, NodeRole, NodeState, ObservedState,

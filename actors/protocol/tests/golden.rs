@@ -494,6 +494,120 @@ fn lines() -> Vec<String> {
             places: vec![("web".into(), 1, node())],
         },
     ));
+    lines.extend(session_lines());
+    lines
+}
+
+fn session_view() -> SessionView {
+    SessionView {
+        session_id: "s".into(),
+        mode: "m".into(),
+        state: SessionState::Suspended,
+        started_ms: 1,
+        expires_ms: 2,
+        mode_version: "1".into(),
+        configuration_version: "c".into(),
+        policy_version: "p".into(),
+        participants: vec!["a".into()],
+        activity: vec![SessionActivity { participant: "a".into(), last_ms: 3, count: 4 }],
+        initiator: "i".into(),
+        context_id: "x".into(),
+        extension_keys: vec!["k".into()],
+    }
+}
+
+fn session_lines() -> Vec<String> {
+    let envelope = SessionEnvelope {
+        mode: "m".into(),
+        message_type: "Vote".into(),
+        message_id: "1".into(),
+        session_id: "s".into(),
+        sender: "a".into(),
+        timestamp_ms: 5,
+        payload: vec![1, 2],
+    };
+    let refusal = SessionRefusal {
+        code: "FORBIDDEN".into(),
+        message: "no".into(),
+        details: vec![7],
+        is_status: true,
+    };
+    let reader = SessionReader { sender: "a".into(), is_observer: true };
+    let id = || "s".to_owned();
+    let mode = ModeView {
+        mode: "ext.m".into(),
+        mode_version: "1".into(),
+        title: "t".into(),
+        description: "d".into(),
+        determinism_class: "c".into(),
+        participant_model: "p".into(),
+        message_types: vec!["Commitment".into()],
+        terminal_message_types: vec!["Commitment".into()],
+        schema_uris: vec![("protobuf".into(), "u".into())],
+    };
+    let policy = PolicyView {
+        policy_id: "p".into(),
+        mode: "*".into(),
+        description: "d".into(),
+        rules: "{}".into(),
+        schema_version: 3,
+    };
+    let mut lines = vec![
+        line(&SendEnvelope { envelope: envelope.clone(), max_open: Some(3) }),
+        line(&ReadSession { session_id: id(), reader: reader.clone() }),
+        line(&ReadSessionHead { session_id: id() }),
+        line(&ListSessions { after: Some(id()), size: 9 }),
+        line(&ReadModes {}),
+        line(&ReadPolicies { mode: "m".into(), policy_id: String::new() }),
+        line(&AskWhatIf { session_id: id(), reader: reader.clone(), candidate: policy.clone() }),
+        line(&IssueReceipt { session_id: id(), reader: reader.clone(), issuer: "r".into() }),
+        line(&FollowSession { session_id: id(), reader, after: Some(4), follow: true }),
+        line(&FollowSessions {}),
+        line(&FollowCatalogue {}),
+    ];
+    for control in [SessionControl::Cancel, SessionControl::Suspend, SessionControl::Resume] {
+        let (sender, reason) = ("a".into(), "r".into());
+        lines.push(line(&ControlSession { session_id: id(), control, sender, reason }));
+    }
+    for edit in [
+        CatalogueEdit::RegisterMode(mode.clone()),
+        CatalogueEdit::UnregisterMode { mode: "m".into() },
+        CatalogueEdit::PromoteMode { mode: "m".into(), name: "n".into() },
+        CatalogueEdit::RegisterPolicy(policy.clone()),
+        CatalogueEdit::UnregisterPolicy { policy_id: "p".into() },
+    ] {
+        lines.push(line(&EditCatalogue { edit }));
+    }
+    let ack: SessionAnswer = Ok(SessionAck { duplicate: true, state: SessionState::Resolved });
+    lines.push(value("session-answer", &ack));
+    lines.push(value("session-answer", &SessionAnswer::Err(refusal.clone())));
+    lines.push(value("session-page", &SessionPage { sessions: vec![session_view()], more: true }));
+    lines.push(value(
+        "session-head",
+        &SessionHead { mode: "m".into(), state: SessionState::Expired, ordinal: 7 },
+    ));
+    lines.push(value("modes", &ModesView { standard: vec![mode.clone()], extensions: vec![mode] }));
+    for item in [
+        SessionItem::Attached { ordinal: 1 },
+        SessionItem::Envelope { ordinal: 2, envelope },
+        SessionItem::Refused(refusal),
+    ] {
+        lines.push(value("session-item", &item));
+    }
+    for what in [
+        SessionLifecycle::Created,
+        SessionLifecycle::Resolved,
+        SessionLifecycle::Expired,
+        SessionLifecycle::Suspended,
+        SessionLifecycle::Resumed,
+        SessionLifecycle::Cancelled,
+    ] {
+        let happened = SessionEvent::Happened { what, session: Box::new(session_view()), at_ms: 6 };
+        lines.push(value("session-event", &happened));
+    }
+    lines.push(value("session-event", &SessionEvent::Attached));
+    lines.push(value("session-event", &SessionEvent::Lagged));
+    lines.push(value("catalogue", &CatalogueItem { modes: 1, policies: 2, all: vec![policy] }));
     lines
 }
 
@@ -537,5 +651,7 @@ proptest::proptest! {
         let _ = codec::decode::<PsReply>(&bytes);
         let _ = codec::decode::<JoinCluster>(&bytes);
         let _ = codec::decode::<RenewLeases>(&bytes);
+        let _ = codec::decode::<SendEnvelope>(&bytes);
+        let _ = codec::decode::<SessionEvent>(&bytes);
     }
 }

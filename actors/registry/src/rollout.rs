@@ -245,9 +245,9 @@ impl Proofs {
                     && status.key.component == component.name
             });
             // What ran before goes on there.
-            if let Some(status) = status.filter(|status| {
-                status.refused != 0 && status.refused == version.revision
-            }) {
+            if let Some(status) =
+                status.filter(|status| status.refused != 0 && status.refused == version.revision)
+            {
                 return Standing::Failed(format!("{key} cannot be started: {}", why_of(status)));
             }
             let Some(status) = status.filter(|status| is_of(status, version, component)) else {

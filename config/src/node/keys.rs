@@ -43,6 +43,8 @@ pub(crate) enum Kind {
     Count,
     /// With the port that is meant when none is written.
     Bind(u16),
+    /// The same, or empty.
+    BindOrOff(u16),
     Advertise,
     Labels,
     Argv,
@@ -73,6 +75,8 @@ const fn key(
 pub(crate) const FABRIC_PORT: u16 = 7443;
 /// Gateway port, TCP (design §11).
 pub(crate) const GATEWAY_PORT: u16 = 9765;
+/// Port of MACP's gRPC, TCP: that of the reference runtime.
+const SESSIONS_PORT: u16 = 50051;
 
 /// Every key, in the order in which a node file is written.
 pub const KEYS: &[Key] = &[
@@ -104,6 +108,37 @@ pub const KEYS: &[Key] = &[
         Kind::Bind(GATEWAY_PORT),
         Some("127.0.0.1:9765"),
         "TCP address of HTTP; port 0 asks the operating system",
+    ),
+    key(
+        "sessions.bind",
+        Kind::BindOrOff(SESSIONS_PORT),
+        Some(""),
+        "TCP address of gRPC for MACP sessions; port 0 asks the operating system; empty: none are served",
+    ),
+    key(
+        "sessions.tokens_file",
+        Kind::Text,
+        Some(""),
+        "JSON file with the bearer tokens of MACP clients",
+    ),
+    key(
+        "sessions.tls_cert",
+        Kind::Text,
+        Some(""),
+        "PEM file with the certificate chain that MACP clients see; empty: plain text",
+    ),
+    key("sessions.tls_key", Kind::Text, Some(""), "PEM file with its key"),
+    key(
+        "sessions.allow_insecure",
+        Kind::Bool,
+        Some("false"),
+        "allow plain text; without tokens anybody is let in, as whoever they say they are",
+    ),
+    key(
+        "sessions.memory_only",
+        Kind::Bool,
+        Some("false"),
+        "keep no session on disk: they end with the daemon",
     ),
     key(
         "local.socket_group",
@@ -233,6 +268,8 @@ pub(crate) fn from_text(kind: Kind, text: &str) -> Result<Value, String> {
             _ => Err(format!("`{text}` must be a whole number of at least 1")),
         },
         Kind::Bind(port) => bind(text, port).map(Value::Bind),
+        Kind::BindOrOff(_) if text.is_empty() => Ok(Value::Text(String::new())),
+        Kind::BindOrOff(port) => bind(text, port).map(Value::Bind),
         Kind::Advertise => advertise(text).map(Value::Text),
         Kind::Labels => {
             let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());

@@ -14,6 +14,7 @@ use super::{
     NodeFlags, Origin, Profile, ReconcileMode, variable,
 };
 use crate::diagnostic::{Diagnostic, Diagnostics, nearest};
+use crate::macp::Sessions;
 use crate::reader::{Reader, Section};
 
 /// Keys of the seed's agent file that mean one of ours: (theirs, ours).
@@ -232,7 +233,12 @@ fn read_key(
             let pairs: Vec<(&str, &str)> = choices.iter().map(|c| (*c, *c)).collect();
             section.choice(tail, &pairs).map(|at| Value::Text(at.value.to_owned()))
         }
-        Kind::Name | Kind::Text | Kind::Path | Kind::Bind(_) | Kind::Advertise => {
+        Kind::Name
+        | Kind::Text
+        | Kind::Path
+        | Kind::Bind(_)
+        | Kind::BindOrOff(_)
+        | Kind::Advertise => {
             section.parsed(tail, |text| keys::from_text(key.kind, text)).map(|at| at.value)
         }
     };
@@ -369,8 +375,11 @@ fn finish(
         return None;
     }
     let config = build(&values);
+    let sessions = config.sessions.bind.map(|address| ("sessions.bind", address));
     for (key, address) in
         [("fabric.bind", config.fabric.bind), ("gateway.bind", config.gateway_bind)]
+            .into_iter()
+            .chain(sessions)
     {
         if address.ip().is_unspecified() && !config.fabric.allow_wildcard {
             let message = format!("`{key}` is {address}, which is every interface of this machine");
@@ -453,6 +462,17 @@ fn build(values: &Values) -> NodeConfig {
             allow_wildcard: flag("fabric.allow_wildcard"),
         },
         gateway_bind: bind("gateway.bind"),
+        sessions: Sessions {
+            bind: match value("sessions.bind") {
+                Some(Value::Bind(address)) => Some(*address),
+                _ => None,
+            },
+            tokens_file: text("sessions.tokens_file"),
+            tls_cert: text("sessions.tls_cert"),
+            tls_key: text("sessions.tls_key"),
+            allow_insecure: flag("sessions.allow_insecure"),
+            memory_only: flag("sessions.memory_only"),
+        },
         socket_group: text("local.socket_group"),
         membership: match text("membership.profile").as_str() {
             "wan" => Profile::Wan,

@@ -17,6 +17,7 @@ use std::time::Duration;
 use weft_protocol::{Failover, Stateful};
 
 use crate::diagnostic::Diagnostics;
+use crate::macp::Sessions;
 use crate::{format_duration, quote};
 
 pub use keys::{KEYS, Key, WITHOUT_EFFECT, variable};
@@ -199,6 +200,8 @@ pub struct NodeConfig {
     pub fabric: Fabric,
     /// `[gateway] bind`: TCP; port 0 asks the operating system.
     pub gateway_bind: SocketAddr,
+    /// `[sessions]`.
+    pub sessions: Sessions,
     /// `[local] socket_group`: its members may use the local socket; empty: only the owner.
     pub socket_group: String,
     /// `[membership] profile`.
@@ -378,6 +381,14 @@ impl NodeConfig {
             "fabric.advertise" => text(&self.fabric.advertise),
             "fabric.allow_wildcard" => self.fabric.allow_wildcard.to_string(),
             "gateway.bind" => text(&self.gateway_bind.to_string()),
+            "sessions.bind" => {
+                text(&self.sessions.bind.map(|bind| bind.to_string()).unwrap_or_default())
+            }
+            "sessions.tokens_file" => text(&self.sessions.tokens_file),
+            "sessions.tls_cert" => text(&self.sessions.tls_cert),
+            "sessions.tls_key" => text(&self.sessions.tls_key),
+            "sessions.allow_insecure" => self.sessions.allow_insecure.to_string(),
+            "sessions.memory_only" => self.sessions.memory_only.to_string(),
             "local.socket_group" => text(&self.socket_group),
             "membership.profile" => text(match self.membership {
                 Profile::Lan => "lan",

@@ -269,6 +269,7 @@ async fn set_up(tree: &TestTree) -> (Shared, HttpFace) {
         node: fabric.node(),
         fabric: None,
         http: face.clone(),
+        macp: None,
     };
     tree.add(ActorKind::Gateway, factory(config)).await;
     (shared, face)

@@ -403,6 +403,21 @@ impl Group {
         command: Vec<u8>,
         within: Duration,
     ) -> Result<Proposed, ProposeError> {
+        self.submit(command, within)?.await
+    }
+
+    /// As [`Group::propose`], but the command has its place in the queue when this returns: while
+    /// this node leads, commands are agreed on in the order in which they were submitted. One whose
+    /// future is dropped before its turn comes is left out.
+    ///
+    /// # Errors
+    /// [`ProposeError`] if it is not even queued: the command was not and will not be applied.
+    pub fn submit(
+        &self,
+        command: Vec<u8>,
+        within: Duration,
+    ) -> Result<impl Future<Output = Result<Proposed, ProposeError>> + Send + use<>, ProposeError>
+    {
         if command.len() > COMMAND_MAX {
             return Err(ProposeError::Refused(format!(
                 "a command of {} bytes: at most {COMMAND_MAX} are agreed on at once",
@@ -417,11 +432,13 @@ impl Group {
             mpsc::error::TrySendError::Full(_) => overloaded(),
             mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
         })?;
-        match tokio::time::timeout(within, answer).await {
-            Err(_) => Err(ProposeError::NoQuorum),
-            Ok(Err(_)) => Err(ProposeError::Stopped),
-            Ok(Ok(result)) => result,
-        }
+        Ok(async move {
+            match tokio::time::timeout(within, answer).await {
+                Err(_) => Err(ProposeError::NoQuorum),
+                Ok(Err(_)) => Err(ProposeError::Stopped),
+                Ok(Ok(result)) => result,
+            }
+        })
     }
 
     /// Leader only. An index by which every command acknowledged before the call is applied here,

@@ -1,0 +1,583 @@
+//! The 27 RPCs (§2): who may call, what is refused where, and whom to ask.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::Stream;
+use parking_lot::Mutex;
+use tokio::sync::broadcast;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+use weft_link::{Call, Fabric};
+use weft_macp::macp::v1 as pb;
+use weft_protocol::{
+    AskWhatIf, CatalogueEdit, ControlSession, EditCatalogue, IssueReceipt, ListSessions, ModesView,
+    ReadModes, ReadPolicies, ReadSession, SendEnvelope, SessionAck, SessionControl, SessionReader,
+    SessionRefusal, SessionState, VERSION,
+};
+use weft_session::{Audience, Envelope, Limits, Millis, ambient, shape};
+use weft_wire::{ActorKind, Address, AskError, Clock, Message};
+
+use super::auth::Caller;
+use super::errors::{early, refused, status, unanswered, unasked};
+use super::rpc::macp_runtime_service_server::MacpRuntimeService;
+use super::{MacpConfig, convert, errors, stream, watch};
+
+/// The owner of a session answers within this.
+const WITHIN: Duration = Duration::from_secs(20);
+/// Content of envelopes, as the manifest names it.
+const CONTENT: &str = "application/macp-envelope+proto";
+
+/// A signal, and whether its sender proved who it is.
+pub(crate) type Signal = (pb::Envelope, bool);
+
+/// What all calls share.
+pub(crate) struct Shared {
+    pub(crate) fabric: Fabric,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) began: Instant,
+    pub(crate) limits: Mutex<Limits>,
+    pub(crate) signals: broadcast::Sender<Signal>,
+    pub(crate) config: MacpConfig,
+}
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Service(pub(crate) Arc<Shared>);
+
+impl Shared {
+    pub(crate) fn now_ms(&self) -> Millis {
+        self.clock.wall().as_micros().div_euclid(1000)
+    }
+
+    /// Where sessions live; so far all on the node that is asked.
+    pub(crate) const fn owner() -> Address {
+        Address::here(ActorKind::Session)
+    }
+
+    pub(crate) async fn ask<M: Message>(&self, message: M) -> Result<M::Reply, AskError> {
+        self.fabric.ask(Self::owner(), message, Call::within(WITHIN)).await
+    }
+
+    pub(crate) fn caller(&self, metadata: &MetadataMap) -> Result<Caller, SessionRefusal> {
+        self.config.auth.caller(metadata)
+    }
+
+    /// Uses a slot of the sender's rate (§6 step 8).
+    pub(crate) fn rate(&self, sender: &str, is_start: bool) -> Result<(), SessionRefusal> {
+        let now = self.clock.now().saturating_duration_since(self.began).as_millis();
+        let now = Millis::try_from(now).unwrap_or(Millis::MAX);
+        self.limits.lock().take(sender, is_start, now).map_err(early)
+    }
+
+    /// A Signal or Progress for whoever watches them (§11.1).
+    pub(crate) fn signal(
+        &self,
+        envelope: Envelope,
+        is_authenticated: bool,
+    ) -> Result<SessionAck, SessionRefusal> {
+        ambient(&envelope.message_type, &envelope.payload).map_err(early)?;
+        let envelope = convert::envelope(convert::own(envelope));
+        // Nobody watching is no refusal.
+        let _ = self.signals.send((envelope, is_authenticated));
+        Ok(SessionAck { duplicate: false, state: SessionState::Open })
+    }
+
+    /// Has the session's owner take an envelope.
+    pub(crate) async fn take(
+        &self,
+        envelope: Envelope,
+        max_open: Option<u32>,
+    ) -> Result<SessionAck, SessionRefusal> {
+        let message = SendEnvelope { envelope: convert::own(envelope), max_open };
+        match self.ask(message).await {
+            Ok(answer) => answer,
+            Err(error) => Err(unasked(&error)),
+        }
+    }
+
+    /// An envelope as `Send` gets it, in the order of §6.
+    async fn send(
+        &self,
+        metadata: &MetadataMap,
+        envelope: pb::Envelope,
+    ) -> Result<SessionAck, SessionRefusal> {
+        let audience = shape(&envelope, self.config.payload_max).map_err(early)?;
+        let caller = self.caller(metadata)?;
+        let mut envelope = Envelope::from(envelope);
+        caller.rights.claim(&mut envelope).map_err(early)?;
+        self.rate(&envelope.sender, audience == Audience::Start)?;
+        match audience {
+            Audience::Ambient => self.signal(envelope, caller.is_authenticated),
+            _ => self.take(envelope, caller.rights.max_open_sessions).await,
+        }
+    }
+
+    fn ack(
+        &self,
+        answer: Result<SessionAck, SessionRefusal>,
+        session_id: String,
+        message_id: String,
+    ) -> pb::Ack {
+        let accepted_at_unix_ms = self.now_ms();
+        match answer {
+            Ok(SessionAck { duplicate, state }) => pb::Ack {
+                ok: true,
+                duplicate,
+                message_id,
+                session_id,
+                accepted_at_unix_ms,
+                session_state: state.number(),
+                error: None,
+            },
+            Err(refusal) => pb::Ack {
+                ok: false,
+                duplicate: false,
+                error: Some(errors::error(refusal, &session_id, &message_id)),
+                message_id,
+                session_id,
+                accepted_at_unix_ms,
+                session_state: pb::SessionState::Unspecified.into(),
+            },
+        }
+    }
+
+    async fn control(
+        &self,
+        metadata: &MetadataMap,
+        session_id: String,
+        reason: String,
+        control: SessionControl,
+    ) -> Result<pb::Ack, Status> {
+        let caller = self.caller(metadata).map_err(|refusal| status(&refusal))?;
+        let sender = caller.rights.sender;
+        let message = ControlSession { session_id: session_id.clone(), control, sender, reason };
+        let answer = self.ask(message).await.map_err(|error| unanswered(&error))?;
+        match answer {
+            Err(refusal) if refusal.is_status => Err(status(&refusal)),
+            answer => Ok(self.ack(answer, session_id, String::new())),
+        }
+    }
+
+    /// Changes modes or policies: who may not is told by the status, what is wrong by the answer.
+    async fn edit(
+        &self,
+        metadata: &MetadataMap,
+        edit: CatalogueEdit,
+    ) -> Result<Result<String, String>, Status> {
+        let caller = self.manager(metadata)?;
+        tracing::info!(sender = %caller.rights.sender, "modes or policies are to change");
+        self.ask(EditCatalogue { edit }).await.map_err(|error| unanswered(&error))
+    }
+
+    fn manager(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+        let caller = self.caller(metadata).map_err(|refusal| status(&refusal))?;
+        if !caller.rights.can_manage_mode_registry {
+            return Err(refused("FORBIDDEN", "this identity may not change modes and policies"));
+        }
+        Ok(caller)
+    }
+
+    async fn modes(&self) -> Result<ModesView, Status> {
+        self.ask(ReadModes {}).await.map_err(|error| unanswered(&error))
+    }
+
+    async fn mode_ids(&self) -> Result<Vec<String>, Status> {
+        let modes = self.modes().await?;
+        let all = modes.standard.into_iter().chain(modes.extensions);
+        let mut ids: Vec<String> = all.map(|mode| mode.mode).collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// A caller that reads, counted as if it had sent a message.
+    fn counted_reader(&self, metadata: &MetadataMap) -> Result<SessionReader, Status> {
+        let caller = self.caller(metadata).map_err(|refusal| status(&refusal))?;
+        self.rate(&caller.rights.sender, false).map_err(|refusal| status(&refusal))?;
+        Ok(reader(&caller))
+    }
+}
+
+pub(crate) fn reader(caller: &Caller) -> SessionReader {
+    SessionReader { sender: caller.rights.sender.clone(), is_observer: caller.rights.is_observer }
+}
+
+fn said(done: Result<String, String>) -> (bool, String) {
+    match done {
+        Ok(_) => (true, String::new()),
+        Err(why) => (false, why),
+    }
+}
+
+fn capabilities() -> pb::Capabilities {
+    let features = HashMap::from([("ext_mode_lifecycle".to_owned(), "true".to_owned())]);
+    pb::Capabilities {
+        sessions: Some(pb::SessionsCapability {
+            stream: true,
+            list_sessions: true,
+            watch_sessions: true,
+        }),
+        cancellation: Some(pb::CancellationCapability { cancel_session: true }),
+        progress: Some(pb::ProgressCapability { progress: true }),
+        manifest: Some(pb::ManifestCapability { get_manifest: true }),
+        mode_registry: Some(pb::ModeRegistryCapability { list_modes: true, list_changed: true }),
+        roots: Some(pb::RootsCapability { list_roots: true, list_changed: false }),
+        policy_registry: Some(pb::PolicyRegistryCapability {
+            register_policy: true,
+            list_policies: true,
+            list_changed: true,
+            rule_extensions: Vec::new(),
+            what_if_replay: true,
+        }),
+        decision_receipt: Some(pb::DecisionReceiptCapability {
+            get_decision_receipt: true,
+            signed: false,
+        }),
+        experimental: Some(pb::ExperimentalCapabilities { features }),
+    }
+}
+
+pub(crate) type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl MacpRuntimeService for Service {
+    async fn initialize(
+        &self,
+        request: Request<pb::InitializeRequest>,
+    ) -> Answer<pb::InitializeResponse> {
+        let offered = request.into_inner().supported_protocol_versions;
+        if offered.is_empty() {
+            return Err(refused("INVALID_REQUEST", "supported_protocol_versions is empty"));
+        }
+        if !offered.iter().any(|version| version == "1.0") {
+            let why = format!("only protocol version 1.0 is served, not {}", offered.join(", "));
+            return Err(refused("UNSUPPORTED_PROTOCOL_VERSION", why));
+        }
+        Ok(Response::new(pb::InitializeResponse {
+            selected_protocol_version: "1.0".to_owned(),
+            runtime_info: Some(pb::RuntimeInfo {
+                name: "weft".to_owned(),
+                title: "Weft".to_owned(),
+                version: VERSION.to_owned(),
+                description: "MACP sessions on the Weft fabric".to_owned(),
+                website_url: String::new(),
+            }),
+            capabilities: Some(capabilities()),
+            supported_modes: self.0.mode_ids().await?,
+            instructions: "Send a SessionStart to begin a session.".to_owned(),
+        }))
+    }
+
+    async fn send(&self, request: Request<pb::SendRequest>) -> Answer<pb::SendResponse> {
+        let (metadata, _, request) = request.into_parts();
+        let Some(envelope) = request.envelope else {
+            return Err(refused("INVALID_ENVELOPE", "the request has no envelope"));
+        };
+        let (session_id, message_id) = (envelope.session_id.clone(), envelope.message_id.clone());
+        let answer = self.0.send(&metadata, envelope).await;
+        let ack = Some(self.0.ack(answer, session_id, message_id));
+        Ok(Response::new(pb::SendResponse { ack }))
+    }
+
+    type StreamSessionStream = Streamed<pb::StreamSessionResponse>;
+
+    async fn stream_session(
+        &self,
+        request: Request<Streaming<pb::StreamSessionRequest>>,
+    ) -> Answer<Self::StreamSessionStream> {
+        let caller = self.0.caller(request.metadata()).map_err(|refusal| status(&refusal))?;
+        Ok(Response::new(stream::open(self.0.clone(), caller, request.into_inner())))
+    }
+
+    async fn get_session(
+        &self,
+        request: Request<pb::GetSessionRequest>,
+    ) -> Answer<pb::GetSessionResponse> {
+        let caller = self.0.caller(request.metadata()).map_err(|refusal| status(&refusal))?;
+        let session_id = request.into_inner().session_id;
+        let read = ReadSession { session_id, reader: reader(&caller) };
+        let view = self.0.ask(read).await.map_err(|error| unanswered(&error))?;
+        let metadata = convert::metadata(view.map_err(|refusal| status(&refusal))?);
+        Ok(Response::new(pb::GetSessionResponse { metadata: Some(metadata) }))
+    }
+
+    async fn cancel_session(
+        &self,
+        request: Request<pb::CancelSessionRequest>,
+    ) -> Answer<pb::CancelSessionResponse> {
+        let (metadata, _, request) = request.into_parts();
+        let pb::CancelSessionRequest { session_id, reason } = request;
+        let ack = self.0.control(&metadata, session_id, reason, SessionControl::Cancel).await?;
+        Ok(Response::new(pb::CancelSessionResponse { ack: Some(ack) }))
+    }
+
+    async fn suspend_session(
+        &self,
+        request: Request<pb::SuspendSessionRequest>,
+    ) -> Answer<pb::SuspendSessionResponse> {
+        let (metadata, _, request) = request.into_parts();
+        let pb::SuspendSessionRequest { session_id, reason } = request;
+        let ack = self.0.control(&metadata, session_id, reason, SessionControl::Suspend).await?;
+        Ok(Response::new(pb::SuspendSessionResponse { ack: Some(ack) }))
+    }
+
+    async fn resume_session(
+        &self,
+        request: Request<pb::ResumeSessionRequest>,
+    ) -> Answer<pb::ResumeSessionResponse> {
+        let (metadata, _, request) = request.into_parts();
+        let pb::ResumeSessionRequest { session_id, reason } = request;
+        let ack = self.0.control(&metadata, session_id, reason, SessionControl::Resume).await?;
+        Ok(Response::new(pb::ResumeSessionResponse { ack: Some(ack) }))
+    }
+
+    async fn get_manifest(
+        &self,
+        request: Request<pb::GetManifestRequest>,
+    ) -> Answer<pb::GetManifestResponse> {
+        let asked = request.into_inner().agent_id;
+        let own = &self.0.config.runtime_id;
+        if !asked.is_empty() && asked != *own {
+            return Err(refused("AGENT_NOT_FOUND", format!("there is no manifest of `{asked}`")));
+        }
+        let manifest = pb::AgentManifest {
+            agent_id: own.clone(),
+            title: "Weft".to_owned(),
+            description: "MACP sessions on the Weft fabric".to_owned(),
+            supported_modes: self.0.mode_ids().await?,
+            input_content_types: vec![CONTENT.to_owned()],
+            output_content_types: vec![CONTENT.to_owned()],
+            metadata: HashMap::new(),
+            transport_endpoints: Vec::new(),
+        };
+        Ok(Response::new(pb::GetManifestResponse { manifest: Some(manifest) }))
+    }
+
+    async fn list_modes(&self, _: Request<pb::ListModesRequest>) -> Answer<pb::ListModesResponse> {
+        let modes = self.0.modes().await?.standard;
+        let modes = modes.into_iter().map(convert::descriptor).collect();
+        Ok(Response::new(pb::ListModesResponse { modes }))
+    }
+
+    type WatchModeRegistryStream = Streamed<pb::WatchModeRegistryResponse>;
+
+    async fn watch_mode_registry(
+        &self,
+        _: Request<pb::WatchModeRegistryRequest>,
+    ) -> Answer<Self::WatchModeRegistryStream> {
+        Ok(Response::new(watch::modes(self.0.clone()).await?))
+    }
+
+    async fn list_roots(&self, _: Request<pb::ListRootsRequest>) -> Answer<pb::ListRootsResponse> {
+        Ok(Response::new(pb::ListRootsResponse { roots: Vec::new() }))
+    }
+
+    type WatchRootsStream = Streamed<pb::WatchRootsResponse>;
+
+    async fn watch_roots(
+        &self,
+        _: Request<pb::WatchRootsRequest>,
+    ) -> Answer<Self::WatchRootsStream> {
+        Ok(Response::new(watch::roots(&self.0)))
+    }
+
+    async fn list_ext_modes(
+        &self,
+        _: Request<pb::ListExtModesRequest>,
+    ) -> Answer<pb::ListExtModesResponse> {
+        let modes = self.0.modes().await?.extensions;
+        let modes = modes.into_iter().map(convert::descriptor).collect();
+        Ok(Response::new(pb::ListExtModesResponse { modes }))
+    }
+
+    async fn register_ext_mode(
+        &self,
+        request: Request<pb::RegisterExtModeRequest>,
+    ) -> Answer<pb::RegisterExtModeResponse> {
+        let (metadata, _, request) = request.into_parts();
+        self.0.manager(&metadata)?;
+        let Some(descriptor) = request.mode_descriptor else {
+            return Err(refused("INVALID_REQUEST", "the request has no mode_descriptor"));
+        };
+        let edit = CatalogueEdit::RegisterMode(convert::mode(descriptor));
+        let (ok, error) = said(self.0.edit(&metadata, edit).await?);
+        Ok(Response::new(pb::RegisterExtModeResponse { ok, error }))
+    }
+
+    async fn unregister_ext_mode(
+        &self,
+        request: Request<pb::UnregisterExtModeRequest>,
+    ) -> Answer<pb::UnregisterExtModeResponse> {
+        let (metadata, _, request) = request.into_parts();
+        let edit = CatalogueEdit::UnregisterMode { mode: request.mode };
+        let (ok, error) = said(self.0.edit(&metadata, edit).await?);
+        Ok(Response::new(pb::UnregisterExtModeResponse { ok, error }))
+    }
+
+    async fn promote_mode(
+        &self,
+        request: Request<pb::PromoteModeRequest>,
+    ) -> Answer<pb::PromoteModeResponse> {
+        let (metadata, _, request) = request.into_parts();
+        let pb::PromoteModeRequest { mode, promoted_mode_name: name } = request;
+        let done = self.0.edit(&metadata, CatalogueEdit::PromoteMode { mode, name }).await?;
+        let mode = done.clone().unwrap_or_default();
+        let (ok, error) = said(done);
+        Ok(Response::new(pb::PromoteModeResponse { ok, error, mode }))
+    }
+
+    type WatchSignalsStream = Streamed<pb::WatchSignalsResponse>;
+
+    async fn watch_signals(
+        &self,
+        request: Request<pb::WatchSignalsRequest>,
+    ) -> Answer<Self::WatchSignalsStream> {
+        self.0.caller(request.metadata()).map_err(|refusal| status(&refusal))?;
+        Ok(Response::new(watch::signals(&self.0)))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<pb::ListSessionsRequest>,
+    ) -> Answer<pb::ListSessionsResponse> {
+        self.0.caller(request.metadata()).map_err(|refusal| status(&refusal))?;
+        let pb::ListSessionsRequest { page_size, page_token } = request.into_inner();
+        let Ok(size) = u32::try_from(page_size) else {
+            return Err(refused("INVALID_REQUEST", "page_size is negative"));
+        };
+        let config = &self.0.config;
+        let size = if size == 0 { config.page_default } else { size.min(config.page_max) };
+        let after = match page_token.as_str() {
+            "" => None,
+            token => Some(convert::page_after(token).ok_or_else(|| {
+                refused("INVALID_REQUEST", "page_token is none that was given out")
+            })?),
+        };
+        let page = self.0.ask(ListSessions { after, size }).await;
+        let page = page.map_err(|error| unanswered(&error))?;
+        let last = page.sessions.last().filter(|_| page.more);
+        let next_page_token =
+            last.map_or_else(String::new, |last| convert::page_token(&last.session_id));
+        let sessions = page.sessions.into_iter().map(convert::metadata).collect();
+        Ok(Response::new(pb::ListSessionsResponse { sessions, next_page_token }))
+    }
+
+    type WatchSessionsStream = Streamed<pb::WatchSessionsResponse>;
+
+    async fn watch_sessions(
+        &self,
+        request: Request<pb::WatchSessionsRequest>,
+    ) -> Answer<Self::WatchSessionsStream> {
+        self.0.caller(request.metadata()).map_err(|refusal| status(&refusal))?;
+        Ok(Response::new(watch::sessions(&self.0).await?))
+    }
+
+    async fn register_policy(
+        &self,
+        request: Request<pb::RegisterPolicyRequest>,
+    ) -> Answer<pb::RegisterPolicyResponse> {
+        let (metadata, _, request) = request.into_parts();
+        self.0.manager(&metadata)?;
+        let Some(descriptor) = request.policy_descriptor else {
+            return Err(refused("INVALID_REQUEST", "the request has no policy_descriptor"));
+        };
+        let edit = CatalogueEdit::RegisterPolicy(convert::policy(descriptor));
+        let (ok, error) = said(self.0.edit(&metadata, edit).await?);
+        Ok(Response::new(pb::RegisterPolicyResponse { ok, error }))
+    }
+
+    async fn unregister_policy(
+        &self,
+        request: Request<pb::UnregisterPolicyRequest>,
+    ) -> Answer<pb::UnregisterPolicyResponse> {
+        let (metadata, _, request) = request.into_parts();
+        let edit = CatalogueEdit::UnregisterPolicy { policy_id: request.policy_id };
+        let (ok, error) = said(self.0.edit(&metadata, edit).await?);
+        Ok(Response::new(pb::UnregisterPolicyResponse { ok, error }))
+    }
+
+    async fn get_policy(
+        &self,
+        request: Request<pb::GetPolicyRequest>,
+    ) -> Answer<pb::GetPolicyResponse> {
+        self.0.caller(request.metadata()).map_err(|refusal| status(&refusal))?;
+        let policy_id = request.into_inner().policy_id;
+        let none = format!("policy `{policy_id}` is not registered");
+        let found = match policy_id.is_empty() {
+            true => Vec::new(),
+            false => {
+                let read = ReadPolicies { mode: String::new(), policy_id };
+                self.0.ask(read).await.map_err(|error| unanswered(&error))?
+            }
+        };
+        let Some(policy) = found.into_iter().next() else {
+            return Err(refused("UNKNOWN_POLICY_VERSION", none));
+        };
+        let policy_descriptor = Some(convert::policy_descriptor(policy));
+        Ok(Response::new(pb::GetPolicyResponse { policy_descriptor }))
+    }
+
+    async fn list_policies(
+        &self,
+        request: Request<pb::ListPoliciesRequest>,
+    ) -> Answer<pb::ListPoliciesResponse> {
+        self.0.caller(request.metadata()).map_err(|refusal| status(&refusal))?;
+        let mode = request.into_inner().mode;
+        let read = ReadPolicies { mode, policy_id: String::new() };
+        let found = self.0.ask(read).await.map_err(|error| unanswered(&error))?;
+        let descriptors = found.into_iter().map(convert::policy_descriptor).collect();
+        Ok(Response::new(pb::ListPoliciesResponse { descriptors }))
+    }
+
+    type WatchPoliciesStream = Streamed<pb::WatchPoliciesResponse>;
+
+    async fn watch_policies(
+        &self,
+        request: Request<pb::WatchPoliciesRequest>,
+    ) -> Answer<Self::WatchPoliciesStream> {
+        self.0.caller(request.metadata()).map_err(|refusal| status(&refusal))?;
+        Ok(Response::new(watch::policies(self.0.clone()).await?))
+    }
+
+    async fn what_if_replay(
+        &self,
+        request: Request<pb::WhatIfReplayRequest>,
+    ) -> Answer<pb::WhatIfReplayResponse> {
+        let (metadata, _, request) = request.into_parts();
+        let reader = self.0.counted_reader(&metadata)?;
+        let Some(candidate) = request.candidate else {
+            return Err(refused("INVALID_REQUEST", "the request has no candidate"));
+        };
+        let candidate = convert::policy(candidate);
+        let ask = AskWhatIf { session_id: request.session_id, reader, candidate };
+        let outcome = self.0.ask(ask).await.map_err(|error| unanswered(&error))?;
+        let bytes = outcome.map_err(|refusal| status(&refusal))?;
+        let response = prost::Message::decode(bytes.as_slice());
+        let response = response.map_err(|error| refused("INTERNAL_ERROR", error.to_string()))?;
+        Ok(Response::new(response))
+    }
+
+    async fn get_decision_receipt(
+        &self,
+        request: Request<pb::GetDecisionReceiptRequest>,
+    ) -> Answer<pb::GetDecisionReceiptResponse> {
+        let (metadata, _, request) = request.into_parts();
+        let reader = self.0.counted_reader(&metadata)?;
+        let issuer = self.0.config.runtime_id.clone();
+        let ask = IssueReceipt { session_id: request.session_id, reader, issuer };
+        let issued = self.0.ask(ask).await.map_err(|error| unanswered(&error))?;
+        let receipt_json = issued.map_err(|refusal| status(&refusal))?;
+        Ok(Response::new(pb::GetDecisionReceiptResponse { receipt_json }))
+    }
+
+    async fn get_receipt_keys(
+        &self,
+        _: Request<pb::GetReceiptKeysRequest>,
+    ) -> Answer<pb::GetReceiptKeysResponse> {
+        // Receipts are not signed yet.
+        Ok(Response::new(pb::GetReceiptKeysResponse { jwks_json: r#"{"keys":[]}"#.to_owned() }))
+    }
+}

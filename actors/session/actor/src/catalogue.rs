@@ -1,0 +1,147 @@
+//! Modes and policies as a group's machine: every node of the cluster is to hold them, so that
+//! every leader of sessions checks against the same ones.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use tokio::sync::watch;
+use weft_agreement::{Group, Image, Machine, MachineError, ProposeError};
+use weft_protocol::CatalogueItem;
+use weft_session::{Catalogue, CatalogueChange, FORMAT};
+use weft_wire::codec;
+
+use crate::convert;
+
+/// Layout of a stored change.
+const VERSION: [u8; 2] = [1, 0];
+
+/// All modes and policies of this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Modes(Arc<Inner>);
+
+struct Inner {
+    catalogue: RwLock<Catalogue>,
+    /// Counts changes of modes and of policies.
+    changes: watch::Sender<(u64, u64)>,
+    /// `None`: nothing is kept.
+    group: Mutex<Option<Group>>,
+}
+
+impl std::fmt::Debug for Modes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Modes").field("changes", &*self.0.changes.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl Default for Modes {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            catalogue: RwLock::default(),
+            changes: watch::Sender::new((0, 0)),
+            group: Mutex::default(),
+        }))
+    }
+}
+
+/// What became of a change: the mode's final name, or the text for the client.
+type Outcome = Result<String, String>;
+
+impl Modes {
+    /// Name of the group.
+    pub const GROUP: &'static str = "catalogue";
+
+    /// The machine to give to consensus.
+    pub fn machine(&self) -> Box<dyn Machine> {
+        Box::new(self.clone())
+    }
+
+    /// Changes go through `group` from now on; without one they are made at once and kept nowhere.
+    pub fn agree_by(&self, group: Group) {
+        *self.0.group.lock() = Some(group);
+    }
+
+    /// As it is here now; to be let go of at once.
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Catalogue> {
+        self.0.catalogue.read_recursive()
+    }
+
+    pub(crate) fn changes(&self) -> watch::Receiver<(u64, u64)> {
+        self.0.changes.subscribe()
+    }
+
+    pub(crate) fn item(&self) -> CatalogueItem {
+        let (modes, policies) = *self.0.changes.borrow();
+        let all = self.read().policies("").into_iter().map(convert::policy).collect();
+        CatalogueItem { modes, policies, all }
+    }
+
+    /// Checks a change and has it agreed on.
+    pub(crate) async fn change(
+        &self,
+        change: CatalogueChange,
+        within: Duration,
+    ) -> Result<Outcome, ProposeError> {
+        if let Err(why) = self.read().check(&change) {
+            return Ok(Err(why.to_string()));
+        }
+        let group = self.0.group.lock().clone();
+        let Some(group) = group else { return Ok(self.make(change)) };
+        let mut bytes = VERSION.to_vec();
+        codec::encode_into(&change, &mut bytes)
+            .map_err(|error| ProposeError::Refused(error.to_string()))?;
+        let done = group.propose(bytes, within).await?;
+        codec::decode(&done.answer).map_err(|error| ProposeError::Storage(error.to_string()))
+    }
+
+    fn make(&self, change: CatalogueChange) -> Outcome {
+        let of_modes = !matches!(
+            change,
+            CatalogueChange::RegisterPolicy(_) | CatalogueChange::UnregisterPolicy { .. }
+        );
+        let done = self.0.catalogue.write().apply(change).map_err(|why| why.to_string());
+        if done.is_ok() {
+            self.0.changes.send_modify(|(modes, policies)| {
+                *if of_modes { modes } else { policies } += 1;
+            });
+        }
+        done
+    }
+}
+
+impl Machine for Modes {
+    fn apply(&mut self, index: u64, commands: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let one = |bytes: &Vec<u8>| {
+            let body = bytes.strip_prefix(VERSION.as_slice());
+            let change = body.and_then(|body| codec::decode::<CatalogueChange>(body).ok());
+            let done = match change {
+                Some(change) => self.make(change),
+                None => {
+                    tracing::error!(
+                        index,
+                        "a change of modes or policies cannot be read: this node may differ from the others now"
+                    );
+                    Err("the change cannot be read by this version of weft".to_owned())
+                }
+            };
+            codec::encode(&done).unwrap_or_default()
+        };
+        commands.iter().map(one).collect()
+    }
+
+    fn snapshot(&self) -> Result<Image, MachineError> {
+        let bytes = self.read().to_bytes().map_err(|error| MachineError(error.to_string()))?;
+        Ok(Image { version: FORMAT, bytes })
+    }
+
+    fn restore(&mut self, image: &Image) -> Result<(), MachineError> {
+        let catalogue = Catalogue::from_bytes(&image.bytes)
+            .map_err(|error| MachineError(format!("modes and policies: {error}")))?;
+        *self.0.catalogue.write() = catalogue;
+        self.0.changes.send_modify(|(modes, policies)| {
+            *modes += 1;
+            *policies += 1;
+        });
+        Ok(())
+    }
+}

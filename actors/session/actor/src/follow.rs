@@ -1,0 +1,160 @@
+//! Streams: the envelopes of one session, and what happens to all.
+//!
+//! A follower is a cursor into the session's log. It is told that there is more and reads it there,
+//! so it misses nothing and repeats nothing, however slow it is, and holds up nobody.
+
+use tokio::sync::{broadcast, watch};
+use weft_link::ItemSink;
+use weft_protocol::{
+    FollowCatalogue, FollowSession, FollowSessions, SessionEnvelope, SessionEvent, SessionItem,
+    SessionLifecycle, SessionRefusal,
+};
+use weft_session::Rights;
+
+use crate::{Modes, Owned, Owners, convert};
+
+/// Envelopes read from the log at once.
+const PIECE: usize = 32;
+
+/// Removes the follower's place when it goes.
+struct Place {
+    group: Owned,
+    id: String,
+    more: Option<watch::Receiver<u64>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.more = None;
+        self.group.lock().unfollow(&self.id);
+    }
+}
+
+pub(crate) fn not_found(id: &str) -> SessionRefusal {
+    SessionRefusal {
+        code: "SESSION_NOT_FOUND".to_owned(),
+        message: format!("there is no session `{id}`"),
+        details: Vec::new(),
+        is_status: true,
+    }
+}
+
+pub(crate) fn forbidden(id: &str) -> SessionRefusal {
+    SessionRefusal {
+        code: "FORBIDDEN".to_owned(),
+        message: format!("session `{id}` is read by its initiator, its participants and observers"),
+        details: Vec::new(),
+        is_status: true,
+    }
+}
+
+/// The next envelopes after `cursor`; `None`: this reader gets none.
+fn piece(
+    group: &Owned,
+    id: &str,
+    rights: &Rights,
+    cursor: u64,
+) -> Option<Vec<(u64, SessionEnvelope)>> {
+    let state = group.lock();
+    let session = state.sessions.get(id)?;
+    if !session.may_read(rights) {
+        return None;
+    }
+    let next = session.envelopes(cursor).take(PIECE);
+    Some(next.map(|(at, envelope)| (at, convert::followed(envelope))).collect())
+}
+
+pub(crate) async fn session(group: Owned, message: FollowSession, sink: ItemSink<FollowSession>) {
+    let rights = convert::rights(&message.reader);
+    let id = message.session_id;
+    let (mut place, begun) = {
+        let mut state = group.lock();
+        let begun = match (message.after, state.sessions.get(&id)) {
+            (Some(_), None) => Err(not_found(&id)),
+            (Some(_), Some(session)) if !session.may_read(&rights) => Err(forbidden(&id)),
+            (Some(after), Some(_)) => Ok(after),
+            (None, session) => Ok(session.map_or(0, weft_session::Session::last_ordinal)),
+        };
+        let more = begun.is_ok().then(|| state.follow(&id));
+        (Place { group: group.clone(), id: id.clone(), more }, begun)
+    };
+    let mut cursor = match begun {
+        Ok(ordinal) => ordinal,
+        Err(refusal) => {
+            let _ = sink.send(SessionItem::Refused(refusal)).await;
+            return;
+        }
+    };
+    if sink.send(SessionItem::Attached { ordinal: cursor }).await.is_err() {
+        return;
+    }
+    loop {
+        if let Some(more) = place.more.as_mut() {
+            more.borrow_and_update();
+        }
+        while let Some(next) = piece(&group, &id, &rights, cursor).filter(|next| !next.is_empty()) {
+            for (ordinal, envelope) in next {
+                if sink.send(SessionItem::Envelope { ordinal, envelope }).await.is_err() {
+                    return;
+                }
+                cursor = ordinal;
+            }
+        }
+        let Some(more) = place.more.as_mut().filter(|_| message.follow) else { return };
+        tokio::select! {
+            changed = more.changed() => if changed.is_err() { return },
+            () = sink.closed() => return,
+        }
+    }
+}
+
+pub(crate) async fn sessions(owners: Owners, sink: ItemSink<FollowSessions>) {
+    // Under all locks at once: whatever is not in the list yet comes afterwards.
+    let (now, mut later) = {
+        let groups: Vec<&Owned> = owners.all().collect();
+        let held: Vec<_> = groups.iter().map(|group| group.lock()).collect();
+        let later: Vec<_> = groups.iter().map(|group| group.happened()).collect();
+        let views = held.iter().flat_map(|state| state.sessions.iter().map(convert::view));
+        let now: Vec<_> = views.collect();
+        (now, later)
+    };
+    let Some(mut later) = later.pop() else { return };
+    if sink.send(SessionEvent::Attached).await.is_err() {
+        return;
+    }
+    for session in now {
+        let (at_ms, session) = (session.started_ms, Box::new(session));
+        let what = SessionLifecycle::Created;
+        if sink.send(SessionEvent::Happened { what, session, at_ms }).await.is_err() {
+            return;
+        }
+    }
+    loop {
+        let next = tokio::select! {
+            next = later.recv() => next,
+            () = sink.closed() => return,
+        };
+        let (event, last) = match next {
+            Ok(event) => (event, false),
+            Err(broadcast::error::RecvError::Lagged(_)) => (SessionEvent::Lagged, true),
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        if sink.send(event).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+pub(crate) async fn catalogue(modes: Modes, sink: ItemSink<FollowCatalogue>) {
+    let mut changes = modes.changes();
+    loop {
+        changes.borrow_and_update();
+        if sink.send(modes.item()).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = sink.closed() => return,
+        }
+    }
+}

@@ -1,0 +1,499 @@
+//! One group of sessions: what is applied, what is on its way, and who waits for either.
+//!
+//! A request is checked and its entry queued in one step under one lock, so entries of a session
+//! are agreed on in the order in which they were admitted. Applying happens under the same lock.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::{broadcast, oneshot, watch};
+use weft_agreement::{Group, Image, Machine, MachineError, ProposeError, Proposed, Role};
+use weft_protocol::{SessionEvent, SessionHead};
+use weft_session::{
+    Accepted, Admission, Answer, Effect, Entry, Envelope, FORMAT, Known, Millis, Progress,
+    SessionState, Sessions, Speculation, StartRights, decode_entry, encode_entry,
+};
+use weft_wire::Clock;
+
+use crate::{Modes, convert};
+
+/// An entry is agreed on within this, or its sender is told that nothing is known.
+const WITHIN: Duration = Duration::from_secs(10);
+/// A request that was overtaken is checked again so often.
+const ATTEMPTS: u32 = 16;
+/// A request waits so long for this node to lead.
+const LEAD: Duration = Duration::from_secs(5);
+/// Lifecycle events that a watcher may be behind (§11).
+const EVENTS: usize = 1024;
+
+/// A group of sessions on this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Owned(Arc<Inner>);
+
+struct Inner {
+    name: String,
+    state: Mutex<State>,
+    modes: Modes,
+    clock: Arc<dyn Clock>,
+    happened: broadcast::Sender<SessionEvent>,
+    /// `None`: nothing is kept, entries are applied at once.
+    group: Mutex<Option<Group>>,
+    /// The term in which this node leads and has applied what its predecessors left.
+    leads: watch::Sender<Option<u64>>,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) sessions: Sessions,
+    speculation: Speculation,
+    /// Who waits until a session's log, as applied, is so long.
+    waiting: HashMap<String, Vec<(u64, oneshot::Sender<()>)>>,
+    /// Ordinal of the last envelope of sessions that are followed.
+    followed: HashMap<String, watch::Sender<u64>>,
+}
+
+impl std::fmt::Debug for Owned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Owned").field("name", &self.0.name).finish_non_exhaustive()
+    }
+}
+
+/// Why a request has no answer. Nothing is known of what becomes of it only after `Unsure`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unanswered {
+    /// This node does not lead the group.
+    NotLeading(String),
+    /// It will not be done.
+    Refused(String),
+    /// It may still be done.
+    Unsure(String),
+}
+
+impl From<ProposeError> for Unanswered {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::NotLeader { .. } => Self::NotLeading(error.to_string()),
+            ProposeError::Refused(_) | ProposeError::Overloaded(_) => {
+                Self::Refused(error.to_string())
+            }
+            other => Self::Unsure(other.to_string()),
+        }
+    }
+}
+
+/// What is wanted of a session.
+#[derive(Debug, Clone)]
+pub(crate) enum Request {
+    Send {
+        envelope: Envelope,
+        rights: StartRights,
+    },
+    Cancel {
+        id: String,
+        sender: String,
+        reason: String,
+    },
+    Suspend {
+        id: String,
+        sender: String,
+        reason: String,
+    },
+    Resume {
+        id: String,
+        sender: String,
+        reason: String,
+    },
+    /// Its time may be over.
+    Touch {
+        id: String,
+    },
+    /// What is due is done.
+    Sweep {
+        id: String,
+    },
+    /// Keeps a receipt.
+    Receipt {
+        id: String,
+        json: String,
+    },
+}
+
+impl Request {
+    fn id(&self) -> &str {
+        match self {
+            Self::Send { envelope, .. } => &envelope.session_id,
+            Self::Cancel { id, .. }
+            | Self::Suspend { id, .. }
+            | Self::Resume { id, .. }
+            | Self::Touch { id }
+            | Self::Sweep { id }
+            | Self::Receipt { id, .. } => id,
+        }
+    }
+
+    fn admit(&self, speculation: &mut Speculation, known: Known<'_>, now: Millis) -> Admission {
+        let silent = |entry| {
+            let nothing = Accepted { duplicate: false, state: SessionState::Open };
+            Admission { entry, answer: Ok(nothing), after: 0 }
+        };
+        match self {
+            Self::Send { envelope, rights } => speculation.send(known, envelope, *rights, now),
+            Self::Cancel { id, sender, reason } => {
+                speculation.cancel(known, id, sender, reason, now)
+            }
+            Self::Suspend { id, sender, reason } => {
+                speculation.suspend(known, id, sender, reason, now)
+            }
+            Self::Resume { id, sender, reason } => {
+                speculation.resume(known, id, sender, reason, now)
+            }
+            Self::Touch { id } => silent(speculation.touch(known, id, now)),
+            Self::Sweep { id } => silent(speculation.sweep(known, id, now)),
+            Self::Receipt { id, json } => silent(speculation.receipt(known, id, json.clone(), now)),
+        }
+    }
+}
+
+type Agreeing = Pin<Box<dyn Future<Output = Result<Proposed, ProposeError>> + Send>>;
+
+/// How far a request is.
+pub(crate) enum Step {
+    /// Answered.
+    Done(Result<Answer, Unanswered>),
+    /// Its entry is on its way.
+    Agreeing(Agreeing, Answer),
+    /// It depends on what is on its way.
+    Waiting(oneshot::Receiver<()>),
+    /// This node does not lead, or not yet.
+    NotLeading,
+}
+
+impl Owned {
+    /// A group that keeps nothing: it is this node's alone and ends with it.
+    pub fn new(name: &str, modes: Modes, clock: Arc<dyn Clock>) -> Self {
+        Self(Arc::new(Inner {
+            name: name.to_owned(),
+            state: Mutex::default(),
+            modes,
+            clock,
+            happened: broadcast::channel(EVENTS).0,
+            group: Mutex::default(),
+            leads: watch::Sender::new(None),
+        }))
+    }
+
+    /// The machine to give to consensus.
+    pub fn machine(&self) -> Box<dyn Machine> {
+        Box::new(self.clone())
+    }
+
+    /// Entries are agreed on by `group` from now on, whose machine this is.
+    pub fn agree_by(&self, group: Group) {
+        *self.0.group.lock() = Some(group);
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock()
+    }
+
+    pub(crate) fn happened(&self) -> broadcast::Receiver<SessionEvent> {
+        self.0.happened.subscribe()
+    }
+
+    pub(crate) fn now(&self) -> Millis {
+        self.0.clock.wall().as_micros().div_euclid(1000)
+    }
+
+    /// Forgets what an earlier incarnation of the actor had on its way.
+    pub(crate) fn begin(&self) {
+        self.lock().forget_all();
+    }
+
+    /// Follows who leads, until the group stops: a new leader applies what is there before it
+    /// checks anything, one that lost the lead drops what it had on its way.
+    pub(crate) async fn keep_lead(self) {
+        let Some(group) = self.0.group.lock().clone() else { return };
+        let mut status = group.watch();
+        loop {
+            let now = status.borrow_and_update().clone();
+            let leading = (now.role == Role::Leader).then_some(now.term);
+            let known = *self.0.leads.borrow();
+            if leading != known {
+                self.0.leads.send_replace(None);
+                self.lock().forget_all();
+                if let Some(term) = leading {
+                    match group.barrier(WITHIN).await {
+                        Ok(_) => {
+                            self.0.leads.send_replace(Some(term));
+                        }
+                        Err(error) => {
+                            tracing::warn!(group = %self.0.name, %error, "not ready to lead yet");
+                            tokio::time::sleep(Duration::from_millis(200)).await;
+                            continue;
+                        }
+                    }
+                }
+            }
+            if status.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Whether the group does not run here at present, because its storage failed.
+    pub(crate) fn is_down(&self) -> bool {
+        self.0.group.lock().as_ref().is_some_and(|group| group.status().failed.is_some())
+    }
+
+    /// The group to propose to; `Err`: this node does not lead it.
+    fn leading(&self) -> Result<Option<Group>, ()> {
+        let Some(group) = self.0.group.lock().clone() else { return Ok(None) };
+        let status = group.status();
+        let ready = *self.0.leads.borrow();
+        let leads = status.role == Role::Leader && ready == Some(status.term);
+        if leads { Ok(Some(group)) } else { Err(()) }
+    }
+
+    /// Checks a request, and queues its entry if it makes one.
+    pub(crate) fn step(&self, request: &Request) -> Step {
+        let Ok(group) = self.leading() else { return Step::NotLeading };
+        let now = self.now();
+        let mut state = self.lock();
+        let catalogue = self.0.modes.read();
+        let State { sessions, speculation, .. } = &mut *state;
+        let known = Known { sessions, catalogue: &catalogue, archived: None };
+        let admission = request.admit(speculation, known, now);
+        drop(catalogue);
+        let Some(entry) = admission.entry else {
+            let id = request.id();
+            let applied = state.sessions.get(id).map_or(0, weft_session::Session::position);
+            if admission.after <= applied {
+                return Step::Done(Ok(admission.answer));
+            }
+            let (ready, waits) = oneshot::channel();
+            state.waiting.entry(id.to_owned()).or_default().push((admission.after, ready));
+            return Step::Waiting(waits);
+        };
+        let Some(group) = group else {
+            self.apply_one(&mut state, entry);
+            return Step::Done(Ok(admission.answer));
+        };
+        let queued = encode_entry(&entry)
+            .map_err(|error| Unanswered::Refused(error.to_string()))
+            .and_then(|bytes| group.submit(bytes, WITHIN).map_err(Unanswered::from));
+        match queued {
+            // It has just lost the lead.
+            Err(Unanswered::NotLeading(_)) => {
+                state.forget(request.id());
+                Step::NotLeading
+            }
+            Ok(agreeing) => Step::Agreeing(Box::pin(agreeing), admission.answer),
+            Err(why) => {
+                state.forget(request.id());
+                Step::Done(Err(why))
+            }
+        }
+    }
+
+    /// Whether a request has an answer that does not depend on anything that is on its way.
+    fn settled(&self, request: &Request) -> Option<Answer> {
+        let state = self.lock();
+        let catalogue = self.0.modes.read();
+        let known = Known { sessions: &state.sessions, catalogue: &catalogue, archived: None };
+        let admission = request.admit(&mut Speculation::default(), known, self.now());
+        admission.entry.is_none().then_some(admission.answer)
+    }
+
+    /// Goes on from a first step until there is an answer.
+    pub(crate) async fn carry(
+        &self,
+        request: Request,
+        mut step: Step,
+    ) -> Result<Answer, Unanswered> {
+        for _ in 0..ATTEMPTS {
+            match step {
+                Step::Done(done) => return done,
+                Step::Waiting(ready) => {
+                    // It ends also when what was on its way is dropped.
+                    let _ = ready.await;
+                    if let Some(answer) = self.settled(&request) {
+                        return Ok(answer);
+                    }
+                }
+                Step::Agreeing(agreeing, answer) => match agreeing.await {
+                    Ok(done) if done.answer.first() == Some(&APPLIED) => return Ok(answer),
+                    Ok(done) if done.answer.first() == Some(&STALE) => {
+                        self.lock().forget(request.id());
+                    }
+                    Ok(_) => {
+                        self.lock().forget(request.id());
+                        let why = "the entry cannot be read by this version of weft";
+                        return Err(Unanswered::Unsure(why.to_owned()));
+                    }
+                    // Not done, and never will be: whoever leads next is to check it again.
+                    Err(ProposeError::NotLeader { .. }) => self.lock().forget(request.id()),
+                    Err(error) => {
+                        self.lock().forget(request.id());
+                        return Err(error.into());
+                    }
+                },
+                Step::NotLeading => {
+                    let mut leads = self.0.leads.subscribe();
+                    let lead = leads.wait_for(Option::is_some);
+                    if tokio::time::timeout(LEAD, lead).await.is_err() {
+                        let why = format!("this node does not lead `{}`", self.0.name);
+                        return Err(Unanswered::NotLeading(why));
+                    }
+                }
+            }
+            step = self.step(&request);
+        }
+        Err(Unanswered::Refused("the session changes too fast: send it again".to_owned()))
+    }
+
+    /// A request from its first step to its answer.
+    pub(crate) async fn run(&self, request: Request) -> Result<Answer, Unanswered> {
+        let step = self.step(&request);
+        self.carry(request, step).await
+    }
+
+    /// Does what is due (§8.1, §13.4), if this node leads.
+    pub(crate) fn sweep(&self) -> Vec<Request> {
+        if self.leading().is_err() {
+            return Vec::new();
+        }
+        let now = self.now();
+        let state = self.lock();
+        state.sessions.due(now).map(|id| Request::Sweep { id: id.to_owned() }).collect()
+    }
+
+    /// Mode, state and length of a session.
+    pub(crate) fn head(&self, id: &str) -> Option<SessionHead> {
+        let state = self.lock();
+        let session = state.sessions.get(id)?;
+        Some(SessionHead {
+            mode: session.mode().to_owned(),
+            state: convert::state(session.state()),
+            ordinal: session.last_ordinal(),
+        })
+    }
+
+    fn apply_one(&self, state: &mut State, entry: Entry) -> Progress {
+        let id = match &entry {
+            Entry::Records { session, .. } => Some(session.clone()),
+            Entry::Archive { .. } => None,
+        };
+        let done = state.sessions.apply(entry);
+        for effect in done.effects {
+            match effect {
+                Effect::Published { session, ordinal, .. } => {
+                    if let Some(followed) = state.followed.get(&session) {
+                        followed.send_replace(ordinal);
+                    }
+                }
+                Effect::Lifecycle { session, event } => {
+                    if self.0.happened.receiver_count() > 0
+                        && let Some(session) = state.sessions.get(&session)
+                    {
+                        let _ = self.0.happened.send(SessionEvent::Happened {
+                            what: convert::lifecycle(event),
+                            session: Box::new(convert::view(session)),
+                            at_ms: self.now(),
+                        });
+                    }
+                }
+                // Nothing is archived yet: the leader proposes no such entry.
+                Effect::Archived(_) => {}
+            }
+        }
+        if let Some(id) = id {
+            state.settle(&id);
+        }
+        done.progress
+    }
+}
+
+/// What became of an entry, as consensus hands it back: one of these.
+const APPLIED: u8 = 0;
+const STALE: u8 = 1;
+const UNREADABLE: u8 = 2;
+
+impl State {
+    fn settle(&mut self, id: &str) {
+        self.speculation.settle(&self.sessions, id);
+        let Some(waiting) = self.waiting.get_mut(id) else { return };
+        let applied = self.sessions.get(id).map_or(0, weft_session::Session::position);
+        // Dropping the sender wakes as well as sending does.
+        waiting.retain(|(after, _)| *after > applied);
+        if waiting.is_empty() {
+            self.waiting.remove(id);
+        }
+    }
+
+    fn forget(&mut self, id: &str) {
+        self.speculation.forget(id);
+        self.waiting.remove(id);
+    }
+
+    fn forget_all(&mut self) {
+        self.speculation.clear();
+        self.waiting.clear();
+    }
+
+    /// Told at each envelope of the session from now on.
+    pub(crate) fn follow(&mut self, id: &str) -> watch::Receiver<u64> {
+        let ordinal = self.sessions.get(id).map_or(0, weft_session::Session::last_ordinal);
+        let followed = self.followed.entry(id.to_owned());
+        followed.or_insert_with(|| watch::Sender::new(ordinal)).subscribe()
+    }
+
+    /// To be called when a follower has gone.
+    pub(crate) fn unfollow(&mut self, id: &str) {
+        if self.followed.get(id).is_some_and(|followed| followed.receiver_count() == 0) {
+            self.followed.remove(id);
+        }
+    }
+}
+
+impl Machine for Owned {
+    fn apply(&mut self, index: u64, commands: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let mut state = self.0.state.lock();
+        let one = |bytes: &Vec<u8>| match decode_entry(bytes) {
+            Ok(entry) => match self.apply_one(&mut state, entry) {
+                Progress::Applied { .. } => vec![APPLIED],
+                Progress::Stale { .. } => vec![STALE],
+            },
+            Err(error) => {
+                tracing::error!(group = %self.0.name, index, %error, "this node may differ from the others now");
+                vec![UNREADABLE]
+            }
+        };
+        commands.iter().map(one).collect()
+    }
+
+    fn snapshot(&self) -> Result<Image, MachineError> {
+        let bytes =
+            self.lock().sessions.to_bytes().map_err(|error| MachineError(error.to_string()))?;
+        Ok(Image { version: FORMAT, bytes })
+    }
+
+    fn restore(&mut self, image: &Image) -> Result<(), MachineError> {
+        let sessions = Sessions::from_bytes(&image.bytes)
+            .map_err(|error| MachineError(format!("sessions: {error}")))?;
+        let mut state = self.lock();
+        state.sessions = sessions;
+        state.forget_all();
+        let State { sessions, followed, .. } = &mut *state;
+        for (id, followed) in followed {
+            let ordinal = sessions.get(id).map_or(0, weft_session::Session::last_ordinal);
+            followed.send_replace(ordinal);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

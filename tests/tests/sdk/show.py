@@ -1,0 +1,619 @@
+"""Drives a node with the published Python SDK: `show.py <step> <address> [<file>]`.
+
+Steps: `all` (modes, refusals, streams, watches, policies, suspension), `write` (one open session and
+one resolved one, noted in the file), `read` (what `write` noted is there, by another daemon), `load` (sends
+and notes what was acknowledged until the node is gone), `verify` (all of that is there, each once),
+`tls` (a node with the certificate in the file).
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+import uuid
+
+import grpc
+from macp.v1 import core_pb2, envelope_pb2
+from macp_sdk import (
+    AuthConfig,
+    DecisionSession,
+    HandoffSession,
+    MacpAckError,
+    MacpClient,
+    MacpTransportError,
+    ProposalSession,
+    QuorumSession,
+    TaskSession,
+)
+from macp_sdk.client import macp_error_code
+from macp_sdk.envelope import build_envelope, serialize_message
+from macp_sdk.policy import (
+    CommitmentRules,
+    HandoffAcceptanceRules,
+    VotingRules,
+    build_decision_policy,
+    build_handoff_policy,
+)
+
+ADDRESS = sys.argv[2]
+SECONDS = 20
+
+
+def client(token, sender=None):
+    return MacpClient(
+        target=ADDRESS,
+        allow_insecure=True,
+        auth=AuthConfig.for_bearer(token, sender_hint=sender),
+        default_timeout=SECONDS,
+    )
+
+
+A, B, C = client("token-a", "agent://a"), client("token-b", "agent://b"), client("token-c", "agent://c")
+OBSERVER = client("token-observer", "agent://observer")
+MANAGER = client("token-manager", "agent://manager")
+AUTH = {c: c.auth for c in (A, B, C)}
+ALL = ["agent://a", "agent://b", "agent://c"]
+OPEN = envelope_pb2.SESSION_STATE_OPEN
+RESOLVED = envelope_pb2.SESSION_STATE_RESOLVED
+
+
+def refused(code, call, *args, **more):
+    """The call is refused in band with this code."""
+    try:
+        call(*args, **more)
+    except MacpAckError as error:
+        assert error.failure.code == code, (code, error.failure)
+        return error
+    raise AssertionError(f"accepted, expected {code}: {call} {args} {more}")
+
+
+def status(code, macp, call, *args, **more):
+    """The call ends with this status and this code in its metadata."""
+    try:
+        result = call(*args, **more)
+        if hasattr(result, "__next__"):
+            next(result)
+    except grpc.RpcError as error:
+        assert (error.code().name, macp_error_code(error)) == (code, macp), error
+        return error
+    except MacpTransportError as error:
+        assert (error.code, error.macp_code) == (code, macp), (error, error.code, error.macp_code)
+        return error
+    raise AssertionError(f"accepted, expected {macp}: {call} {args} {more}")
+
+
+def begin(kind, participants=ALL, **more):
+    session = kind(A, policy_version=more.pop("policy", "policy.default"))
+    ack = session.start(intent="a show", participants=participants, ttl_ms=more.pop("ttl_ms", 60_000), **more)
+    assert ack.ok and ack.session_state == OPEN, ack
+    return session
+
+
+def done(session, action, **more):
+    ack = session.commit(action=action, authority_scope="show", reason="because", **more)
+    assert ack.session_state == RESOLVED, ack
+    metadata = session.metadata().metadata
+    assert metadata.state == RESOLVED and metadata.initiator == "agent://a", metadata
+    refused("SESSION_NOT_OPEN", session.commit, action=action, authority_scope="s", reason="again", **more)
+    return session
+
+
+def decide(**more):
+    session = begin(DecisionSession, **more)
+    session.propose("p1", "blue", auth=AUTH[B])
+    session.evaluate("p1", "APPROVE", confidence=0.9, auth=AUTH[C])
+    for voter in (A, B, C):
+        session.vote("p1", "APPROVE", auth=AUTH[voter])
+    return session
+
+
+def modes():
+    done(decide(), "decision.approved")
+
+    session = begin(ProposalSession)
+    session.propose("p1", "one", auth=AUTH[B])
+    session.counter_propose("p2", "p1", "two", auth=AUTH[C])
+    for who in (A, B, C):
+        session.accept("p2", auth=AUTH[who])
+    done(session, "proposal.accepted")
+
+    session = begin(TaskSession)
+    session.request_task("t1", "do it", requested_assignee="agent://b")
+    session.accept_task("t1", auth=AUTH[B])
+    session.update_task("t1", status="half", progress=0.5, auth=AUTH[B])
+    session.complete_task("t1", output=b"done", auth=AUTH[B])
+    done(session, "task.completed")
+
+    session = begin(HandoffSession)
+    session.offer("h1", "agent://b", scope="all")
+    session.add_context("h1", context=b"notes")
+    session.accept_handoff("h1", auth=AUTH[B])
+    done(session, "handoff.accepted")
+
+    session = begin(QuorumSession)
+    session.request_approval("r1", "ship", required_approvals=2)
+    session.approve("r1", auth=AUTH[B])
+    refused("INVALID_ENVELOPE", session.commit, action="quorum.approved", authority_scope="s", reason="early")
+    session.approve("r1", auth=AUTH[C])
+    done(session, "quorum.approved")
+
+    # The extension that is always there, as the SDK has no helper for it.
+    sid = str(uuid.uuid4())
+    payload = core_pb2.SessionStartPayload(
+        intent="rounds", participants=ALL[:2], mode_version="1.0.0", configuration_version="config.default", ttl_ms=60_000
+    )
+    def said(kind, message, who):
+        envelope = build_envelope(
+            mode="ext.multi_round.v1", message_type=kind, session_id=sid, sender=who.auth.sender,
+            payload=message if isinstance(message, bytes) else serialize_message(message),
+        )
+        return who.send(envelope)
+    said("SessionStart", payload, A)
+    said("Contribute", b'{"value":"x"}', A)
+    said("Contribute", b'{"value":"x"}', B)
+    commitment = core_pb2.CommitmentPayload(
+        commitment_id="c", action="rounds.done", authority_scope="s", reason="equal", mode_version="1.0.0",
+        configuration_version="config.default", outcome_positive=True,
+    )
+    assert said("Commitment", commitment, A).session_state == RESOLVED
+
+
+def refusals():
+    session = begin(DecisionSession, participants=ALL[:2])
+    refused("FORBIDDEN", session.propose, "p", "x", auth=AUTH[C])
+    refused("INVALID_ENVELOPE", session.commit, action="decision.approved", authority_scope="s", reason="none")
+    session.propose("p", "x")
+    refused("INVALID_ENVELOPE", session.propose, "p", "again")
+    session.vote("p", "APPROVE")
+    refused("INVALID_ENVELOPE", session.vote, "p", "REJECT")
+    refused("FORBIDDEN", session.commit, action="decision.approved", authority_scope="s", reason="not mine", auth=AUTH[B])
+    # A spoofed sender, an unknown token, an unknown session.
+    spoofed = build_envelope(
+        mode=session.MODE, message_type="Vote", session_id=session.session_id, sender="agent://b", payload=b"",
+    )
+    refused("UNAUTHENTICATED", A.send, spoofed)
+    nobody = client("no-such-token", "agent://a")
+    refused("UNAUTHENTICATED", nobody.send, spoofed)
+    status("UNAUTHENTICATED", "UNAUTHENTICATED", nobody.get_session, session.session_id)
+    status("NOT_FOUND", "SESSION_NOT_FOUND", A.get_session, str(uuid.uuid4()))
+    status("PERMISSION_DENIED", "FORBIDDEN", C.get_session, session.session_id)
+    assert OBSERVER.get_session(session.session_id).metadata.state == OPEN
+    status("NOT_FOUND", "SESSION_NOT_FOUND", A.cancel_session, str(uuid.uuid4()), reason="none")
+    status("PERMISSION_DENIED", "FORBIDDEN", B.cancel_session, session.session_id, reason="not mine")
+    # The same message again is accepted once.
+    envelope = build_envelope(
+        mode=session.MODE, message_type="Vote", session_id=session.session_id, sender="agent://b",
+        payload=b"\n\x01p\x12\x07APPROVE",
+    )
+    assert not B.send(envelope).duplicate and B.send(envelope).duplicate
+    # Starts.
+    def start(token=A, mode=session.MODE, sid=None, **changes):
+        fields = dict(
+            intent="x", participants=ALL, mode_version="1.0.0", configuration_version="config.default",
+            policy_version="policy.default", ttl_ms=1000,
+        )
+        fields.update(changes)
+        payload = core_pb2.SessionStartPayload(**fields)
+        envelope = build_envelope(
+            mode=mode, message_type="SessionStart", session_id=sid or str(uuid.uuid4()), sender=token.auth.sender,
+            payload=serialize_message(payload),
+        )
+        return token.send(envelope)
+    refused("SESSION_ALREADY_EXISTS", start, sid=session.session_id)
+    refused("INVALID_SESSION_ID", start, sid="short")
+    refused("MODE_NOT_SUPPORTED", start, mode="macp.mode.none.v1")
+    refused("UNKNOWN_POLICY_VERSION", start, policy_version="policy.none")
+    refused("INVALID_POLICY_DEFINITION", start, mode="macp.mode.task.v1", policy_version="policy.std.majority")
+    for change in (dict(ttl_ms=0), dict(ttl_ms=86_400_001), dict(mode_version="9"), dict(participants=["a", "a"])):
+        refused("INVALID_ENVELOPE", start, **change)
+    refused("FORBIDDEN", start, token=client("token-nostart", "agent://nostart"))
+    refused("FORBIDDEN", start, token=client("token-task", "agent://task"))
+    one = client("token-one", "agent://one")
+    start(token=one, ttl_ms=60_000)
+    refused("RATE_LIMITED", start, token=one)
+    # Envelopes, which the SDK would not make.
+    def raw(**changes):
+        fields = dict(
+            macp_version="1.0", mode=session.MODE, message_type="Vote", message_id=str(uuid.uuid4()),
+            session_id=session.session_id, sender="agent://a",
+        )
+        fields.update(changes)
+        return A.send(envelope_pb2.Envelope(**fields))
+    refused("UNSUPPORTED_PROTOCOL_VERSION", raw, macp_version="2.0")
+    refused("INVALID_ENVELOPE", raw, message_id="")
+    refused("INVALID_ENVELOPE", raw, mode="macp.mode.task.v1")
+    refused("INVALID_ENVELOPE", raw, payload=b"\xff\xff")
+    refused("SESSION_NOT_FOUND", raw, session_id=str(uuid.uuid4()))
+    refused("PAYLOAD_TOO_LARGE", raw, payload=b"x" * 1_048_577)
+    # Time.
+    short = begin(DecisionSession, ttl_ms=300)
+    time.sleep(0.4)
+    refused("SESSION_NOT_OPEN", short.propose, "p", "late")
+    assert short.metadata().metadata.state == envelope_pb2.SESSION_STATE_EXPIRED
+    # Negotiation.
+    status_of = A.stub.Initialize
+    for versions, code in (([], "INVALID_REQUEST"), (["9.9"], "UNSUPPORTED_PROTOCOL_VERSION")):
+        request = core_pb2.InitializeRequest(supported_protocol_versions=versions)
+        status("INVALID_ARGUMENT", code, status_of, request)
+    status("NOT_FOUND", "AGENT_NOT_FOUND", A.get_manifest, "agent://nobody")
+    assert len(A.list_modes().modes) == 5 and A.get_manifest().manifest.agent_id == "macp-runtime"
+
+
+def read(stream, count):
+    return [stream.read(timeout=SECONDS) for _ in range(count)]
+
+
+def streams():
+    session = begin(DecisionSession)
+    passive = B.open_stream()
+    passive.send_subscribe(session.session_id, 0)
+    assert [e.message_type for e in read(passive, 1)] == ["SessionStart"]
+    # The sender gets its own envelope back.
+    active = A.open_stream()
+    errors = []
+    active.on_inline_error(errors.append)
+    active.send(session._propose_envelope("p1", "x", rationale="", supporting_data=b"", sender=None, auth=None))
+    assert read(active, 1)[0].message_type == "Proposal"
+    active.send(session._propose_envelope("p1", "twice", rationale="", supporting_data=b"", sender=None, auth=None))
+    active.send(session._vote_envelope("p1", "APPROVE", reason="", sender=None, auth=None))
+    assert read(active, 1)[0].message_type == "Vote"
+    assert [e.code for e in errors] == ["INVALID_ENVELOPE"] and errors[0].session_id == session.session_id, errors
+    assert [e.message_type for e in read(passive, 2)] == ["Proposal", "Vote"]
+    # Resumed: only what is new.
+    passive.close()
+    resumed = B.open_stream()
+    resumed.send_subscribe(session.session_id, 2)
+    session.vote("p1", "APPROVE", auth=AUTH[B])
+    later = read(resumed, 2)
+    assert [(e.message_type, e.sender) for e in later] == [("Vote", "agent://a"), ("Vote", "agent://b")], later
+    # Half-closed: what is there comes, then the end.
+    whole = OBSERVER.open_stream()
+    whole.send_subscribe(session.session_id, 0)
+    whole._requests.put(whole._END)
+    assert [e.message_type for e in whole.responses(timeout=SECONDS)] == ["SessionStart", "Proposal", "Vote", "Vote"]
+    # Refusals.
+    def ends(code, macp, frames, who=A):
+        stream = who.open_stream()
+        for frame in frames:
+            stream.send(frame)
+        status(code, macp, stream.read, timeout=SECONDS)
+    subscribe = core_pb2.StreamSessionRequest(subscribe_session_id=session.session_id)
+    vote = session._vote_envelope("p1", "APPROVE", reason="", sender="agent://a", auth=None)
+    both = core_pb2.StreamSessionRequest(subscribe_session_id=session.session_id, envelope=vote)
+    ends("INVALID_ARGUMENT", "INVALID_ENVELOPE", [both])
+    ends("INVALID_ARGUMENT", "INVALID_ENVELOPE", [core_pb2.StreamSessionRequest()])
+    none = core_pb2.StreamSessionRequest(subscribe_session_id=str(uuid.uuid4()))
+    ends("NOT_FOUND", "SESSION_NOT_FOUND", [none])
+    stranger = MANAGER.open_stream()
+    seen = []
+    stranger.on_inline_error(seen.append)
+    stranger.send(subscribe)
+    until(lambda: seen and seen[0].code == "FORBIDDEN")
+    status("UNAUTHENTICATED", "UNAUTHENTICATED", client("nobody", "x").open_stream().read, timeout=SECONDS)
+    # A whole session over one stream, from its start.
+    other = DecisionSession(A)
+    stream = A.open_stream()
+    stream.send(other._start_envelope(
+        intent="x", participants=ALL, ttl_ms=60_000, context_id="", extensions=None, roots=None, max_suspend_ms=0,
+        sender=None, auth=None,
+    ))
+    stream.send(other._propose_envelope("p", "x", rationale="", supporting_data=b"", sender=None, auth=None))
+    stream.send(other._commit_envelope(
+        action="decision.approved", authority_scope="s", reason="r", commitment_id=None, outcome_positive=True,
+        sender=None, auth=None,
+    ))
+    assert [e.message_type for e in read(stream, 3)] == ["SessionStart", "Proposal", "Commitment"]
+
+
+def until(condition):
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.01)
+
+
+class Watched:
+    """Collects what a watch yields."""
+
+    def __init__(self, items):
+        self.items, self.error = [], None
+        self.thread = threading.Thread(target=self._run, args=(items,), daemon=True)
+        self.thread.start()
+
+    def _run(self, items):
+        try:
+            for item in items:
+                self.items.append(item)
+        except Exception as error:  # noqa: BLE001
+            self.error = error
+
+    def wait(self, condition):
+        until(lambda: self.error or condition(self.items))
+        assert self.error is None, self.error
+
+
+def watches():
+    before = begin(DecisionSession)
+    sessions = Watched(OBSERVER.watch_sessions(timeout=60))
+    sessions.wait(lambda items: any(i.event.session.session_id == before.session_id for i in items))
+    signals = Watched(OBSERVER.watch_signals(timeout=60))
+    roots = Watched(A.watch_roots(timeout=60))
+    registry = Watched(A.watch_mode_registry(timeout=60))
+    policies = Watched(A.watch_policies(timeout=60))
+    for watch in (roots, registry, policies):
+        watch.wait(lambda items: len(items) == 1)
+    assert len(policies.items[0].descriptors) >= 4 and registry.items[0].change.registry == "modes"
+
+    session = decide()
+    session.suspend(reason="a pause")
+    session.resume(reason="on")
+    done(session, "decision.approved")
+    before.cancel(reason="enough")
+    kind = core_pb2.SessionLifecycleEvent.EventType
+    def kinds(sid):
+        return [kind.Name(i.event.event_type) for i in sessions.items if i.event.session.session_id == sid]
+    expected = [f"EVENT_TYPE_{what}" for what in ("CREATED", "SUSPENDED", "RESUMED", "RESOLVED")]
+    sessions.wait(lambda items: kinds(session.session_id) == expected)
+    sessions.wait(lambda items: kinds(before.session_id) == ["EVENT_TYPE_CREATED", "EVENT_TYPE_CANCELLED"])
+
+    # A watch is live once its headers are there; signals have nothing to wait for.
+    def heard(items):
+        A.send_signal(signal_type="ping", data=b"1", confidence=0.5)
+        return any(i.envelope.message_type == "Signal" and i.sender_authenticated for i in items)
+    signals.wait(heard)
+    A.send_progress(session_id=before.session_id, mode=before.MODE, progress_token="t", progress=1.0, total=2.0)
+    signals.wait(lambda items: any(i.envelope.message_type == "Progress" for i in items))
+
+    descriptor = core_pb2.ModeDescriptor(
+        mode="ext.show.v1", mode_version="1.0.0", title="show", message_types=["SessionStart", "Note", "Commitment"],
+        terminal_message_types=["Commitment"],
+    )
+    status("PERMISSION_DENIED", "FORBIDDEN", A.register_ext_mode, descriptor)
+    assert MANAGER.register_ext_mode(descriptor).ok
+    registry.wait(lambda items: len(items) == 2)
+    assert "ext.show.v1" in [m.mode for m in A.list_ext_modes().modes]
+    promoted = MANAGER.promote_mode("ext.show.v1", "show.v1")
+    assert promoted.ok and promoted.mode == "show.v1", promoted
+    assert [m.mode for m in A.list_modes().modes][-1] == "show.v1"
+    registry.wait(lambda items: len(items) == 3)
+
+    policy = build_decision_policy("policy.show", "watched", voting=VotingRules(algorithm="majority"))
+    MANAGER.register_policy(policy)
+    policies.wait(lambda items: any(p.policy_id == "policy.show" for p in items[-1].descriptors))
+    MANAGER.unregister_policy("policy.show")
+    policies.wait(lambda items: all(p.policy_id != "policy.show" for p in items[-1].descriptors))
+
+
+def policies():
+    strict = build_decision_policy(
+        "policy.strict", "majority of two", voting=VotingRules(algorithm="majority", quorum_type="count", quorum_value=2),
+        commitment=CommitmentRules(authority="any_participant", require_vote_quorum=True),
+    )
+    status("PERMISSION_DENIED", "FORBIDDEN", A.register_policy, strict)
+    MANAGER.register_policy(strict)
+    assert A.get_policy("policy.strict").policy_descriptor.mode == "macp.mode.decision.v1"
+    status("NOT_FOUND", "UNKNOWN_POLICY_VERSION", A.get_policy, "policy.none")
+    session = begin(DecisionSession, policy="policy.strict")
+    # The session keeps its policy.
+    MANAGER.unregister_policy("policy.strict")
+    session.propose("p", "x")
+    session.vote("p", "APPROVE")
+    error = refused("POLICY_DENIED", session.commit, action="decision.approved", authority_scope="s", reason="r")
+    assert error.failure.reasons, error.failure
+    session.vote("p", "APPROVE", auth=AUTH[B])
+    ack = session.commit(action="decision.approved", authority_scope="s", reason="r", auth=AUTH[B])
+    assert ack.session_state == RESOLVED, ack
+    outcome = A.what_if_replay(session.session_id, A.get_policy("policy.std.unanimous").policy_descriptor)
+    assert len(outcome.entries) == 5 and outcome.first_divergence == 4, outcome
+    assert outcome.entries[4].candidate.error_code == "FORBIDDEN", outcome
+    receipt = A.get_decision_receipt(session.session_id)
+    assert receipt.raw == B.get_decision_receipt(session.session_id).raw
+    assert json.loads(receipt.raw)["commitment"]["action"] == "decision.approved"
+    assert A.get_receipt_keys() is not None
+    open_one = begin(DecisionSession)
+    status("FAILED_PRECONDITION", "RECEIPT_UNAVAILABLE", A.get_decision_receipt, open_one.session_id)
+    # A policy under which the server speaks for the target.
+    implicit = build_handoff_policy(
+        "policy.implicit", "at once", acceptance=HandoffAcceptanceRules(implicit_accept_timeout_ms=200)
+    )
+    MANAGER.register_policy(implicit)
+    handoff = begin(HandoffSession, policy="policy.implicit")
+    handoff.offer("h", "agent://b")
+    stream = B.open_stream()
+    stream.send_subscribe(handoff.session_id, 2)
+    accept = stream.read(timeout=SECONDS)
+    assert (accept.message_type, accept.message_id) == ("HandoffAccept", "implicit-accept:h"), accept
+    done(handoff, "handoff.accepted")
+
+
+def suspension():
+    session = begin(DecisionSession, ttl_ms=60_000)
+    before = session.metadata().metadata.expires_at_unix_ms
+    assert session.suspend(reason="wait").session_state == envelope_pb2.SESSION_STATE_SUSPENDED
+    refused("SESSION_NOT_OPEN", session.propose, "p", "x")
+    refused("SESSION_NOT_OPEN", session.suspend, reason="twice")
+    time.sleep(0.2)
+    assert session.resume(reason="on").session_state == OPEN
+    refused("SESSION_NOT_OPEN", session.resume, reason="twice")
+    assert session.metadata().metadata.expires_at_unix_ms >= before + 200
+    session.propose("p", "x")
+    assert session.cancel(reason="over").session_state == envelope_pb2.SESSION_STATE_CANCELLED
+    assert session.cancel(reason="again").session_state == envelope_pb2.SESSION_STATE_CANCELLED
+    # Suspended for too long.
+    short = begin(DecisionSession, max_suspend_ms=50)
+    short.suspend(reason="wait")
+    time.sleep(0.1)
+    refused("SESSION_NOT_OPEN", short.resume, reason="late")
+    assert short.metadata().metadata.state == envelope_pb2.SESSION_STATE_EXPIRED
+
+
+def lists():
+    ids = sorted(begin(DecisionSession).session_id for _ in range(5))
+    found, token, pages = [], "", 0
+    while True:
+        batch, token = A.list_sessions_page(page_size=2, page_token=token)
+        found += [s.session_id for s in batch]
+        pages += 1
+        if not token:
+            break
+    assert found == sorted(found) and set(ids) <= set(found) and pages >= 3
+    status("INVALID_ARGUMENT", "INVALID_REQUEST", A.list_sessions_page, page_token="nonsense")
+    status("INVALID_ARGUMENT", "INVALID_REQUEST", A.list_sessions_page, page_size=-1)
+
+
+def limits():
+    # Last: it uses this sender's minute up.
+    busy = client("token-busy", "agent://busy")
+    for _ in range(600):
+        busy.send_signal(signal_type="ping")
+    refused("RATE_LIMITED", busy.send_signal, signal_type="ping")
+
+
+def write():
+    session = decide()
+    ended = done(decide(), "decision.approved")
+    with open(sys.argv[3], "w") as notes:
+        json.dump({"open": session.session_id, "ended": ended.session_id}, notes)
+
+
+def again():
+    with open(sys.argv[3]) as notes:
+        noted = json.load(notes)
+    for sid, state, count in ((noted["open"], OPEN, 6), (noted["ended"], RESOLVED, 7)):
+        metadata = A.get_session(sid).metadata
+        assert metadata.state == state, metadata
+        assert sum(a.message_count for a in metadata.participant_activity) == count - 1
+        stream = OBSERVER.open_stream()
+        stream.send_subscribe(sid, 0)
+        types = [e.message_type for e in read(stream, count)]
+        assert types[0] == "SessionStart" and len(types) == count, types
+        stream.close()
+    session = DecisionSession(A, session_id=noted["open"])
+    ack = session.commit(action="decision.approved", authority_scope="s", reason="r")
+    assert ack.session_state == RESOLVED, ack
+    assert A.get_policy("policy.implicit").policy_descriptor.mode == "macp.mode.handoff.v1"
+
+
+def tls():
+    """The file is the certificate; a plain-text client gets nowhere."""
+    with open(sys.argv[3], "rb") as pem:
+        certificate = pem.read()
+    auth = AuthConfig.for_bearer("token-a", sender_hint="agent://a")
+    safe = MacpClient(target=ADDRESS, root_certificates=certificate, auth=auth, default_timeout=SECONDS)
+    assert safe.initialize().selected_protocol_version == "1.0"
+    session = DecisionSession(safe)
+    assert session.start(intent="x", participants=["agent://a"], ttl_ms=1000).ok
+    # Health and reflection, by hand: the messages are small.
+    channel = grpc.secure_channel(ADDRESS, grpc.ssl_channel_credentials(certificate))
+    for name in (b"", b"\n\x1amacp.v1.MACPRuntimeService"):
+        assert channel.unary_unary("/grpc.health.v1.Health/Check")(name, timeout=SECONDS) == b"\x08\x01"
+    reflection = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+    assert b"macp.v1.MACPRuntimeService" in next(reflection(iter([b"\x3a\x00"]), timeout=SECONDS))
+    # Bytes that are no message, and one that is too large.
+    for body, code in ((b"\xff\xff\xff", "INTERNAL"), (b"\n\xff\xff\x7f" + b"x" * 2097151, "OUT_OF_RANGE")):
+        try:
+            channel.unary_unary("/macp.v1.MACPRuntimeService/Send")(body, timeout=SECONDS)
+            raise AssertionError("accepted")
+        except grpc.RpcError as error:
+            assert error.code().name == code, error
+    try:
+        A.initialize(timeout=2)
+        raise AssertionError("plain text is served beside TLS")
+    except grpc.RpcError:
+        pass
+
+
+def load():
+    """Sends without end and notes what was acknowledged, until the node is gone."""
+    notes = open(sys.argv[3], "a", buffering=1)
+    def one(n):
+        own = client(f"token-load-{n}", f"agent://load-{n}")
+        session = DecisionSession(own, session_id=str(uuid.uuid4()))
+        try:
+            session.start(intent="load", participants=[own.auth.sender], ttl_ms=600_000)
+            for m in range(590):
+                envelope = session._propose_envelope(
+                    f"p{m}", "x", rationale="", supporting_data=b"", sender=None, auth=None
+                )
+                ack = own.send(envelope)
+                assert ack.ok and not ack.duplicate, ack
+                notes.write(f"{session.session_id} {envelope.message_id}\n")
+        except (grpc.RpcError, MacpTransportError):
+            pass
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def steady():
+    """Follows a session and sends to it, until the file is there, whatever becomes of its owner."""
+    session = begin(DecisionSession, ttl_ms=600_000)
+    followers = [B.open_stream() for _ in range(10)]
+    for stream in followers:
+        stream.send_subscribe(session.session_id, 0)
+        assert read(stream, 1)[0].message_type == "SessionStart"
+    print("following", flush=True)
+    sent = []
+    while not os.path.exists(sys.argv[3]):
+        assert len(sent) < 550, "nobody made an end"
+        name = f"p{len(sent)}"
+        envelope = session._propose_envelope(name, "x", rationale="", supporting_data=b"", sender=None, auth=None)
+        # The same message again, if it is not known what became of it.
+        for _ in range(100):
+            ack = A.send(envelope, raise_on_nack=False)
+            if ack.ok:
+                break
+            assert ack.error.code == "INTERNAL_ERROR", ack
+            time.sleep(0.05)
+        assert ack.ok, ack
+        sent.append(envelope.message_id)
+        if len(sent) % 10 == 0:
+            print(f"sent {len(sent)}", flush=True)
+        time.sleep(0.01)
+    for stream in followers:
+        assert [e.message_id for e in read(stream, len(sent))] == sent
+    print(f"steady: {len(sent)} envelopes, each once and in order on {len(followers)} streams, 0.0 s")
+
+
+def verify():
+    """All that was acknowledged is there, each once."""
+    acknowledged = {}
+    with open(sys.argv[3]) as notes:
+        for line in notes:
+            # The last line may have been cut off with its writer.
+            words = line.split()
+            if line.endswith("\n") and len(words) == 2:
+                acknowledged.setdefault(words[0], []).append(words[1])
+    lost = more = 0
+    for sid, ids in acknowledged.items():
+        stream = OBSERVER.open_stream()
+        stream.send_subscribe(sid, 0)
+        stream._requests.put(stream._END)
+        there = [e.message_id for e in stream.responses(timeout=SECONDS)]
+        assert len(there) == len(set(there)), "an envelope is there twice"
+        lost += len(set(ids) - set(there))
+        more += len(there) - 1 - len(ids)
+    total = sum(len(ids) for ids in acknowledged.values())
+    print(f"verify: {total} acknowledged, {lost} lost, {more} more there than acknowledged, 0.0 s")
+    assert lost == 0
+
+
+STEPS = {
+    "all": [modes, refusals, streams, watches, policies, suspension, lists, limits],
+    "write": [write],
+    "read": [again],
+    "load": [load],
+    "verify": [verify],
+    "tls": [tls],
+    "steady": [steady],
+}
+
+if sys.argv[1] != "tls":
+    assert "1.0" == A.initialize().selected_protocol_version
+for step in STEPS[sys.argv[1]]:
+    started = time.monotonic()
+    step()
+    print(f"{step.__name__}: {time.monotonic() - started:.2f} s", flush=True)

@@ -1,0 +1,373 @@
+//! MACP sessions as their clients have them: the published Python SDK against one real node.
+
+use std::fs::{self, File};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::fs::FlockOperation;
+use serde_json::Value;
+use weft_tests::{bin_dir, ends, eventually, kill_9, run};
+use weft_wire::{Clock, SystemClock};
+
+/// The client, as published.
+const SDK: &str = "macp-sdk-python==0.22.0";
+/// Installing it from the package index may take so long.
+const INSTALL: Duration = Duration::from_secs(300);
+/// One run of the script may take so long.
+const SHOW: Duration = Duration::from_secs(180);
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk").join(name)
+}
+
+/// Runs a program to its end, or kills it at the deadline; what it printed, or why it failed.
+fn bounded(command: &mut Command, within: Duration) -> Result<String, String> {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("out");
+    let out = File::create(&path).expect("a file");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(out.try_clone().expect("a second handle"))
+        .stderr(out)
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    let start = SystemClock.now();
+    let status = loop {
+        match child.try_wait().expect("a child can be waited for") {
+            Some(status) => break Some(status),
+            None if start.elapsed() > within => {
+                let _ = child.kill();
+                let _ = child.wait();
+                break None;
+            }
+            None => std::thread::park_timeout(Duration::from_millis(10)),
+        }
+    };
+    let printed = fs::read_to_string(path).unwrap_or_default();
+    match status {
+        Some(status) if status.success() => Ok(printed),
+        Some(status) => Err(format!("{status}\n{printed}")),
+        None => Err(format!("not within {within:?}\n{printed}")),
+    }
+}
+
+/// A Python that has the SDK, installed once into a virtual environment; `None`: the test is to be
+/// skipped, which was said.
+fn python() -> Option<PathBuf> {
+    match installed() {
+        Ok(python) => Some(python),
+        Err(why) => {
+            let test = std::thread::current().name().unwrap_or("a test").to_owned();
+            let must = std::env::var_os("CI").is_some_and(|ci| ci == "true");
+            assert!(!must, "{test} cannot run: {why}");
+            eprintln!("SKIPPED {test}: {why}");
+            None
+        }
+    }
+}
+
+fn installed() -> Result<PathBuf, String> {
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    fs::create_dir_all(home).map_err(|error| error.to_string())?;
+    // Tests run in processes of their own: one installs, the others wait.
+    let lock = File::create(home.join("macp-sdk.lock")).map_err(|error| error.to_string())?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(|error| error.to_string())?;
+    let (venv, done) = (home.join("macp-sdk"), home.join("macp-sdk.done"));
+    let python = venv.join("bin/python");
+    if fs::read_to_string(&done).is_ok_and(|which| which == SDK) && python.is_file() {
+        return Ok(python);
+    }
+    bounded(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv), INSTALL)
+        .map_err(|error| format!("no virtual environment of python3: {error}"))?;
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", SDK];
+    bounded(Command::new(&python).args(pip), INSTALL)
+        .map_err(|error| format!("{SDK} cannot be installed: {error}"))?;
+    fs::write(done, SDK).map_err(|error| error.to_string())?;
+    Ok(python)
+}
+
+/// A daemon; killed when dropped.
+struct Daemon {
+    child: Child,
+    dir: PathBuf,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines.get(lines.len().saturating_sub(40)..).unwrap_or_default();
+            eprintln!("the daemon's log:\n{}", tail.join("\n"));
+        }
+    }
+}
+
+/// Makes a cluster of one node in `dir`.
+fn init(dir: &Path) {
+    run(Command::new(bin_dir().join("weft"))
+        .env("WEFT_CONFIG", dir.join("weft.toml"))
+        .args(["init", "--name", "n1", "--operator", "ops"])
+        .args(["--bind", "127.0.0.1:0", "--gateway", "127.0.0.1:0", "--data"])
+        .arg(dir.join("n1")))
+    .ok();
+}
+
+impl Daemon {
+    fn spawn(dir: &Path, command: &mut Command) -> Self {
+        let log = File::options().create(true).append(true).open(dir.join("log")).expect("a log");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("weftd starts");
+        Self { child, dir: dir.to_owned() }
+    }
+
+    /// The node of [`init`], serving sessions.
+    fn start(dir: &Path) -> Self {
+        let tokens = file("tokens.json");
+        Self::spawn(
+            dir,
+            Command::new(bin_dir().join("weftd"))
+                .args(["run", "--config"])
+                .arg(dir.join("n1/node.toml"))
+                .args(["--set", "sessions.bind=127.0.0.1:0", "--set"])
+                .arg(format!("sessions.tokens_file={}", tokens.display()))
+                .args(["--set", "sessions.allow_insecure=true", "--set", "chaos.enabled=true"]),
+        )
+    }
+
+    /// Where it serves sessions, once it does.
+    fn address(&self) -> String {
+        eventually("sessions are served", || {
+            let text = fs::read_to_string(self.dir.join("n1/ports.json")).ok()?;
+            let ports: Value = serde_json::from_str(&text).ok()?;
+            let address = ports["sessions"].as_str().filter(|address| !address.is_empty())?;
+            TcpStream::connect(address).ok()?;
+            Some(address.to_owned())
+        })
+    }
+
+    fn kill_9(&mut self) {
+        kill_9(self.child.id());
+        let _ = self.child.wait();
+    }
+}
+
+#[track_caller]
+fn show(python: &Path, step: &str, address: &str, notes: &Path) {
+    let mut command = Command::new(python);
+    command.arg(file("show.py")).args([step, address]).arg(notes);
+    let printed = bounded(&mut command, SHOW).unwrap_or_else(|error| panic!("{step}: {error}"));
+    for line in printed.lines().filter(|line| line.ends_with(" s")) {
+        println!("{line}");
+    }
+}
+
+#[test]
+fn the_published_python_sdk_drives_a_node_and_finds_everything_again_after_kill_9() {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let notes = dir.path().join("notes.json");
+    init(dir.path());
+    let mut daemon = Daemon::start(dir.path());
+    let address = daemon.address();
+    show(&python, "all", &address, &notes);
+    show(&python, "write", &address, &notes);
+    daemon.kill_9();
+    let daemon = Daemon::start(dir.path());
+    assert_eq!(daemon.address(), address, "a port that was asked for is kept");
+    show(&python, "read", &address, &notes);
+}
+
+#[test]
+fn whatever_was_acknowledged_before_kill_9_is_there_once_afterwards() {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    init(dir.path());
+    let mut daemon = Daemon::start(dir.path());
+    for round in 0..3 {
+        let address = daemon.address();
+        let notes = dir.path().join(format!("notes-{round}"));
+        let mut loader = Command::new(&python)
+            .arg(file("show.py"))
+            .args(["load", &address])
+            .arg(&notes)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the loader starts");
+        // In the middle of the load, at another point each time.
+        eventually("messages are acknowledged", || {
+            let noted = fs::read_to_string(&notes).unwrap_or_default();
+            let ended = loader.try_wait().expect("a child can be waited for");
+            assert!(ended.is_none(), "the loader ended before the daemon: {ended:?}");
+            (noted.lines().count() > 300 + round * 171).then_some(())
+        });
+        daemon.kill_9();
+        let ended = eventually("the loader ends", || loader.try_wait().ok().flatten());
+        assert!(ended.success(), "{ended}");
+        daemon = Daemon::start(dir.path());
+        show(&python, "verify", &daemon.address(), &notes);
+    }
+}
+
+#[test]
+fn streams_go_on_without_gap_or_duplicate_when_the_actor_of_sessions_is_made_anew() {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    init(dir.path());
+    let daemon = Daemon::start(dir.path());
+    let (out, end) = (dir.path().join("out"), dir.path().join("end"));
+    let printed = File::create(&out).expect("a file");
+    let mut client = Command::new(&python)
+        .arg(file("show.py"))
+        .args(["steady", &daemon.address()])
+        .arg(&end)
+        .stdin(Stdio::null())
+        .stdout(printed.try_clone().expect("a second handle"))
+        .stderr(printed)
+        .spawn()
+        .expect("the client starts");
+    let read = || fs::read_to_string(&out).unwrap_or_default();
+    eventually("it follows", || read().contains("following").then_some(()));
+    let restarts = || {
+        let done = run(Command::new(bin_dir().join("weft"))
+            .env("WEFT_CONFIG", dir.path().join("weft.toml"))
+            .args(["actors", "--json"]))
+        .ok();
+        let rows = done.json();
+        let rows = rows["actors"].as_array().or_else(|| rows.as_array()).cloned();
+        let row = rows.unwrap_or_default().into_iter().find(|row| row["path"] == "session");
+        row.and_then(|row| row["restarts"].as_u64()).expect("a row of the actor")
+    };
+    for (n, how) in (1u64..).zip([["actors", "restart"], ["chaos", "panic"], ["chaos", "panic"]]) {
+        run(Command::new(bin_dir().join("weft"))
+            .env("WEFT_CONFIG", dir.path().join("weft.toml"))
+            .args(how)
+            .arg("session@n1"))
+        .ok();
+        eventually("it was made anew", || (restarts() >= n).then_some(()));
+        let (so_far, more) = (read().matches("sent ").count(), format!("sent {}0", n * 3));
+        eventually("it goes on", || {
+            let printed = read();
+            (printed.matches("sent ").count() > so_far && printed.contains(&more)).then_some(())
+        });
+    }
+    fs::write(&end, "").expect("writes");
+    let ended = eventually("the client ends", || client.try_wait().ok().flatten());
+    assert!(ended.success(), "{}", read());
+    print!("{}", read());
+}
+
+/// `weftd run --session-only` without any setting.
+fn sessions_only() -> Command {
+    let mut command = Command::new(bin_dir().join("weftd"));
+    command.args(["run", "--session-only"]);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MACP_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// With a port that was free a moment ago: nobody is told which one the system would choose.
+fn free_address() -> String {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    free.local_addr().expect("its address").to_string()
+}
+
+#[test]
+fn the_example_of_the_guide_runs() {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/sessions.md");
+    let guide = fs::read_to_string(guide).expect("the guide");
+    let example = guide.split("```python").nth(1).and_then(|rest| rest.split("```").next());
+    let address = free_address();
+    let script = dir.path().join("example.py");
+    let example = example.expect("an example").replace("127.0.0.1:50051", &address);
+    fs::write(&script, example).expect("writes");
+    let _daemon = Daemon::spawn(
+        dir.path(),
+        sessions_only()
+            .env("MACP_ALLOW_INSECURE", "1")
+            .env("MACP_DATA_DIR", dir.path().join("data"))
+            .env("MACP_BIND_ADDR", &address),
+    );
+    eventually("it listens", || TcpStream::connect(&address).ok());
+    let printed = bounded(Command::new(python).arg(script), SHOW);
+    let printed = printed.unwrap_or_else(|error| panic!("{error}"));
+    assert!(printed.contains("SESSION_STATE_RESOLVED"), "{printed}");
+    assert!(printed.trim_end().ends_with("SessionStart\nProposal\nVote\nCommitment"), "{printed}");
+}
+
+#[test]
+fn with_a_certificate_only_tls_is_served() {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+    let (certificate, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    fs::write(&certificate, made.cert.pem()).expect("writes");
+    fs::write(&key, made.signing_key.serialize_pem()).expect("writes");
+    let address = free_address();
+    let daemon = Daemon::spawn(
+        dir.path(),
+        sessions_only()
+            .env("MACP_AUTH_TOKENS_FILE", file("tokens.json"))
+            .env("MACP_TLS_CERT_PATH", &certificate)
+            .env("MACP_TLS_KEY_PATH", &key)
+            .env("MACP_MEMORY_ONLY", "1")
+            .env("MACP_BIND_ADDR", &address),
+    );
+    eventually("it listens", || TcpStream::connect(&address).ok());
+    show(&python, "tls", &address, &certificate);
+    drop(daemon);
+    // A key that is none is told at once.
+    fs::write(&key, "no key").expect("writes");
+    let done = ends(
+        sessions_only()
+            .env("MACP_AUTH_TOKENS_FILE", file("tokens.json"))
+            .env("MACP_TLS_CERT_PATH", &certificate)
+            .env("MACP_TLS_KEY_PATH", &key)
+            .env("MACP_MEMORY_ONLY", "1")
+            .env("MACP_BIND_ADDR", &address),
+    );
+    assert!(done.code != 0 && done.stderr.contains("certificate or its key"), "{done:?}");
+}
+
+#[test]
+fn a_daemon_for_sessions_only_refuses_what_the_reference_refuses_and_stops_well() {
+    let done = ends(&mut sessions_only());
+    assert_ne!(done.code, 0);
+    assert!(done.stderr.contains("no authentication configured"), "{done:?}");
+    let done =
+        ends(sessions_only().env("MACP_ALLOW_INSECURE", "1").env("MACP_BIND_ADDR", "nowhere"));
+    assert!(done.code != 0 && done.stderr.contains("MACP_BIND_ADDR"), "{done:?}");
+
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let data = dir.path().join("data");
+    let address = free_address();
+    let mut command = sessions_only();
+    command
+        .env("MACP_ALLOW_INSECURE", "1")
+        .env("MACP_BIND_ADDR", &address)
+        .env("MACP_DATA_DIR", &data);
+    let mut daemon = Daemon::spawn(dir.path(), &mut command);
+    eventually("it listens", || TcpStream::connect(&address).ok());
+    // One writer per data directory.
+    let second = ends(command.env("MACP_BIND_ADDR", "127.0.0.1:0"));
+    assert!(second.code != 0 && second.stderr.contains("another process"), "{second:?}");
+    let pid = i32::try_from(daemon.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::TERM)
+        .expect("it runs");
+    let status = eventually("it stops", || daemon.child.try_wait().ok().flatten());
+    assert_eq!(status.code(), Some(0));
+}
