@@ -19,6 +19,22 @@ fn uuid(n: u128) -> Uuid {
     Uuid::from_u128(n)
 }
 
+fn rollout() -> Rollout {
+    Rollout {
+        operation: 7,
+        other: Version { revision: 1, spec: spec(), epochs: vec![("api".into(), 2)] },
+        order: UpdateOrder::StartFirst,
+        order_reason: "it has host ports".into(),
+        extra: 1,
+        extra_other: true,
+        updated: [1, 3].into(),
+        canary: 1,
+        phase: RolloutPhase::Back,
+        reason: "web/4 failed".into(),
+        since: WallTime::from_micros(1),
+    }
+}
+
 fn node() -> NodeId {
     NodeId::new(uuid(2))
 }
@@ -322,6 +338,7 @@ fn lines() -> Vec<String> {
         line(&ReadState { consistent: true }),
         line(&ReadAgreement {}),
         line(&ReadHead {}),
+        line(&ReadHistory { service: "web".into() }),
         line(&PlanPlacement { lost: vec![node()], spec: Some(Box::new(spec())) }),
         line(&IssueToken { ttl_secs: 3600, name: "n2".into() }),
         line(&JoinCluster {
@@ -428,6 +445,7 @@ fn lines() -> Vec<String> {
         line(&RemoveNode { request, node: "n3".into(), force: true }),
         line(&DescribeNode {}),
         line(&ClusterOperations { id: 7 }),
+        line(&ServiceHistory { service: "web".into() }),
     ];
     for command in commands() {
         lines.push(line(&Propose { request, command }));
@@ -473,6 +491,8 @@ fn lines() -> Vec<String> {
         lines.push(value("event", &EventItem::Event(Box::new(Event { kind, ..event() }))));
     }
     lines.push(value("operation", &operation()));
+    lines.push(value("rollout", &rollout()));
+    lines.push(value("rollout-step", &RolloutStep::Update(vec![1, 2])));
     lines.push(value(
         "leases",
         &vec![
