@@ -38,6 +38,8 @@ enum At {
 #[derive(Debug)]
 struct Evacuation {
     node: NodeId,
+    /// The operation, if this is one.
+    operation: Option<u64>,
     replicas: BTreeMap<ReplicaKey, At>,
 }
 
@@ -49,14 +51,23 @@ struct Line {
 }
 
 impl Evacuation {
-    fn new(node: NodeId) -> Self {
-        Self { node, replicas: BTreeMap::new() }
+    fn new(node: NodeId, operation: Option<u64>) -> Self {
+        Self { node, operation, replicas: BTreeMap::new() }
     }
 
     /// Takes what is agreed, and what the leader would do next, if it could be asked; says what
     /// to print.
     fn look(&mut self, state: &StateView, plan: Option<&PlacementPlan>) -> Vec<Line> {
-        for place in state.placements.iter().filter(|place| place.node == self.node) {
+        // All of it may be on its way, or gone, before the first look.
+        let begun = state.operations.iter().filter(|known| Some(known.id) == self.operation);
+        for key in begun.flat_map(|known| &known.replicas) {
+            self.replicas.entry(key.clone()).or_insert(At::Here(None));
+        }
+        let here = |place: &&weft_protocol::Placement| {
+            place.node == self.node
+                || place.previous.is_some_and(|old| old.node == self.node && !old.lost)
+        };
+        for place in state.placements.iter().filter(here) {
             let key = ReplicaKey { service: place.service.clone(), replica: place.replica };
             self.replicas.entry(key).or_insert(At::Here(None));
         }
@@ -170,14 +181,14 @@ pub(crate) async fn drain(app: &App, target: &str, change: Change) -> Result<Exi
     let applied = mark(app, &attached, row.id, true).await?;
     app.output.progress(marked(&row, &applied));
     if change.no_wait {
-        let mut view = Evacuation::new(row.id).view(&row, &StateView::default(), false);
+        let mut view = Evacuation::new(row.id, None).view(&row, &StateView::default(), false);
         view.operation = operation(&applied);
         if app.output.json {
             app.output.document(&view)?;
         }
         return Ok(Exit::Ok);
     }
-    let mut view = watch(app, &attached, &row).await?;
+    let mut view = watch(app, &attached, &row, &applied).await?;
     view.operation = operation(&applied);
     if app.output.json {
         app.output.document(&view)?;
@@ -192,7 +203,7 @@ pub(crate) async fn drain(app: &App, target: &str, change: Change) -> Result<Exi
 pub(crate) async fn undrain(app: &App, target: &str, dry_run: bool) -> Result<Exit> {
     let attached = app.attach().await?;
     let row = node(app, &attached, target).await?;
-    let mut view = Evacuation::new(row.id).view(&row, &StateView::default(), false);
+    let mut view = Evacuation::new(row.id, None).view(&row, &StateView::default(), false);
     if dry_run {
         let text = format!("would let node {} take work again", row.name);
         app.output.result(&view, text)?;
@@ -238,7 +249,7 @@ pub(crate) async fn leave(
     app.output.confirm(&what)?;
     let applied = mark(app, &attached, row.id, true).await?;
     app.output.progress(marked(&row, &applied));
-    let mut view = watch(app, &attached, &row).await?;
+    let mut view = watch(app, &attached, &row, &applied).await?;
     view.operation = operation(&applied);
     if view.timed_out || (!view.staying.is_empty() && !force) {
         if app.output.json {
@@ -294,7 +305,7 @@ async fn would(app: &App, attached: &Attached, row: &NodeRow, what: &str) -> Res
             .any(|p| p.node == row.id && p.service == service && p.replica == replica)
     };
     let mut lines = vec![format!("would {what}")];
-    let mut view = Evacuation::new(row.id).view(row, &state, false);
+    let mut view = Evacuation::new(row.id, None).view(row, &state, false);
     view.draining = row.state == NodeState::Draining;
     for step in plan.moves.iter().filter(|step| here(&step.service, step.replica)) {
         let to = step.to.map_or_else(|| "-".into(), |id| name_of(&state.nodes, id));
@@ -311,9 +322,14 @@ async fn would(app: &App, attached: &Attached, row: &NodeRow, what: &str) -> Res
 }
 
 /// Watches a drain until nothing is left that may move, or time is up.
-async fn watch(app: &App, attached: &Attached, row: &NodeRow) -> Result<DrainView> {
+async fn watch(
+    app: &App,
+    attached: &Attached,
+    row: &NodeRow,
+    applied: &Applied,
+) -> Result<DrainView> {
     let end = SystemClock.now() + app.change();
-    let mut evacuation = Evacuation::new(row.id);
+    let mut evacuation = Evacuation::new(row.id, operation(applied));
     let mut over_since: Option<Instant> = None;
     loop {
         let state = agreed::state(app, attached, false).await.map_err(goes_on)?;

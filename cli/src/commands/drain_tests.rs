@@ -1,7 +1,8 @@
 //! A drain as it is watched: what moves, what stays, when it is over, how it ends.
 
 use weft_protocol::{
-    Capacity, NodeRecord, NodeRole, Placement, PlannedMove, Previous, ServiceRecord, ServiceSpec,
+    Capacity, NodeRecord, NodeRole, Operation, OperationKind, Placement, PlannedMove, Previous,
+    ServiceRecord, ServiceSpec,
 };
 use weft_wire::WallTime;
 
@@ -111,7 +112,7 @@ fn texts(lines: &[Line]) -> String {
 
 #[test]
 fn each_replica_is_named_as_it_moves_and_the_drain_is_over_when_none_is_kept_there() {
-    let mut drain = Evacuation::new(id(2));
+    let mut drain = Evacuation::new(id(2), None);
     let lines = drain.look(
         &state(vec![place("web", 1, 1, None), place("web", 2, 2, None)]),
         Some(&moves("web", 2)),
@@ -135,7 +136,7 @@ fn each_replica_is_named_as_it_moves_and_the_drain_is_over_when_none_is_kept_the
 
 #[test]
 fn what_cannot_move_is_named_with_its_reason_and_ends_with_6() {
-    let mut drain = Evacuation::new(id(2));
+    let mut drain = Evacuation::new(id(2), None);
     let state = state(vec![place("data", 1, 2, None)]);
     drain.look(&state, Some(&stays("data", 1)));
     assert!(drain.is_over());
@@ -152,7 +153,7 @@ fn what_cannot_move_is_named_with_its_reason_and_ends_with_6() {
 
 #[test]
 fn without_a_leader_to_say_why_nothing_counts_as_staying() {
-    let mut drain = Evacuation::new(id(2));
+    let mut drain = Evacuation::new(id(2), None);
     let state = state(vec![place("data", 1, 2, None)]);
     drain.look(&state, None);
     assert!(!drain.is_over());
@@ -165,7 +166,7 @@ fn without_a_leader_to_say_why_nothing_counts_as_staying() {
 
 #[test]
 fn a_replica_without_a_place_is_on_its_way_while_it_is_wanted() {
-    let mut drain = Evacuation::new(id(2));
+    let mut drain = Evacuation::new(id(2), None);
     let mut before = state(vec![place("web", 2, 2, None), place("data", 1, 2, None)]);
     drain.look(&before, Some(&moves("web", 2)));
     before.placements.clear();
@@ -180,7 +181,40 @@ fn a_replica_without_a_place_is_on_its_way_while_it_is_wanted() {
 
 #[test]
 fn a_node_without_work_is_drained_at_once() {
-    let mut drain = Evacuation::new(id(2));
+    let mut drain = Evacuation::new(id(2), None);
     assert!(drain.look(&state(vec![place("web", 1, 1, None)]), None).is_empty());
     assert!(drain.is_over());
+}
+
+#[test]
+fn what_had_left_before_the_first_look_is_told_and_what_is_on_its_way_is_waited_for() {
+    let mut drain = Evacuation::new(id(2), Some(9));
+    let moving = place("web", 1, 3, Some(2));
+    let mut now = state(vec![moving.clone(), place("web", 2, 1, None)]);
+    let key = |replica| ReplicaKey { service: "web".into(), replica };
+    now.operations = vec![Operation {
+        id: 9,
+        kind: OperationKind::Drain,
+        service: String::new(),
+        component: String::new(),
+        node: Some(id(2)),
+        node_name: "n2".into(),
+        replicas: vec![key(1), key(2)],
+        on: vec![id(2)],
+        revision: 0,
+        caller: "ann".into(),
+        owner: id(1),
+        started: NOW,
+        finished: None,
+    }];
+    drain.look(&now, None);
+    assert_eq!(drain.left(), [&key(1)], "it has not arrived");
+    now.placements[0].previous = None;
+    drain.look(&now, None);
+    assert!(drain.is_over());
+    assert_eq!(drain.replicas.len(), 2);
+    // Also without the operation, as when it was draining already.
+    let mut drain = Evacuation::new(id(2), None);
+    drain.look(&state(vec![moving]), None);
+    assert!(!drain.is_over());
 }
