@@ -40,7 +40,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// `container.json`: that this component has, or may have, a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct ContainerFile {
-    /// [`FILES_VERSION`] of the writer.
+    /// [`FILES_VERSION`](weft_protocol::files::FILES_VERSION) of the writer.
     version: u16,
     /// Its name.
     name: String,
