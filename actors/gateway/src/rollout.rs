@@ -345,21 +345,13 @@ fn opinion(expected: &Expected, status: &ComponentStatus) -> Opinion {
                     Health::Unhealthy | Health::Unknown => Opinion::Wait,
                 },
                 S::Failed if new && fresh => Opinion::Bad(failed(expected, status)),
-                S::Exited if new && fresh && stays_down(expected.restart, &status.last_exit) => {
+                S::Exited if new && fresh && expected.restart.stays_down(&status.last_exit) => {
                     let text = "it ended and its restart policy does not start it again";
                     Opinion::Bad(ended(expected, status, text))
                 }
                 _ => Opinion::Wait,
             }
         }
-    }
-}
-
-fn stays_down(policy: RestartPolicy, exit: &str) -> bool {
-    match policy {
-        RestartPolicy::No => true,
-        RestartPolicy::OnFailure(_) => exit == "exit 0",
-        RestartPolicy::Always | RestartPolicy::UnlessStopped => false,
     }
 }
 

@@ -135,6 +135,17 @@ pub enum RestartPolicy {
     UnlessStopped,
 }
 
+impl RestartPolicy {
+    /// Whether a component that ended so (`exit 0`, `signal 9`, …) is not started again.
+    pub fn stays_down(self, exit: &str) -> bool {
+        match self {
+            Self::No => true,
+            Self::OnFailure(_) => exit == "exit 0",
+            Self::Always | Self::UnlessStopped => false,
+        }
+    }
+}
+
 /// One `ports` entry.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PortMapping {

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use weft_protocol::{
-    ComponentState, ComponentStatus, Desired, Health, Placement, RestartPolicy, Rollout,
-    RolloutPhase, RolloutStep, ServiceRecord, UpdateOrder, VersionRef, spec_hash,
+    ComponentState, ComponentStatus, Desired, Health, Placement, Rollout, RolloutPhase,
+    RolloutStep, ServiceRecord, UpdateOrder, VersionRef, spec_hash,
 };
 use weft_wire::NodeId;
 
@@ -274,7 +274,7 @@ impl Proofs {
                 (ComponentState::Failed, _) => {
                     return Standing::Failed(format!("{key} failed: {}", why_of(status)));
                 }
-                (ComponentState::Exited, _) if stays_down(component.restart, &status.last_exit) => {
+                (ComponentState::Exited, _) if component.restart.stays_down(&status.last_exit) => {
                     return Standing::Failed(format!(
                         "{key} ended ({}) and its restart policy does not start it again",
                         status.last_exit
@@ -310,14 +310,6 @@ fn why_of(status: &ComponentStatus) -> &str {
         ("", "") => "its node does not say why",
         ("", exit) => exit,
         (reason, _) => reason,
-    }
-}
-
-fn stays_down(policy: RestartPolicy, exit: &str) -> bool {
-    match policy {
-        RestartPolicy::No => true,
-        RestartPolicy::OnFailure(_) => exit == "exit 0",
-        RestartPolicy::Always | RestartPolicy::UnlessStopped => false,
     }
 }
 

@@ -58,7 +58,12 @@ impl Registry {
             .operations
             .iter()
             .flat_map(|operation| operation.nodes(&view))
-            .chain(view.placements.iter().filter(|p| updated(&view, p)).map(|place| place.node))
+            .chain(
+                view.placements
+                    .iter()
+                    .filter(|p| is_being_updated(&view, p))
+                    .map(|place| place.node),
+            )
             .filter(|id| *id == own || members.is_alive(*id))
             .collect();
         let fabric = scope.fabric().clone();
@@ -151,6 +156,6 @@ impl Registry {
 }
 
 /// Whether a place is of a service that is being updated.
-fn updated(view: &StateView, place: &Placement) -> bool {
+fn is_being_updated(view: &StateView, place: &Placement) -> bool {
     view.service(&place.service).is_some_and(|record| record.rollout.is_some())
 }

@@ -73,8 +73,14 @@ impl ClusterState {
                 by,
                 at,
             });
-            let surplus = service.revisions.len().saturating_sub(REVISIONS_KEPT);
-            service.revisions.drain(..surplus);
+            let good = before.rollout.as_ref().map_or(before.revision, |r| r.other.revision);
+            let mut surplus = service.revisions.len().saturating_sub(REVISIONS_KEPT);
+            service.revisions.retain(|revision| {
+                // An update that fails returns to it, and after failures it may be the oldest.
+                let goes = surplus > 0 && revision.number != good;
+                surplus -= usize::from(goes);
+                !goes
+            });
         }
         let targeted: Vec<_> = effective
             .components

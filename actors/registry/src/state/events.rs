@@ -120,6 +120,7 @@ impl ClusterState {
                             format!("deployed with fewer replicas by {who}")
                         }
                         Command::Scale { .. } => format!("scaled down by {who}"),
+                        Command::Rollback { .. } => format!("rolled back by {who}"),
                         Command::Rollout { .. } => "it was there for an update alone".to_owned(),
                         Command::RemoveNode { .. } => format!("{} was removed", name(*from)),
                         _ => reason.clone(),

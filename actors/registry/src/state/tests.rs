@@ -10,8 +10,8 @@ use uuid::Uuid;
 use weft_protocol::{
     Applied, Capacity, Command, CommandRef, ComponentSpec, DeployOptions, Desired, Driver,
     EventKind, NodeChange, NodeRecord, OperationChange, OperationOutcome, OperatorRecord,
-    PlacementMove, Previous, Proposal, ReportNode, Resources, RestartPolicy, ServiceSpec,
-    TokenRecord,
+    PlacementMove, Previous, Proposal, ReportNode, Resources, RestartPolicy, RolloutStep,
+    ServiceSpec, TokenRecord,
 };
 use weft_wire::{
     Caller, Failure, FailureKind, Identity, NodeId, OperatorId, RequestId, Role, WallTime,
@@ -791,6 +791,20 @@ fn operations_that_ended_are_kept_for_a_day_and_the_last_hundred_at_most() {
     assert_eq!(m.state.operations().filter(|o| !o.is_running()).count(), 1);
 }
 
+/// A step of an update, whether it fits or not.
+fn step() -> impl Strategy<Value = RolloutStep> {
+    prop_oneof![
+        (0u32..4).prop_map(RolloutStep::Extra),
+        Just(RolloutStep::StopFirst("x".into())),
+        prop::collection::vec(1u32..6, 1..4).prop_map(RolloutStep::Update),
+        Just(RolloutStep::Pause("x".into())),
+        Just(RolloutStep::Resume),
+        Just(RolloutStep::Halt("x".into())),
+        Just(RolloutStep::Back("x".into())),
+        Just(RolloutStep::Done),
+    ]
+}
+
 /// A command out of few names, so that they meet.
 fn command() -> impl Strategy<Value = Command> {
     let name = prop::sample::select(vec!["a", "b", "c"]);
@@ -819,7 +833,18 @@ fn command() -> impl Strategy<Value = Command> {
         2 => (reference.clone(), desired)
             .prop_map(|(target, desired)| Command::SetDesired { target, desired }),
         1 => reference.prop_map(|target| Command::Restart { target }),
-        1 => name.prop_map(|service| Command::Undeploy { service: service.into() }),
+        1 => name.clone().prop_map(|service| Command::Undeploy { service: service.into() }),
+        1 => (name.clone(), 1u32..5)
+            .prop_map(|(service, replicas)| Command::Scale { service: service.into(), replicas }),
+        1 => (name.clone(), 0u64..4)
+            .prop_map(|(service, revision)| Command::Rollback { service: service.into(), revision }),
+        3 => (name, 0u64..60, any::<bool>(), step()).prop_map(|(service, id, any, step)| {
+            Command::Rollout {
+                service: service.into(),
+                operation: if any { 0 } else { id },
+                step,
+            }
+        }),
         2 => (2u128..6, any::<bool>())
             .prop_map(|(n, force)| Command::RemoveNode { id: node_id(n), force }),
         2 => (0u32..8).prop_map(|n| Command::AddToken { token: TokenRecord {
@@ -865,7 +890,7 @@ fn check_invariants(state: &ClusterState) {
         assert!(state.node(placement.node).is_some(), "placed on a node that is not there");
         assert!(!state.denied().contains(&format!("node/{}", placement.node)));
         let service = view.service(&placement.service).expect("placed service exists");
-        assert!(!service.undeployed && placement.replica <= service.spec.replicas);
+        assert!(!service.undeployed && placement.replica <= service.replicas());
     }
     let mut names: Vec<_> = view.nodes.iter().map(|node| &node.name).collect();
     names.dedup();
@@ -873,19 +898,25 @@ fn check_invariants(state: &ClusterState) {
     assert!(!view.nodes.is_empty() && !view.cas.is_empty());
     let over = view.operations.iter().filter(|o| !o.is_running()).count();
     assert!(over <= OPERATIONS_KEPT);
-    for operation in view.operations.iter().filter(|o| o.is_running()) {
-        let same = view.operations.iter().filter(|other| {
-            other.is_running()
+    // What stops, starts or restarts a service goes on beside its update; see `begin`.
+    let updates: Vec<u64> = state.updates().map(|rollout| rollout.operation).collect();
+    let running = || view.operations.iter().filter(|o| o.is_running());
+    for operation in running() {
+        let updates_it = updates.contains(&operation.id);
+        let same = running().filter(|other| {
+            updates.contains(&other.id) == updates_it
                 && (&other.service, other.node) == (&operation.service, operation.node)
-                && other.component == operation.component
+                && (updates_it || other.component == operation.component)
         });
         assert_eq!(same.count(), 1, "two go on with the same");
     }
     for service in &view.services {
         let revisions = state.revisions(&service.name);
         let numbers: Vec<_> = revisions.iter().map(|r| r.number).collect();
-        let first = service.revision + 1 - numbers.len() as u64;
-        assert_eq!(numbers, (first..=service.revision).collect::<Vec<_>>(), "a gap");
+        assert!(numbers.is_sorted_by(|a, b| a < b) && numbers.len() <= REVISIONS_KEPT);
+        assert!(numbers.contains(&service.revision), "what is in force is kept");
+        let kept = |number: u64| numbers.contains(&number);
+        assert!(service.rollout.as_ref().is_none_or(|r| kept(r.other.revision)), "and the other");
     }
 }
 

@@ -193,20 +193,16 @@ impl Error {
     /// Whether the same call may do better later without anybody doing something about it. A
     /// component's driver tries again then, and gives up otherwise.
     pub fn is_passing(&self) -> bool {
-        matches!(
-            self,
-            Self::NoEngine(_)
-                | Self::Chosen { .. }
-                | Self::Service(_)
-                | Self::Unreachable { .. }
-                | Self::Timeout { .. }
-                | Self::PortTaken { .. }
-                | Self::Conflict { .. }
-                | Self::RegistryUnreachable { .. }
-                | Self::DiskFull { .. }
-                | Self::Refused { .. }
-                | Self::Answer { .. }
-        )
+        self.is_engine_away()
+            || matches!(
+                self,
+                Self::PortTaken { .. }
+                    | Self::Conflict { .. }
+                    | Self::RegistryUnreachable { .. }
+                    | Self::DiskFull { .. }
+                    | Self::Refused { .. }
+                    | Self::Answer { .. }
+            )
     }
 
     /// Whether the engine itself could not be asked: nothing is known then about the container.
