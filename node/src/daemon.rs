@@ -27,7 +27,7 @@ use weft_wire::{ActorKind, Address, Backoff, Clock, ClusterId, Identity, SystemC
 use crate::args::Run;
 use crate::data_dir::DataDir;
 use crate::renewal::Renewal;
-use crate::{audit, logging, overlay, removal, session_only, sessions};
+use crate::{audit, logging, overlay, removal, service_manager, session_only, sessions};
 
 /// Exit code for a configuration that cannot be used (orchestration §7).
 const EXIT_USAGE: u8 = 2;
@@ -236,6 +236,7 @@ impl Node {
         let auditor =
             tokio::spawn(audit::write_batches(fabric.clone(), audit_entries, stop_audit.clone()));
         helpers.spawn(renewal.clone().keep(fabric.clone()));
+        helpers.spawn(service_manager::watchdog(fabric.clone()));
 
         tracing::info!(
             node = %name,
@@ -245,6 +246,7 @@ impl Node {
             version = weft_protocol::VERSION,
             "ready"
         );
+        service_manager::ready(&name);
 
         let watch = overlay::Watch {
             fabric: fabric.clone(),
@@ -270,6 +272,7 @@ impl Node {
                 ExitCode::from(EXIT_REMOVED)
             }
         };
+        service_manager::stopping();
         helpers.shutdown().await;
         // While there still is a registry to store the last records.
         stop_audit.now();
@@ -325,6 +328,7 @@ impl Node {
         let peers: Vec<SocketAddr> =
             self.data.seed.peers.iter().filter_map(|peer| peer.address.parse().ok()).collect();
         tracing::warn!("the node's certificate has expired; renewing it by proof of key");
+        service_manager::status("waiting for a new certificate: the node's has expired");
         for attempt in 0u32.. {
             match renewal.by_key(&peers).await {
                 Ok(()) => return None,
@@ -442,6 +446,7 @@ impl Node {
             data_dir: data_dir.clone(),
             seed: seed.clone(),
             voter_replace_after: self.config.voter_replace_after,
+            reschedule_after: self.config.reschedule_after,
             trust: self.trust.clone(),
             report: {
                 let report = self.report_of(bound, &issuer.to_pem());
@@ -594,6 +599,7 @@ async fn bind_when_there<E: std::error::Error + 'static>(
             Ok(address) => return Ok(address),
             Err(error) if address_is_missing(wanted) => {
                 tracing::warn!(%error, "the address does not exist yet; waiting for it");
+                service_manager::status(&format!("waiting for the address {wanted}"));
                 if attempt >= INSTEAD
                     && let Some(other) = instead()
                     && let Ok(address) = listen(other)

@@ -9,6 +9,7 @@ mod logging;
 mod overlay;
 mod removal;
 mod renewal;
+mod service_manager;
 mod session_only;
 mod sessions;
 

@@ -179,6 +179,24 @@ pub fn with_environment(marker: &str) -> Vec<u32> {
     found
 }
 
+/// Whether the test that calls must end now, because the machine lacks a program: it says so by
+/// the test's name.
+///
+/// # Panics
+/// With `CI=true`, where a test that is skipped is a failure.
+#[track_caller]
+pub fn lacks(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|dir| dir.join(program).is_file()) {
+        return false;
+    }
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let why = format!("there is no `{program}`");
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{test} cannot run: {why}");
+    eprintln!("SKIPPED {test}: {why}");
+    true
+}
+
 /// Whether a process of that pid exists, with any thread that is no zombie.
 ///
 /// Of a process that was killed, the first thread can be a zombie while others still end, and with

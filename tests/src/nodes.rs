@@ -420,6 +420,20 @@ impl NetCluster {
         status.code()
     }
 
+    /// Halts a node's daemon where it stands (SIGSTOP), or lets it go on (SIGCONT).
+    ///
+    /// # Panics
+    /// If it does not run.
+    #[track_caller]
+    pub fn halt(&mut self, node: usize, halted: bool) {
+        let daemon = self.nodes.get(node).and_then(|node| node.daemon.as_ref());
+        let daemon = daemon.unwrap_or_else(|| panic!("no daemon runs on node {node}"));
+        let signal =
+            if halted { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+        let pid = rustix::process::Pid::from_child(daemon);
+        rustix::process::kill_process(pid, signal).expect("it exists");
+    }
+
     /// Starts a node's daemon, which must not run, and waits for nothing.
     ///
     /// # Panics

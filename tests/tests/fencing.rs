@@ -237,6 +237,28 @@ fn a_fenced_service_whose_daemon_is_dead_too_long_ends_and_goes_on_in_its_place_
 }
 
 #[test]
+fn a_fenced_service_of_a_daemon_that_stands_still_ends_with_its_lease_and_never_runs_twice() {
+    let Some((mut cluster, beats, at)) = fenced("still", false) else { return };
+    let start = uptime();
+    cluster.halt(at, true);
+    let ended = |beats: &Beats| beats.runs().into_iter().find(|run| run.first < start);
+    cluster.wait_until("it has ended", DEADLINE, |_| {
+        ended(&beats).filter(|run| uptime() - run.last > 0.5)
+    });
+    let stopped = ended(&beats).expect("it ran").last - start;
+    assert!(stopped <= LEASE + SLACK, "{stopped}");
+    // Awake, it believes what it believed before; what it may not start it does not.
+    cluster.halt(at, false);
+    let awake = uptime();
+    let next = beats.begins(&cluster, &[0, 1, 2], start);
+    let again = ("awake again", next.first - awake);
+    measured("daemon halted for longer than a lease", &[("stopped", stopped), again]);
+    cluster.settled(0);
+    beats.goes_on(&cluster, cluster.node_number(&next.node));
+    beats.never_twice();
+}
+
+#[test]
 fn what_a_fenced_service_lacks_when_its_leader_dies_or_daemons_are_restarted() {
     let Some((mut cluster, beats, at)) = fenced("keeps", false) else { return };
     let first = beats.goes_on(&cluster, at);

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use weft_link::{ItemSink, Meta, Reply};
 use weft_protocol::{
-    ActorTree, AttachInfo, ClusterActors, ClusterActorsReply, ClusterEvents, ClusterLogs,
-    ClusterNodes, ClusterOperations, ClusterPs, ClusterStatus, Command, CommandRef, DeployService,
-    DescribeNode, EventFilter, LifecycleRequest, ListComponents, ListServices, NodeReply, NodeRow,
-    PlanItem, PlanService, Propose, PsReply, QueryEvents, ReadDrift, ReadHistory, ReadHost,
-    ReadReadiness, Readiness, RemoveNode, ServiceHistory, ServiceRow, StatusReply, VERSION,
+    ActorTree, AdoptService, AttachInfo, ClusterActors, ClusterActorsReply, ClusterEvents,
+    ClusterLogs, ClusterNodes, ClusterOperations, ClusterPs, ClusterStatus, Command, CommandRef,
+    DeployService, DescribeNode, EventFilter, LifecycleRequest, ListComponents, ListServices,
+    NodeReply, NodeRow, PlanItem, PlanService, Propose, PsReply, QueryEvents, ReadDrift,
+    ReadHistory, ReadHost, ReadReadiness, Readiness, RemoveNode, ServiceHistory, ServiceRow,
+    StatusReply, VERSION,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope, Serve};
 use weft_wire::{AskError, Identity, Message, NodeId};
@@ -22,7 +23,7 @@ use crate::around::{Asker, Memory, NODE_TIMEOUT};
 use crate::http::{Alive, HttpFace};
 use crate::macp::MacpFace;
 use crate::operate::Operation;
-use crate::{check, follow, nodes, operate, operations, plan, readiness, rows};
+use crate::{adopt, check, follow, nodes, operate, operations, plan, readiness, rows};
 
 /// How many events `status` shows.
 const STATUS_EVENTS: u32 = 20;
@@ -103,6 +104,7 @@ impl Actor for Gateway {
             .ask::<PlanService>()
             .ask::<ListServices>()
             .ask::<RemoveNode>()
+            .ask::<AdoptService>()
             .ask::<DescribeNode>()
             .ask::<ReadReadiness>()
             .subscription::<ClusterEvents>()
@@ -214,6 +216,12 @@ impl Handle<ListServices> for Gateway {
                 rows::services(&state, |node, key| asker.memory.heard(node, key));
             Ok(list)
         });
+    }
+}
+
+impl Handle<AdoptService> for Gateway {
+    fn handle(&mut self, message: AdoptService, reply: Reply<AdoptService>, scope: &Scope<Self>) {
+        self.answer(reply, scope, |asker| async move { adopt::adopt(&asker, message).await });
     }
 }
 

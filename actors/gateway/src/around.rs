@@ -214,7 +214,8 @@ impl Asker {
         self.ask_within(members, message, |_| NODE_TIMEOUT).await
     }
 
-    async fn ask_within<M: Message + Clone>(
+    /// Asks an actor of each of these nodes at once, each for as long as is said.
+    pub(crate) async fn ask_within<M: Message + Clone>(
         &self,
         members: Vec<Member>,
         message: M,

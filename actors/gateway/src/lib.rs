@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod actor;
+mod adopt;
 mod around;
 mod check;
 mod follow;

@@ -195,6 +195,8 @@ pub struct DeployOptions {
     pub component: String,
     /// Leave components alone whose definition did not change.
     pub if_changed: bool,
+    /// Components of a new service that are to be stopped: adopted ones that do not run.
+    pub stopped: Vec<String>,
 }
 
 /// A change of desired state. Append only; a new field is a new variant.

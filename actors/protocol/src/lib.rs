@@ -5,6 +5,7 @@
 //! message has a number and a version that a golden file pins.
 #![forbid(unsafe_code)]
 
+mod adopt;
 mod cluster;
 mod diff;
 mod event;
@@ -23,6 +24,10 @@ mod session;
 mod state;
 mod time;
 
+pub use adopt::{
+    AdoptService, AdoptedContainer, Adoption, ClaimContainers, ContainerClaim, FindForeign,
+    ForeignContainer,
+};
 pub use cluster::{
     Applied, Capacity, Command, DeployOptions, FORMAT_LEVEL, NodeRecord, OperatorRecord, Placement,
     PlacementMove, Previous, Proposal, Revision, RevisionVerdict, ServiceRecord, StateView,

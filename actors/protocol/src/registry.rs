@@ -200,6 +200,8 @@ pub struct JoinCluster {
     pub version: String,
     /// The joiner's wall clock; over 5 minutes off is refused.
     pub clock: WallTime,
+    /// Its [`crate::FORMAT_LEVEL`]; below what the cluster agrees at is refused.
+    pub format: u32,
 }
 message!(JoinCluster, 104, "registry.join", JOINERS, false, JoinedCluster);
 

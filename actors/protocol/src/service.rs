@@ -50,18 +50,13 @@ pub struct PlacementRules {
 }
 
 /// `[failover]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failover {
-    /// Wait this long after the loss of a node.
-    pub reschedule_after: Duration,
+    /// Wait this long after the loss of a node; `None`: as the leading node's file says, 1 s
+    /// unless it does.
+    pub reschedule_after: Option<Duration>,
     /// What to do with replicas that keep data.
     pub stateful: Stateful,
-}
-
-impl Default for Failover {
-    fn default() -> Self {
-        Self { reschedule_after: Duration::from_secs(1), stateful: Stateful::Wait }
-    }
 }
 
 /// `[snapshot]`.
@@ -386,6 +381,29 @@ pub struct ServiceSpec {
 }
 
 impl ServiceSpec {
+    /// Every default and no component; it has to get at least one.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            node: String::new(),
+            tier: Tier::default(),
+            active: true,
+            version: String::new(),
+            path: name.to_owned(),
+            comment: String::new(),
+            depends_on: Vec::new(),
+            replicas: 1,
+            on_partition: OnPartition::default(),
+            placement: PlacementRules::default(),
+            failover: Failover::default(),
+            build_images: BTreeMap::new(),
+            snapshot: Snapshot::default(),
+            update: UpdatePolicy::default(),
+            files: Vec::new(),
+            components: Vec::new(),
+        }
+    }
+
     /// The component of that name.
     pub fn component(&self, name: &str) -> Option<&ComponentSpec> {
         self.components.iter().find(|component| component.name == name)

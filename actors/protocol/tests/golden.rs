@@ -282,7 +282,11 @@ fn commands() -> Vec<Command> {
         },
         Command::Deploy {
             spec: Box::new(spec()),
-            options: DeployOptions { component: "web".into(), if_changed: true },
+            options: DeployOptions {
+                component: "web".into(),
+                if_changed: true,
+                stopped: vec!["api".into()],
+            },
         },
         Command::SetDesired { target: target(), desired: Desired::Stopped },
         Command::Restart { target: target() },
@@ -348,6 +352,7 @@ fn lines() -> Vec<String> {
             name: "n2".into(),
             version: "0.1.0".into(),
             clock: time(),
+            format: 1,
         }),
         line(&RenewLeaf { csr: vec![3], holder: "node/x".into(), operator: "me".into() }),
         line(&ReportNode {
@@ -399,6 +404,17 @@ fn lines() -> Vec<String> {
             returning: true,
         }),
         line(&CheckSpec { service: "web".into(), replica: 1, components: vec![component()] }),
+        line(&FindForeign { service: "web".into(), others: vec!["web-api".into()] }),
+        line(&ClaimContainers {
+            service: "web".into(),
+            claims: vec![ContainerClaim {
+                container: "ab".into(),
+                component: "api".into(),
+                spec_hash: "cd".into(),
+                epoch: 2,
+            }],
+        }),
+        line(&AdoptService { request, service: "web".into(), node: "n2".into(), dry_run: true }),
         line(&ListComponents {}),
         line(&ReadDuty {}),
         line(&ReadReadiness {}),

@@ -40,6 +40,8 @@ pub struct RegistryConfig {
     pub issuer: Option<Arc<IssuingCa>>,
     /// A voter silent for so long is replaced (design §6: 60 s).
     pub voter_replace_after: Duration,
+    /// Wait after the loss of a node before replicas move whose service says nothing else.
+    pub reschedule_after: Duration,
     /// Told of every change of bundle and deny list.
     pub trust: Trust,
     /// Read at start and every few seconds; a difference to what is agreed is reported.

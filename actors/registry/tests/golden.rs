@@ -141,7 +141,7 @@ fn reference(component: &str) -> CommandRef {
 
 /// One of each, in an order in which all of them apply.
 fn commands() -> Vec<(&'static str, Command)> {
-    let options = DeployOptions { component: String::new(), if_changed: true };
+    let options = DeployOptions { if_changed: true, ..DeployOptions::default() };
     vec![
         (
             "bootstrap",

@@ -16,9 +16,9 @@ use weft_engine::Search;
 use weft_link::{Call, ItemSink, Refusal, Reply};
 use weft_protocol::files::{FILES_VERSION, component_dir};
 use weft_protocol::{
-    Assign, Assignment, CheckSpec, ComponentKey, ComponentState, ComponentStatus, Desired, Driver,
-    Duty, ListComponents, LogLine, Observed, ReadDuty, ReadLogs, ReplicaKey, RestartComponents,
-    RestartedComponents, SpecProblem, WatchComponents, valid_name,
+    Assign, Assignment, CheckSpec, ClaimContainers, ComponentKey, ComponentState, ComponentStatus,
+    Desired, Driver, Duty, FindForeign, ListComponents, LogLine, Observed, ReadDuty, ReadLogs,
+    ReplicaKey, RestartComponents, RestartedComponents, SpecProblem, WatchComponents, valid_name,
 };
 use weft_supervision::{
     Actor, ActorError, Child, ChildSpec, Factory, Handle, Incarnation, Intensity, Routes, Scope,
@@ -26,6 +26,7 @@ use weft_supervision::{
 };
 use weft_wire::{ActorKind, Address, AskError, Failure, FailureKind};
 
+use crate::adopt;
 use crate::component::{ComponentActor, POST_RETRY, Wanted, random};
 use crate::disk::{Durable, make_dir, read_json, write_json};
 use crate::driver::engines::Engines;
@@ -206,6 +207,8 @@ impl Actor for Runtime {
             .ask::<ReadDuty>()
             .ask::<RestartComponents>()
             .ask::<CheckSpec>()
+            .ask::<FindForeign>()
+            .ask::<ClaimContainers>()
             .subscription::<ReadLogs>()
             .subscription::<WatchComponents>();
     }
@@ -729,6 +732,25 @@ impl Handle<CheckSpec> for Runtime {
             }
             reply.ok(problems);
         });
+    }
+}
+
+impl Handle<FindForeign> for Runtime {
+    fn handle(&mut self, message: FindForeign, reply: Reply<FindForeign>, scope: &Scope<Self>) {
+        let found = adopt::find(self.shared.clone(), message);
+        scope.spawn(async move { reply.result(found.await.map_err(AskError::Failed)) });
+    }
+}
+
+impl Handle<ClaimContainers> for Runtime {
+    fn handle(
+        &mut self,
+        message: ClaimContainers,
+        reply: Reply<ClaimContainers>,
+        scope: &Scope<Self>,
+    ) {
+        let claimed = adopt::claim(self.shared.clone(), message);
+        scope.spawn(async move { reply.result(claimed.await.map_err(AskError::Failed)) });
     }
 }
 

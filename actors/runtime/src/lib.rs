@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod actor;
+mod adopt;
 mod boottime;
 mod component;
 mod disk;

@@ -16,8 +16,8 @@ pub(crate) use cluster::{
     Cluster, ClusterVerb, Down, Init, Join, LabelChange, Login, Node, NodeVerb, Up,
 };
 pub(crate) use service::{
-    Deploy, Events, History, Hold, Lifecycle, List, Logs, Operations, Plan, Ps, Rollback, Scale,
-    Status, Undeploy, Validate,
+    Adopt, Deploy, Events, History, Hold, Lifecycle, List, Logs, Operations, Plan, Ps, Rollback,
+    Scale, Status, Undeploy, Validate,
 };
 
 /// `weft`, whole.
@@ -58,7 +58,7 @@ pub(crate) struct Global {
     /// Attach to this node (default: the local one, else the first of the context that answers)
     #[arg(long, global = true, value_name = "NODE")]
     pub(crate) node: Option<String>,
-    /// Reserved: will restrict or pin a command to nodes
+    /// Restrict a command to this node (`adopt`)
     #[arg(long, global = true, value_name = "NODE", hide = true)]
     pub(crate) on: Option<String>,
     /// Print JSON with stable field names; streams print one object a line
@@ -127,6 +127,8 @@ pub(crate) enum Verb {
     Restart(Lifecycle),
     /// Tear a service down; its data and its history stay
     Undeploy(Undeploy),
+    /// Make a service of containers that run already, without restarting them
+    Adopt(Adopt),
     /// Change the number of a service's replicas
     Scale(Scale),
     /// Return to an earlier revision, or end an update that goes on
@@ -168,6 +170,12 @@ pub(crate) enum Verb {
     Completions {
         /// bash, zsh, fish, elvish or powershell
         shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of weft and each of its commands
+    #[command(after_help = "Example: weft man /usr/local/share/man/man1")]
+    Man {
+        /// Directory that holds them afterwards; made if it is not there
+        dir: PathBuf,
     },
 }
 

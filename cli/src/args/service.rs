@@ -89,6 +89,22 @@ pub(crate) struct Undeploy {
     pub(crate) change: Change,
 }
 
+/// `weft adopt`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Containers called SERVICE or SERVICE-<component> that are not Weft's become its \
+    components, as they are: none is restarted.\nA deploy or restart makes them anew.\n\
+    Examples: weft adopt web --dry-run\n          weft adopt web --on n2"
+)]
+pub(crate) struct Adopt {
+    /// The service to make
+    #[arg(value_parser = name)]
+    pub(crate) service: String,
+    /// Say what would become of which container, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
 /// `weft scale`.
 #[derive(Debug, Clone, Args)]
 #[command(

@@ -21,8 +21,11 @@ pub(crate) async fn run(app: &App, args: &Deploy) -> Result<Exit> {
     let context = app.context()?;
     let wanted = resolve(reference.as_ref(), &source, &context.services_dir, &app.output)?;
     let attached = app.attach().await?;
-    let options =
-        DeployOptions { component: wanted.component.clone(), if_changed: args.if_changed };
+    let options = DeployOptions {
+        component: wanted.component.clone(),
+        if_changed: args.if_changed,
+        stopped: Vec::new(),
+    };
     let stored = if wanted.spec.is_none() {
         // A change needs a majority anyway: what it brings back is the newest there is.
         Some(last(app, &attached, &wanted, !args.change.dry_run).await?)
@@ -77,8 +80,11 @@ pub(crate) async fn plan(app: &App, args: &Plan) -> Result<Exit> {
     let wanted = resolve(reference.as_ref(), &source, &context.services_dir, &app.output)?;
     let attached = app.attach().await?;
     agreed::catch_up(app, &attached, args.fresh).await?;
-    let options =
-        DeployOptions { component: wanted.component.clone(), if_changed: args.if_changed };
+    let options = DeployOptions {
+        component: wanted.component.clone(),
+        if_changed: args.if_changed,
+        stopped: Vec::new(),
+    };
     let spec = match wanted.spec {
         Some(spec) => spec,
         None => Box::new(last(app, &attached, &wanted, false).await?),

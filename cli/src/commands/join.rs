@@ -138,6 +138,7 @@ pub(crate) async fn join(token: &JoinToken, plan: &NodePlan, within: Duration) -
         name: plan.name.clone(),
         version: VERSION.to_owned(),
         clock: SystemClock.wall(),
+        format: weft_protocol::FORMAT_LEVEL,
     };
     let reply = ask(token, message, within).await?;
     write(staging, &files, token, plan, &reply).map_err(|error| {

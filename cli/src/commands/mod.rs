@@ -1,6 +1,7 @@
 //! One file per verb or family of verbs.
 
 mod actors;
+mod adopt;
 pub(crate) mod agreed;
 mod change;
 mod cluster;
@@ -16,6 +17,7 @@ mod lifecycle;
 mod login;
 mod logs;
 mod lost;
+mod man;
 mod node;
 mod operations;
 mod show;
@@ -98,8 +100,8 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 pub(crate) async fn run(cli: Cli) -> Result<Exit> {
     let output = Output::new(&cli.global);
     let app = App { output, global: cli.global, env: Env::read() };
-    if app.global.on.is_some() {
-        return Err(CliError::usage("--on is not in this version")
+    if app.global.on.is_some() && !matches!(cli.verb, Verb::Adopt(_)) {
+        return Err(CliError::usage("--on is only for `adopt` in this version")
             .help("--node chooses the node to attach to; replicas are placed by name"));
     }
     match cli.verb {
@@ -116,6 +118,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Verb::Start(args) => lifecycle::run(&app, lifecycle::Kind::Start, &args).await,
         Verb::Restart(args) => lifecycle::run(&app, lifecycle::Kind::Restart, &args).await,
         Verb::Undeploy(args) => lifecycle::undeploy(&app, &args).await,
+        Verb::Adopt(args) => adopt::run(&app, &args).await,
         Verb::Scale(args) => lifecycle::scale(&app, &args).await,
         Verb::Rollback(args) => lifecycle::rollback(&app, &args).await,
         Verb::Pause(args) => lifecycle::hold(&app, lifecycle::Kind::Pause, &args).await,
@@ -133,6 +136,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Verb::Cluster(args) => cluster::run(&app, &args).await,
         Verb::Version => version(&app),
         Verb::Completions { shell } => completions(shell),
+        Verb::Man { dir } => man::run(&app, &dir),
     }
 }
 

@@ -186,7 +186,7 @@ pub const KEYS: &[Key] = &[
         "failover.reschedule_after",
         Kind::Duration,
         Some("1s"),
-        "wait after the loss of a node before its replicas move",
+        "wait after the loss of a node before replicas move whose service does not say; the leading node's counts",
     ),
     key(
         "failover.stateful",
@@ -232,8 +232,7 @@ pub const KEYS: &[Key] = &[
 /// any, that is in force whatever is written. A key leaves this list when something acts on it.
 pub const WITHOUT_EFFECT: &[(&str, Option<&str>)] = &[
     ("reconcile.mode", Some("restart")),
-    ("failover.reschedule_after", None),
-    ("failover.stateful", None),
+    ("failover.stateful", Some("wait")),
     ("monitor.alert_command", Some("")),
     ("monitor.cooldown", None),
 ];

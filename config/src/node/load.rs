@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use weft_protocol::{Failover, Stateful};
+use weft_protocol::Stateful;
 
 use super::keys::{self, GATEWAY_PORT, KEYS, Key, Kind, Value};
 use super::{
@@ -396,7 +396,7 @@ fn finish(
         let help = "set [fabric] advertise = \"<address>:<port>\"";
         reader.report(place("fabric.bind", message).help(help));
     }
-    if config.failover.stateful == Stateful::Snapshot {
+    if config.stateful == Stateful::Snapshot {
         let message = "`failover.stateful = \"snapshot\"` is not in this version".to_owned();
         let help = "use \"wait\": replicas that keep data wait for their node";
         reader.report(place("failover.stateful", message).help(help));
@@ -487,12 +487,10 @@ fn build(values: &Values) -> NodeConfig {
             "full" => ReconcileMode::Full,
             _ => ReconcileMode::Restart,
         },
-        failover: Failover {
-            reschedule_after: time("failover.reschedule_after"),
-            stateful: match text("failover.stateful").as_str() {
-                "snapshot" => Stateful::Snapshot,
-                _ => Stateful::Wait,
-            },
+        reschedule_after: time("failover.reschedule_after"),
+        stateful: match text("failover.stateful").as_str() {
+            "snapshot" => Stateful::Snapshot,
+            _ => Stateful::Wait,
         },
         monitor: Monitor {
             interval: time("monitor.interval"),

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use weft_protocol::{Failover, Stateful};
+use weft_protocol::Stateful;
 
 use crate::diagnostic::Diagnostics;
 use crate::macp::Sessions;
@@ -216,8 +216,10 @@ pub struct NodeConfig {
     pub log_kept: u32,
     /// `[reconcile] mode`.
     pub reconcile: ReconcileMode,
-    /// `[failover]`: for services without one of their own.
-    pub failover: Failover,
+    /// `[failover] reschedule_after`: for services without one of their own.
+    pub reschedule_after: Duration,
+    /// `[failover] stateful`: only `wait` is in this version.
+    pub stateful: Stateful,
     /// `[monitor]`.
     pub monitor: Monitor,
     /// `[engine] socket`: path of the engine's API socket; empty: the usual places.
@@ -403,8 +405,8 @@ impl NodeConfig {
                 ReconcileMode::Report => "report",
                 ReconcileMode::Full => "full",
             }),
-            "failover.reschedule_after" => time(self.failover.reschedule_after),
-            "failover.stateful" => text(match self.failover.stateful {
+            "failover.reschedule_after" => time(self.reschedule_after),
+            "failover.stateful" => text(match self.stateful {
                 Stateful::Wait => "wait",
                 Stateful::Snapshot => "snapshot",
             }),

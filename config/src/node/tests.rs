@@ -38,7 +38,7 @@ fn two_keys_are_enough_and_the_rest_is_default() {
     assert_eq!(config.monitor.flap_threshold, 3);
     assert_eq!(config.planned_stop, Duration::from_secs(60));
     assert_eq!(config.voter_replace_after, Duration::from_secs(60));
-    assert_eq!(config.failover, Failover::default());
+    assert_eq!(config.reschedule_after, Duration::from_secs(1));
     assert!(!config.chaos);
     assert_eq!(config.origin("node.name"), Origin::File { line: 2 });
     assert_eq!(config.origin("log.level"), Origin::Default);
@@ -67,19 +67,17 @@ fn every_key_can_be_written_explained_and_set_by_variable() {
 fn what_is_set_without_effect_is_named_with_its_place_and_nothing_else_is() {
     assert!(good(PLAIN).config.without_effect().is_empty());
     let text = format!(
-        "{PLAIN}[reconcile]\nmode = \"report\"\n[monitor]\ninterval = \"5s\"\ncooldown = \"1m\"\n\
+        "{PLAIN}[reconcile]\nmode = \"report\"\n[monitor]\ninterval = \"5s\"\n\
          [membership]\nprofile = \"lan\"\n"
     );
-    let loaded =
-        run(&text, &[("WEFT_FAILOVER_RESCHEDULE_AFTER", "5s")], &NodeFlags::default()).unwrap();
+    let loaded = run(&text, &[("WEFT_MONITOR_COOLDOWN", "5s")], &NodeFlags::default()).unwrap();
     let lines: Vec<String> =
         loaded.config.without_effect().iter().map(ToString::to_string).collect();
     assert_eq!(
         lines,
         [
             "`reconcile.mode` (file, line 5) has no effect in this version: it is always `restart`",
-            "`failover.reschedule_after` (environment, WEFT_FAILOVER_RESCHEDULE_AFTER) has no effect in this version",
-            "`monitor.cooldown` (file, line 8) has no effect in this version",
+            "`monitor.cooldown` (environment, WEFT_MONITOR_COOLDOWN) has no effect in this version",
         ]
     );
     // The value that is in force anyway is nothing to warn of.

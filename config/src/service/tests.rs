@@ -351,7 +351,7 @@ fn every_key_is_understood() {
     assert_eq!(spec.comment, "two\nlines");
     assert_eq!(spec.depends_on, ["db", "auth"]);
     assert_eq!(spec.replicas, 3);
-    assert_eq!(spec.failover.reschedule_after, Duration::from_secs(5));
+    assert_eq!(spec.failover.reschedule_after, Some(Duration::from_secs(5)));
     assert_eq!(spec.failover.stateful, Stateful::Wait);
     assert_eq!(spec.update.order, Some(UpdateOrder::StopFirst));
     assert_eq!(spec.update.deadline, Duration::from_secs(600));

@@ -146,7 +146,6 @@ fn placement(root: &Section<'_>) -> PlacementRules {
 
 fn failover(section: &Section<'_>) -> Failover {
     section.only(&["reschedule_after", "stateful"], |_| None);
-    let default = Failover::default();
     let stateful = section
         .choice("stateful", &[("wait", Stateful::Wait), ("snapshot", Stateful::Snapshot)])
         .map(|at| at.value)
@@ -158,10 +157,7 @@ fn failover(section: &Section<'_>) -> Failover {
             "use \"wait\": replicas that keep data wait for their node",
         );
     }
-    Failover {
-        reschedule_after: section.duration("reschedule_after").unwrap_or(default.reschedule_after),
-        stateful,
-    }
+    Failover { reschedule_after: section.duration("reschedule_after"), stateful }
 }
 
 fn build_images(root: &Section<'_>) -> BTreeMap<String, String> {

@@ -97,13 +97,12 @@ fn placement(w: &mut Writer, rules: &PlacementRules) {
 }
 
 fn failover(w: &mut Writer, failover: &Failover) {
-    let default = Failover::default();
-    if *failover == default {
+    if *failover == Failover::default() {
         return;
     }
     w.header("[failover]");
-    if failover.reschedule_after != default.reschedule_after {
-        w.text("reschedule_after", &format_duration(failover.reschedule_after));
+    if let Some(after) = failover.reschedule_after {
+        w.text("reschedule_after", &format_duration(after));
     }
     if failover.stateful == Stateful::Snapshot {
         w.text("stateful", "snapshot");

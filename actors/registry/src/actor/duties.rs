@@ -471,6 +471,12 @@ impl Registry {
                 leading_for_ms: self.duties.since.map_or(0, ms),
                 since_rebalance_ms: self.duties.rebalanced.map(ms),
                 updating: state.updates().next().is_some(),
+                reschedule_after_ms: self
+                    .config
+                    .reschedule_after
+                    .as_millis()
+                    .try_into()
+                    .unwrap_or(u64::MAX),
                 ..Settings::default()
             },
         }

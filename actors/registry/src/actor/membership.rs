@@ -188,6 +188,7 @@ impl Registry {
                 .step("compare clocks")
                 .help("set the clock, for example by NTP, and join again")
         })?;
+        self.state().check_format(&message.name, &message.version, message.format)?;
         let given = Fingerprint::of(&message.secret);
         // Every record is looked at, whichever fits: time tells nothing about the stored hashes.
         let fixed = self.state().tokens().fold(String::new(), |found, token| {
@@ -215,8 +216,7 @@ impl Registry {
             key_fingerprint: csr.public_key_fingerprint().to_string(),
             ca: String::new(),
             capacity: Capacity::default(),
-            // Told with its first report.
-            format: 0,
+            format: message.format,
             extra_labels: Vec::new(),
             draining: false,
             joined_at: now,

@@ -94,6 +94,7 @@ fn first(dir: &Path) -> RegistryConfig {
         },
         issuer: Some(Arc::new(ca)),
         voter_replace_after: Duration::from_secs(60),
+        reschedule_after: Duration::from_secs(1),
         trust: trust(),
         report: Arc::new(|| {
             Some(ReportNode {
@@ -135,6 +136,7 @@ fn second(dir: &Path, node: NodeId, peer: NodeId) -> RegistryConfig {
         },
         issuer: None,
         voter_replace_after: Duration::from_secs(60),
+        reschedule_after: Duration::from_secs(1),
         trust: trust(),
         report: Arc::new(|| None),
         event_retention: RETENTION,
@@ -275,6 +277,7 @@ fn join(token: &JoinToken, key: &PrivateKey, name: &str) -> JoinCluster {
         name: name.into(),
         version: VERSION.into(),
         clock: SystemClock.wall(),
+        format: FORMAT_LEVEL,
     }
 }
 
@@ -613,6 +616,7 @@ fn a_join_that_is_refused_uses_nothing_up() {
             (JoinCluster { clock: good.clock.minus(ten), ..good.clone() }, "behind the cluster's"),
             (JoinCluster { cluster: "another".into(), ..good.clone() }, "for cluster another"),
             (JoinCluster { secret: vec![1; 32], ..good.clone() }, "not known"),
+            (JoinCluster { format: 0, ..good.clone() }, "understands format level 0"),
             (JoinCluster { name: "n1".into(), ..good.clone() }, "named `n1` already"),
             (JoinCluster { name: "N 2".into(), ..good.clone() }, "not a name for a node"),
             (JoinCluster { csr: vec![1, 2, 3], ..good.clone() }, "request cannot be used"),

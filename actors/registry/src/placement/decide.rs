@@ -227,7 +227,9 @@ impl Draft<'_> {
                 self.wait(key, Some(slot.id), WaitKind::Node, reason);
                 continue;
             }
-            let left = millis(svc.record.spec.failover.reschedule_after).saturating_sub(lost_for);
+            let own = svc.record.spec.failover.reschedule_after.map(millis);
+            let after = own.unwrap_or(self.table.input.settings.reschedule_after_ms);
+            let left = after.saturating_sub(lost_for);
             if left > 0 {
                 let reason = format!("{name} is lost: moves in {}", words::wait(left));
                 self.wait(key, Some(slot.id), WaitKind::Grace, reason);

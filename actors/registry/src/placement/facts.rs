@@ -158,6 +158,8 @@ pub struct Lease {
 pub struct Settings {
     /// Length of a lease; a replacement waits a tenth longer.
     pub lease_ms: u64,
+    /// Wait after the loss of a node, for services that say nothing else.
+    pub reschedule_after_ms: u64,
     /// How long the deciding node has led. Leases granted by earlier leaders are not known to
     /// it, so it takes every lease as renewed when it began (design §6).
     pub leading_for_ms: u64,
@@ -174,6 +176,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             lease_ms: 3_000,
+            reschedule_after_ms: 1_000,
             leading_for_ms: u64::MAX,
             rebalance_every_ms: 60_000,
             since_rebalance_ms: None,

@@ -185,7 +185,7 @@ fn some_service(n: usize) -> impl Strategy<Value = ServiceRecord> {
                 spec.placement.prefer = own(prefer);
                 spec.placement.avoid = own(avoid);
                 spec.node = pin.map(|n| format!("n{n}")).unwrap_or_default();
-                spec.failover.reschedule_after = Duration::from_millis(after);
+                spec.failover.reschedule_after = Some(Duration::from_millis(after));
                 if core {
                     spec.tier = weft_protocol::Tier::Core;
                 }

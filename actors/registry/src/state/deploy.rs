@@ -100,6 +100,9 @@ impl ClusterState {
         } else if spec.active {
             want(record, &options.component, Desired::Running);
         }
+        for component in options.stopped.iter().filter(|name| effective.component(name).is_some()) {
+            want(record, component, Desired::Stopped);
+        }
         record.spec = effective;
         record.spec.active = record.active;
         record.desired.retain(|(name, _)| record.spec.component(name).is_some());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use weft_protocol::{
     NodeRecord, OperatorRecord, ReportNode, ServiceSpec, TokenRecord, format_time, valid_name,
 };
-use weft_wire::{Failure, NodeId, WallTime};
+use weft_wire::{Failure, FailureKind, NodeId, WallTime};
 
 use super::apply::Change;
 use super::refusal::{conflict, exhausted, invalid, list, removed, token};
@@ -89,6 +89,25 @@ impl ClusterState {
         Ok(found)
     }
 
+    /// Refuses a node that would not understand what is agreed (design §6).
+    ///
+    /// # Errors
+    /// [`FailureKind::Unsupported`].
+    pub fn check_format(&self, name: &str, version: &str, format: u32) -> Result<(), Failure> {
+        if format >= self.format {
+            return Ok(());
+        }
+        let message = format!(
+            "Weft {} of this machine understands format level {format}, the cluster agrees at {}",
+            version.chars().take(64).collect::<String>().escape_debug(),
+            self.format
+        );
+        Err(Failure::new(FailureKind::Unsupported, message)
+            .node(name)
+            .step("compare versions")
+            .help("install on it the version that the other nodes run, and join again; the token is still good"))
+    }
+
     pub(super) fn add_node(
         &mut self,
         node: &NodeRecord,
@@ -97,6 +116,7 @@ impl ClusterState {
         out: &mut Vec<Change>,
     ) -> Result<(), Failure> {
         self.check_join(secret_hash, &node.name, at)?;
+        self.check_format(&node.name, &node.version, node.format)?;
         if self.denied.contains(&format!("node/{}", node.id)) {
             return Err(removed(&format!("node {}", node.id)).node(&node.name));
         }

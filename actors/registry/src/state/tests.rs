@@ -229,10 +229,11 @@ fn target(text: &str) -> CommandRef {
 }
 
 fn only(component: &str) -> DeployOptions {
-    DeployOptions { component: component.into(), if_changed: false }
+    DeployOptions { component: component.into(), ..DeployOptions::default() }
 }
 
-const IF_CHANGED: DeployOptions = DeployOptions { component: String::new(), if_changed: true };
+const IF_CHANGED: DeployOptions =
+    DeployOptions { component: String::new(), if_changed: true, stopped: Vec::new() };
 
 fn two() -> ServiceSpec {
     service("web", 1, vec![component("api", "1"), component("db", "1")])
@@ -821,7 +822,11 @@ fn command() -> impl Strategy<Value = Command> {
         },
     );
     let options = (prop::sample::select(vec!["", "", "x", "y"]), any::<bool>()).prop_map(
-        |(component, if_changed)| DeployOptions { component: component.into(), if_changed },
+        |(component, if_changed)| DeployOptions {
+            component: component.into(),
+            if_changed,
+            stopped: if if_changed { vec!["y".into()] } else { vec![] },
+        },
     );
     let reference = (name.clone(), prop::option::of(part)).prop_map(|(service, part)| CommandRef {
         service: service.into(),

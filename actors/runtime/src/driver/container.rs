@@ -1,10 +1,11 @@
 //! The driver of containers: makes one ready, starts it, follows it to its end, removes it.
 //!
-//! Which containers are a component's is said by their labels, which bear this node's id; no other
-//! container is ever touched. `container.json` in a component's directory says that there may be
+//! Which containers are a component's is said by their labels, which bear this node's id, or, of one
+//! that was adopted, by its id in `container.json`; no other container is ever touched. That file in a component's directory says that there may be
 //! one. A container that ended is started again in its place as long as it is made from what is
 //! wanted; it is removed when something else takes its place, or the component is forgotten.
 
+mod adopted;
 mod follow;
 mod start;
 
@@ -20,6 +21,7 @@ use weft_protocol::Assignment;
 use weft_protocol::files::ShimExit;
 use weft_wire::WallTime;
 
+pub(crate) use self::adopted::{Adopted, adopted, let_go, note_adopted};
 use self::follow::{follow, kill};
 pub(crate) use self::start::run;
 use super::engines::{NO_DRIVER, News};
@@ -50,6 +52,9 @@ struct ContainerFile {
     /// What the image's name meant when it was made.
     #[serde(default)]
     digest: String,
+    /// It bears no labels: somebody else made it.
+    #[serde(default)]
+    adopted: Option<Adopted>,
 }
 
 /// Whether a component may have a container.
@@ -107,6 +112,10 @@ fn labels(hands: &Hands) -> Vec<String> {
 async fn ours(hands: &Hands, engine: &Engine) -> Result<Vec<Summary>, Error> {
     let mut all = engine.list(&labels(hands)).await?;
     all.retain(|one| is_ours(hands, one.owner.as_ref()));
+    if let Some(adopted) = read(&hands.dir()).adopted.filter(|adopted| adopted.taken) {
+        let everything = engine.list(&[]).await?;
+        all.extend(everything.into_iter().filter(|one| adopted.is(one)));
+    }
     Ok(all)
 }
 
@@ -114,14 +123,24 @@ fn is_ours(hands: &Hands, owner: Option<&Owner>) -> bool {
     owner.is_some_and(|owner| owner.node == hands.shared.config.node_id && owner.key == hands.key)
 }
 
-fn instance(container: &Container, digest: &str) -> Instance {
+/// The run of a container, by its labels, or by `file` if it was adopted.
+fn instance(container: &Container, file: &ContainerFile) -> Instance {
     let owner = container.owner.as_ref();
+    let adopted = file.adopted.as_ref().filter(|adopted| adopted.id == container.id);
+    let digest = &file.digest;
     let started_at = container.started_at.unwrap_or_default();
     Instance {
         id: InstanceId::Container { container: container.id.clone(), started_at },
         pid: container.pid.unwrap_or(0),
-        spec_hash: owner.map_or_else(String::new, |owner| owner.spec_hash.clone()),
-        epoch: owner.map_or(0, |owner| owner.epoch),
+        spec_hash: match (owner, adopted) {
+            (Some(owner), _) => owner.spec_hash.clone(),
+            (None, Some(adopted)) => adopted.spec_hash.clone(),
+            (None, None) => String::new(),
+        },
+        epoch: match (owner, adopted) {
+            (Some(owner), _) => owner.epoch,
+            (None, adopted) => adopted.map_or(0, |adopted| adopted.epoch),
+        },
         revision: owner.map_or(0, |owner| owner.revision),
         generation: owner.map_or(0, |owner| owner.generation),
         started_at,
@@ -129,7 +148,7 @@ fn instance(container: &Container, digest: &str) -> Instance {
         lease: None,
         exit: None,
         image: container.image.clone(),
-        digest: if digest.is_empty() { container.image_id.clone() } else { digest.to_owned() },
+        digest: if digest.is_empty() { container.image_id.clone() } else { digest.clone() },
     }
 }
 
@@ -181,8 +200,16 @@ pub(crate) async fn prepare(
 }
 
 /// Looks for a component's container when its actor begins, and follows it if it runs. `other`:
-/// what was found of a process.
-pub(crate) async fn take_over(hands: Hands, other: Finding, mut inbox: mpsc::Receiver<Order>) {
+/// what was found of a process. `wanted`: a container is what it is assigned as.
+pub(crate) async fn take_over(
+    hands: Hands,
+    other: Finding,
+    wanted: bool,
+    mut inbox: mpsc::Receiver<Order>,
+) {
+    if wanted {
+        adopted::take(&hands).await;
+    }
     let engines = hands.shared.engines.clone();
     if engines.are_none() {
         return hands.say(Input::Found(other));
@@ -202,7 +229,7 @@ pub(crate) async fn take_over(hands: Hands, other: Finding, mut inbox: mpsc::Rec
     };
     let Some(container) = found else { return hands.say(Input::Found(other)) };
     let file = read(&hands.dir());
-    let mut what = instance(&container, &file.digest);
+    let mut what = instance(&container, &file);
     if container.state.is_live() {
         if let Err(Problem::Passing(why) | Problem::Permanent(why)) =
             write(&hands, &ContainerFile { name: container.name.clone(), stopping: None, ..file })
@@ -276,8 +303,8 @@ async fn idle(hands: &Hands, mut inbox: mpsc::Receiver<Order>) {
         let Ok(engine) = engines.engine().await else { continue };
         match look_at(hands, &engine, &mut inbox).await {
             Some(Some(container)) => {
-                let digest = read(&hands.dir()).digest;
-                hands.say(Input::Surfaced(hands.run, instance(&container, &digest)));
+                let file = read(&hands.dir());
+                hands.say(Input::Surfaced(hands.run, instance(&container, &file)));
                 let guard = Guard::find(hands).await;
                 follow(hands, engine, container, guard, &mut inbox, false).await;
             }

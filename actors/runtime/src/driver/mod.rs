@@ -73,11 +73,11 @@ impl Hands {
 /// `wanted`: what it is wanted to be, as far as that is known.
 pub(crate) async fn take_over(hands: Hands, wanted: Option<Driver>, inbox: mpsc::Receiver<Order>) {
     let Some((finding, inbox)) = process::take_over(&hands, inbox).await else { return };
-    let boxed = wanted == Some(Driver::Container) || container::may_be(&hands.dir());
-    if !boxed {
+    let wanted = wanted == Some(Driver::Container);
+    if !wanted && !container::may_be(&hands.dir()) {
         return hands.say(Input::Found(finding));
     }
-    container::take_over(hands, finding, inbox).await;
+    container::take_over(hands, finding, wanted, inbox).await;
 }
 
 /// One run from its start to its end.

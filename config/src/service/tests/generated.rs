@@ -195,7 +195,7 @@ prop_compose! {
         (path, comment, stop, colocate) in ("(\\.\\./)?[a-z]{1,5}", prop_oneof![Just(String::new()), text()], any::<bool>(), any::<bool>()),
         depends_on in btree_set("[a-z]{1,3}9", 0..3),
         labels in vec("[a-z]{1,3}(!?=[a-z0-9]{1,3})?", 0..3),
-        (reschedule_after, update, exclude) in (time(0), update(), btree_set("[a-z]{1,3}/[a-z]{1,3}", 0..3)),
+        (reschedule_after, update, exclude) in (prop::option::of(time(0)), update(), btree_set("[a-z]{1,3}/[a-z]{1,3}", 0..3)),
         components in components(),
     ) -> ServiceSpec {
 

@@ -142,7 +142,7 @@ impl Service {
         self
     }
     pub(super) fn after(mut self, ms: u64) -> Self {
-        self.0.spec.failover.reschedule_after = Duration::from_millis(ms);
+        self.0.spec.failover.reschedule_after = Some(Duration::from_millis(ms));
         self
     }
     pub(super) fn require(mut self, rules: &[&str]) -> Self {

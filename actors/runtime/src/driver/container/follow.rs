@@ -226,7 +226,7 @@ pub(super) async fn kill(hands: &Hands, engine: &Engine, id: &str) {
 /// die meanwhile.
 async fn stop(hands: Hands, engine: Engine, container: Container, grace: Duration) {
     let file = ContainerFile {
-        stopping: Some(instance(&container, "").id),
+        stopping: Some(instance(&container, &ContainerFile::default()).id),
         name: container.name.clone(),
         ..read(&hands.dir())
     };

@@ -10,6 +10,7 @@ use super::follow::follow;
 use super::{
     AGAIN, ContainerFile, idle, instance, is_ours, lease_ended, ours, permanence, read, write,
 };
+use crate::adopt;
 use crate::boottime::now_ms;
 use crate::disk::make_dir;
 use crate::driver::guard::{self, Guard};
@@ -102,7 +103,7 @@ pub(crate) async fn run(hands: Hands, assignment: Assignment, mut inbox: mpsc::R
         }
     };
     let (engine, Started { container, guard, fresh }) = started;
-    let mut what = instance(&container, &read(&hands.dir()).digest);
+    let mut what = instance(&container, &read(&hands.dir()));
     what.lease = guard.as_ref().and_then(|guard| guard.until);
     hands.say(Input::Started(run, what));
     follow(&hands, engine, container, guard, &mut inbox, fresh).await;
@@ -147,7 +148,12 @@ async fn start(
     let mut made = recipe::container(&shared.config, assignment, &ports, &peers, &home, "name");
     let from = made.labels.get(MADE_FROM).cloned();
     let there = ours(hands, engine).await?;
-    let same = there.iter().find(|one| one.labels.get(MADE_FROM) == from.as_ref());
+    // One that was adopted stays until something else is wanted of it.
+    let kept = read(&hands.dir()).adopted.filter(|adopted| adopted.is_of(assignment));
+    let same = there.iter().find(|one| match &one.owner {
+        Some(_) => one.labels.get(MADE_FROM) == from.as_ref(),
+        None => kept.as_ref().is_some_and(|adopted| adopted.is(one)),
+    });
     if let Some(same) = same {
         match started(hands, engine, assignment, &same.id).await {
             Ok((container, guard)) => {
@@ -159,7 +165,7 @@ async fn start(
                     version: FILES_VERSION,
                     name: container.name.clone(),
                     stopping: None,
-                    digest: before.digest,
+                    ..before
                 };
                 write(hands, &file).await?;
                 return Ok(Started { container, guard, fresh: false });
@@ -191,6 +197,7 @@ async fn start(
             name: made.name.clone(),
             stopping: None,
             digest: digest.clone(),
+            adopted: None,
         };
         write(hands, &file).await?;
         match engine.create(&made).await {
@@ -213,6 +220,8 @@ async fn start(
                 {
                     place += 1;
                 }
+                // The same, as somebody else made it.
+                None if is_sibling(hands, &holder.id).await && place < PLACES => place += 1,
                 _ => return Err(Error::NameTaken { name, holder }.into()),
             },
             Err(error) => return Err(error.into()),
@@ -230,6 +239,17 @@ async fn start(
             Err(failed)
         }
     }
+}
+
+/// Whether it is the adopted container of another replica of the component.
+async fn is_sibling(hands: &Hands, container: &str) -> bool {
+    let data_dir = hands.shared.config.data_dir.clone();
+    let owned = tokio::task::spawn_blocking(move || adopt::owned(&data_dir)).await;
+    owned.is_ok_and(|owned| {
+        owned.get(container).is_some_and(|owner| {
+            (&owner.service, &owner.component) == (&hands.key.service, &hands.key.component)
+        })
+    })
 }
 
 /// Whether nobody can say who holds the name.
