@@ -5,6 +5,7 @@
 //! message has a number and a version that a golden file pins.
 #![forbid(unsafe_code)]
 
+mod alert;
 mod cluster;
 mod diff;
 mod event;
@@ -15,6 +16,7 @@ mod lease;
 mod monitor;
 mod node;
 mod operation;
+mod recover;
 mod registry;
 mod rollout;
 mod runtime;
@@ -23,6 +25,10 @@ mod session;
 mod state;
 mod time;
 
+pub use alert::{
+    Alert, AlertFilter, AlertItem, AlertKind, AlertRun, ClusterAlerts, FollowAlerts, QueryAlerts,
+    RecordAlerts,
+};
 pub use cluster::{
     Applied, Capacity, Command, DeployOptions, FORMAT_LEVEL, NodeRecord, OperatorRecord, Placement,
     PlacementMove, Previous, Proposal, Revision, RevisionVerdict, ServiceRecord, StateView,
@@ -44,6 +50,7 @@ pub use node::{ActorInfo, ActorTree, ChaosActor, ChaosKind, Ping, Pong, RestartA
 pub use operation::{
     FinishedOperation, Operation, OperationChange, OperationStep, Progress, SeenOn,
 };
+pub use recover::{RecoverNodes, RecoveredNode};
 pub use registry::{
     AgreementView, FollowEvents, GroupView, IssueToken, IssuedToken, JoinCluster, JoinedCluster,
     MemberView, PeerAddress, PlacementPlan, PlanPlacement, PlannedMove, Propose, QueryAudit,
@@ -53,7 +60,8 @@ pub use registry::{
 pub use rollout::{Rollout, RolloutPhase, RolloutStep, Version, VersionRef};
 pub use runtime::{
     Assign, Assignment, CheckSpec, ComponentStatus, Duty, ListComponents, LogLine, LogStream,
-    ReadDuty, ReadLogs, RestartComponents, RestartedComponents, SpecProblem, WatchComponents,
+    ReadDuty, ReadLogs, RestartComponents, RestartedComponents, SpecProblem, StartComponents,
+    WatchComponents,
 };
 pub use service::{
     CommandRef, ComponentKey, ComponentSpec, Driver, Failover, HealthCheck, HealthKind,

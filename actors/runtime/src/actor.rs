@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 use uuid::Uuid;
 use weft_engine::Search;
 use weft_link::{Call, ItemSink, Refusal, Reply};
@@ -18,7 +18,7 @@ use weft_protocol::files::{FILES_VERSION, component_dir};
 use weft_protocol::{
     Assign, Assignment, CheckSpec, ComponentKey, ComponentState, ComponentStatus, Desired, Driver,
     Duty, ListComponents, LogLine, Observed, ReadDuty, ReadLogs, ReplicaKey, RestartComponents,
-    RestartedComponents, SpecProblem, WatchComponents, valid_name,
+    RestartedComponents, SpecProblem, StartComponents, WatchComponents, valid_name,
 };
 use weft_supervision::{
     Actor, ActorError, Child, ChildSpec, Factory, Handle, Incarnation, Intensity, Routes, Scope,
@@ -26,7 +26,7 @@ use weft_supervision::{
 };
 use weft_wire::{ActorKind, Address, AskError, Failure, FailureKind};
 
-use crate::component::{ComponentActor, POST_RETRY, Wanted, random};
+use crate::component::{ComponentActor, MENDING, POST_RETRY, Wanted, random};
 use crate::disk::{Durable, make_dir, read_json, write_json};
 use crate::driver::engines::Engines;
 use crate::launch::spec_problem;
@@ -75,6 +75,8 @@ pub struct RuntimeConfig {
     pub engine: Option<Search>,
     /// Containers may mount what is outside the data directory.
     pub allow_host_mounts: bool,
+    /// What ends by itself is told of and not started again (`reconcile.mode = "report"`).
+    pub report_only: bool,
 }
 
 impl RuntimeConfig {
@@ -94,6 +96,7 @@ impl RuntimeConfig {
             node_id: String::new(),
             engine: None,
             allow_host_mounts: false,
+            report_only: false,
         }
     }
 }
@@ -108,6 +111,7 @@ pub fn factory(config: RuntimeConfig) -> impl Factory<Runtime> {
         peers: Mutex::new(BTreeMap::new()),
         outbox: Mutex::new(Outbox::default()),
         book: Mutex::new(Book::default()),
+        mending: Arc::new(Semaphore::new(MENDING)),
         taken: Mutex::new(None),
         stale: Mutex::new(BTreeSet::new()),
         board: Mutex::new(BTreeMap::new()),
@@ -136,6 +140,8 @@ pub(crate) struct Shared {
     pub(crate) outbox: Mutex<Outbox>,
     /// Leases of fenced replicas.
     pub(crate) book: Mutex<Book>,
+    /// Turns of those that are started again because they ended.
+    pub(crate) mending: Arc<Semaphore>,
     /// The position acted upon last in this process, and what was said there.
     taken: Mutex<Option<(u64, Vec<Assignment>)>>,
     /// Was run while this node was out of contact, is not its any more, and has not stopped yet.
@@ -205,6 +211,7 @@ impl Actor for Runtime {
             .ask::<ListComponents>()
             .ask::<ReadDuty>()
             .ask::<RestartComponents>()
+            .ask::<StartComponents>()
             .ask::<CheckSpec>()
             .subscription::<ReadLogs>()
             .subscription::<WatchComponents>();
@@ -628,6 +635,28 @@ impl Handle<ReadDuty> for Runtime {
                 .map(|(key, _)| key.clone())
                 .collect(),
         });
+    }
+}
+
+impl Handle<StartComponents> for Runtime {
+    fn handle(&mut self, message: StartComponents, reply: Reply<StartComponents>, _: &Scope<Self>) {
+        let mut keys = Vec::new();
+        for (key, entry) in self.entries.iter().filter(|(_, entry)| !entry.leaving) {
+            let desired = entry.wanted.lock().assignment.as_ref().map(|a| a.desired);
+            let state = self.shared.board.lock().get(key).map(|status| status.state);
+            let down = matches!(
+                state,
+                Some(ComponentState::Exited | ComponentState::Failed | ComponentState::Removed)
+            );
+            if message.matches(key)
+                && down
+                && desired == Some(Desired::Running)
+                && entry.child.post(|actor, scope| actor.revive(scope)).is_ok()
+            {
+                keys.push(key.clone());
+            }
+        }
+        reply.ok(RestartedComponents { keys });
     }
 }
 

@@ -32,6 +32,11 @@ const MEMORY_FILE: &str = "component.json";
 /// go first.
 const UNRECORDED_MOST: usize = 64;
 
+/// So many components of a node are started again at once (orchestration §22b).
+pub(crate) const MENDING: usize = 4;
+/// One that takes longer to start lets the next one begin.
+const MENDING_MOST: Duration = Duration::from_secs(30);
+
 /// `component.json`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Kept {
@@ -79,6 +84,8 @@ pub(crate) struct ComponentActor {
     probe: Option<DropGuard>,
     /// What is being got ready to take the place of what runs.
     preparing: Option<DropGuard>,
+    /// While it is being started again it is one of few on this node.
+    mending: Option<DropGuard>,
     timer: Option<Timer>,
     /// The end of the lease that the shim was told last; `Some(None)`: that it needs none.
     told: Option<Option<u64>>,
@@ -124,6 +131,7 @@ impl ComponentActor {
         let synced = memory.clone();
         shared.book.lock().busy(&key, true);
         let mut machine = Component::new(key.clone(), memory, wall);
+        machine.reports(shared.config.report_only);
         if !wanted.lock().sure {
             machine.hold();
         }
@@ -139,6 +147,7 @@ impl ComponentActor {
             shim: None,
             probe: None,
             preparing: None,
+            mending: None,
             timer: None,
             told: None,
         }
@@ -170,6 +179,11 @@ impl ComponentActor {
     /// An operator wants it started anew.
     pub(crate) fn restart(&mut self, scope: &Scope<Self>) {
         self.input(scope, Input::Restart);
+    }
+
+    /// An operator wants it started if it does not run.
+    pub(crate) fn revive(&mut self, scope: &Scope<Self>) {
+        self.input(scope, Input::Revive);
     }
 
     /// The lease of its replica is not what it was.
@@ -210,6 +224,9 @@ impl ComponentActor {
         }
         let effects = self.machine.handle(scope.now(), scope.wall(), random_share(), input);
         self.shared.book.lock().busy(&self.key, self.machine.is_busy());
+        if !self.machine.is_mending() {
+            self.mending = None;
+        }
         // A ghost does nothing: its successor has taken over.
         if !scope.epoch().is_current() {
             return;
@@ -311,7 +328,22 @@ impl ComponentActor {
         self.orders = Some(orders);
         self.told = None;
         self.shim = None;
-        scope.spawn(driver::run(self.hands(scope, run), assignment, inbox));
+        let work = driver::run(self.hands(scope, run), assignment, inbox);
+        if !self.machine.is_mending() {
+            return scope.spawn(work);
+        }
+        let token = CancellationToken::new();
+        self.mending = Some(token.clone().drop_guard());
+        let turns = self.shared.mending.clone();
+        scope.spawn(async move {
+            // Closed never: then nobody would start anything again.
+            let turn = turns.acquire_owned().await.ok();
+            let hold = async move {
+                let _ = tokio::time::timeout(MENDING_MOST, token.cancelled()).await;
+                drop(turn);
+            };
+            tokio::join!(work, hold);
+        });
     }
 
     fn hands(&self, scope: &Scope<Self>, run: u64) -> Hands {
