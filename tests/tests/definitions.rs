@@ -62,7 +62,8 @@ impl Bench {
 
 fn service(name: &str, more: &str) -> String {
     format!(
-        "# {name} is mine\nname = \"{name}\" # keep\n{more}\n[[components]]\nname = \"api\"\n\
+        "# {name} is mine\nname = \"{name}\" # keep\n{more}\n[update]\n\
+         healthy_for = \"500ms\"\n\n[[components]]\nname = \"api\"\n\
          cmd = [\"{}\"]\nstop_grace = \"2s\"\n\n[[components.routes]]\nport = 443\n",
         bin_dir().join("hello").display()
     )

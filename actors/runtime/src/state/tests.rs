@@ -10,6 +10,7 @@ use super::*;
 mod containers;
 mod ownership;
 mod reports;
+mod storm;
 
 fn key() -> ComponentKey {
     ComponentKey { service: "web".into(), replica: 1, component: "api".into() }
