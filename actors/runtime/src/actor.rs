@@ -26,7 +26,7 @@ use weft_supervision::{
 };
 use weft_wire::{ActorKind, Address, AskError, Failure, FailureKind};
 
-use crate::component::{ComponentActor, MENDING, POST_RETRY, Wanted, random};
+use crate::component::{ComponentActor, POST_RETRY, Wanted, random};
 use crate::disk::{Durable, make_dir, read_json, write_json};
 use crate::driver::engines::Engines;
 use crate::launch::spec_problem;
@@ -36,6 +36,7 @@ use crate::outbox::Outbox;
 use crate::ports::{Ports, is_free};
 use crate::state::lease::{Book, Lease};
 use crate::state::order::{Verdict, judge};
+use crate::turns::MENDING;
 
 pub(crate) const ASSIGNMENTS_FILE: &str = "assignments.json";
 const PORTS_FILE: &str = "route-ports.json";

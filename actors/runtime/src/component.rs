@@ -25,17 +25,13 @@ use crate::probe::Target;
 use crate::shim::STATE_FILE;
 use crate::state::lease::Lease;
 use crate::state::{Change, Component, Effect, Finding, Input, Memory};
+use crate::turns::{MENDING_MOST, in_turn};
 
 /// Beside `shim.json`: what the machine wants to know again after a restart of the daemon.
 const MEMORY_FILE: &str = "component.json";
 /// So many transitions that nobody has recorded are kept on disk for each component; the oldest
 /// go first.
 const UNRECORDED_MOST: usize = 64;
-
-/// So many components of a node are started again at once (orchestration §22b).
-pub(crate) const MENDING: usize = 4;
-/// One that takes longer to start lets the next one begin.
-const MENDING_MOST: Duration = Duration::from_secs(30);
 
 /// `component.json`.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -334,16 +330,7 @@ impl ComponentActor {
         }
         let token = CancellationToken::new();
         self.mending = Some(token.clone().drop_guard());
-        let turns = self.shared.mending.clone();
-        scope.spawn(async move {
-            // Closed never: then nobody would start anything again.
-            let turn = turns.acquire_owned().await.ok();
-            let hold = async move {
-                let _ = tokio::time::timeout(MENDING_MOST, token.cancelled()).await;
-                drop(turn);
-            };
-            tokio::join!(work, hold);
-        });
+        scope.spawn(in_turn(self.shared.mending.clone(), token, MENDING_MOST, work));
     }
 
     fn hands(&self, scope: &Scope<Self>, run: u64) -> Hands {
