@@ -10,7 +10,7 @@ use weft_agreement::{
     Consensus, ConsensusConfig, Door, Membership, MembershipConfig, Profile, Timing,
 };
 use weft_config::macp::MacpSettings;
-use weft_config::node::{Loaded, NodeConfig, NodeDriver};
+use weft_config::node::{Loaded, NodeConfig, NodeDriver, ReconcileMode};
 use weft_gateway::{HttpFace, MacpFace};
 use weft_identity::{Credentials, DenyList, IdentityError, IdentityFiles, IssuingCa, Trust};
 use weft_link::{
@@ -468,10 +468,12 @@ impl Node {
             weft_registry::factory(registry.clone(), agreement.clone(), incarnation)
         });
 
+        let report_only = self.config.reconcile == ReconcileMode::Report;
         let runtime = weft_runtime::RuntimeConfig {
             node_id: seed.node.to_string(),
             engine: engine_search(&self.config),
             allow_host_mounts: self.config.allow_host_mounts,
+            report_only,
             ..weft_runtime::RuntimeConfig::new(
                 data_dir.clone(),
                 name.clone(),
@@ -480,10 +482,17 @@ impl Node {
         };
         tree.add(ActorKind::Runtime, ChildSpec::default(), weft_runtime::factory(runtime));
 
+        let wanted = &self.config.monitor;
         let monitor = weft_monitor::MonitorConfig {
-            interval: self.config.monitor.interval,
-            flap_threshold: self.config.monitor.flap_threshold,
-            flap_window: self.config.monitor.flap_window,
+            interval: wanted.interval,
+            flap_threshold: wanted.flap_threshold,
+            flap_window: wanted.flap_window,
+            alert_command: wanted.alert_command.clone(),
+            alert_after: wanted.alert_after,
+            cooldown: wanted.cooldown,
+            restart_threshold: wanted.restart_threshold,
+            disk_low: wanted.disk_low,
+            at_once: report_only,
             ..weft_monitor::MonitorConfig::new(name.clone(), data_dir, self.clock.now())
         };
         tree.add(ActorKind::Monitor, ChildSpec::default(), weft_monitor::factory(monitor));

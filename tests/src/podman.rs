@@ -153,6 +153,27 @@ impl Podman {
         if done.code == 0 { done.stdout.trim().to_owned() } else { String::new() }
     }
 
+    /// Loses everything it has, containers and images, and gets its images again from an archive,
+    /// as they were.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[track_caller]
+    pub fn lose_everything_and_load_the_images(&mut self) {
+        let archive = self.dir.join("saved.tar");
+        let to = archive.to_string_lossy().into_owned();
+        self.podman(&["save", "--quiet", "--multi-image-archive", "-o", &to, IMAGE, IMAGE_2]).ok();
+        self.podman(&["rm", "--all", "--force", "--time", "0"]).ok();
+        self.silence();
+        for part in ["storage", "run"] {
+            let part = self.dir.join(part);
+            unmount(&part);
+            std::fs::remove_dir_all(&part).expect("the storage goes");
+        }
+        self.podman(&["load", "--quiet", "-i", &to]).ok();
+        self.serve();
+    }
+
     fn import(&self) {
         let root = self.dir.join("root");
         std::fs::create_dir_all(root.join("bin")).expect("a directory");
@@ -210,12 +231,7 @@ fn clean(dir: &Path, namespace: Option<&str>) {
         }
     }
     for _ in 0..20 {
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        for mount in mounts.lines().rev().filter_map(|line| line.split(' ').nth(4)) {
-            if Path::new(mount).starts_with(dir) {
-                let _ = run(Command::new("umount").args(["-l", mount]));
-            }
-        }
+        unmount(dir);
         match std::fs::remove_dir_all(dir) {
             Ok(()) => return,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
@@ -223,6 +239,16 @@ fn clean(dir: &Path, namespace: Option<&str>) {
         }
     }
     eprintln!("{} could not be removed", dir.display());
+}
+
+/// Unmounts whatever is mounted beneath.
+fn unmount(dir: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    for mount in mounts.lines().rev().filter_map(|line| line.split(' ').nth(4)) {
+        if Path::new(mount).starts_with(dir) {
+            let _ = run(Command::new("umount").args(["-l", mount]));
+        }
+    }
 }
 
 /// Cleans up after tests that were killed.
@@ -252,6 +278,15 @@ impl Boxes {
     /// If it cannot be made.
     #[track_caller]
     pub fn start(nodes: usize) -> Option<Self> {
+        Self::with(nodes, &[])
+    }
+
+    /// The same, with settings for each daemon, such as `reconcile.mode=report`.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[track_caller]
+    pub fn with(nodes: usize, settings: &[&str]) -> Option<Self> {
         if skip() {
             return None;
         }
@@ -263,7 +298,8 @@ impl Boxes {
             .iter()
             .map(|podman| vec![format!("engine.socket={}", podman.socket().display())])
             .collect();
-        let options = Options { each, ..Options::default() };
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let options = Options { each, settings, ..Options::default() };
         Some(Self { podman, cluster: NetCluster::with(net, nodes, options) })
     }
 }

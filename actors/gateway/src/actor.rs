@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use weft_link::{ItemSink, Meta, Reply};
 use weft_protocol::{
-    ActorTree, AdoptService, AttachInfo, ClusterActors, ClusterActorsReply, ClusterEvents,
-    ClusterLogs, ClusterNodes, ClusterOperations, ClusterPs, ClusterStatus, Command, CommandRef,
-    DeployService, DescribeNode, EventFilter, LifecycleRequest, ListComponents, ListServices,
-    NodeReply, NodeRow, PlanItem, PlanService, Propose, PsReply, QueryEvents, ReadDrift,
-    ReadHistory, ReadHost, ReadReadiness, Readiness, RemoveNode, ServiceHistory, ServiceRow,
-    StatusReply, VERSION,
+    ActorTree, AdoptService, AlertFilter, AttachInfo, ClusterActors, ClusterActorsReply,
+    ClusterAlerts, ClusterEvents, ClusterLogs, ClusterNodes, ClusterOperations, ClusterPs,
+    ClusterStatus, Command, CommandRef, DeployService, DescribeNode, EventFilter, LifecycleRequest,
+    ListComponents, ListServices, NodeReply, NodeRow, PlanItem, PlanService, Propose, PsReply,
+    QueryAlerts, QueryEvents, ReadDrift, ReadHistory, ReadHost, ReadReadiness, Readiness,
+    RecoverNodes, RemoveNode, ServiceHistory, ServiceRow, StatusReply, VERSION,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope, Serve};
 use weft_wire::{AskError, Identity, Message, NodeId};
@@ -23,10 +23,13 @@ use crate::around::{Asker, Memory, NODE_TIMEOUT};
 use crate::http::{Alive, HttpFace};
 use crate::macp::MacpFace;
 use crate::operate::Operation;
-use crate::{adopt, check, follow, nodes, operate, operations, plan, readiness, rows};
+use crate::{adopt, check, follow, nodes, operate, operations, plan, readiness, recover, rows};
 
 /// How many events `status` shows.
 const STATUS_EVENTS: u32 = 20;
+/// And how many alerts, how old.
+const STATUS_ALERTS: u32 = 20;
+const STATUS_ALERTS_WITHIN: Duration = Duration::from_secs(3600);
 /// How long taking a node out may take to be agreed.
 const REMOVE: Duration = Duration::from_secs(10);
 
@@ -105,9 +108,11 @@ impl Actor for Gateway {
             .ask::<ListServices>()
             .ask::<RemoveNode>()
             .ask::<AdoptService>()
+            .ask::<RecoverNodes>()
             .ask::<DescribeNode>()
             .ask::<ReadReadiness>()
             .subscription::<ClusterEvents>()
+            .subscription::<ClusterAlerts>()
             .subscription::<ClusterLogs>()
             .subscription::<DeployService>()
             .subscription::<LifecycleRequest>();
@@ -231,6 +236,13 @@ impl Handle<RemoveNode> for Gateway {
     }
 }
 
+impl Handle<RecoverNodes> for Gateway {
+    fn handle(&mut self, message: RecoverNodes, reply: Reply<RecoverNodes>, scope: &Scope<Self>) {
+        let work = |asker: Asker| async move { recover::recover(&asker, message).await };
+        self.answer(reply, scope, work);
+    }
+}
+
 impl Handle<ReadReadiness> for Gateway {
     fn handle(&mut self, _: ReadReadiness, reply: Reply<ReadReadiness>, scope: &Scope<Self>) {
         self.answer(reply, scope, |asker| async move {
@@ -266,6 +278,25 @@ impl Serve<ClusterEvents> for Gateway {
             tokio::select! {
                 () = sink.closed() => {}
                 _ = follow::events(asker, message, &sink) => {}
+            }
+        });
+    }
+}
+
+impl Serve<ClusterAlerts> for Gateway {
+    fn serve(
+        &mut self,
+        message: ClusterAlerts,
+        sink: ItemSink<ClusterAlerts>,
+        scope: &Scope<Self>,
+    ) {
+        let asker = self.asker(sink.meta());
+        let working = Working::new(&self.operations);
+        scope.spawn(async move {
+            let _working = working;
+            tokio::select! {
+                () = sink.closed() => {}
+                _ = follow::alerts::alerts(asker, message, &sink) => {}
             }
         });
     }
@@ -346,6 +377,12 @@ async fn status(asker: &Asker, service: String) -> Result<StatusReply, AskError>
         .then(|| CommandRef { service: service.clone(), component: String::new() });
     let filter =
         EventFilter { service: service.clone(), limit: STATUS_EVENTS, ..EventFilter::default() };
+    let alerts = AlertFilter {
+        service: service.clone(),
+        since: Some(asker.clock.wall().minus(STATUS_ALERTS_WITHIN)),
+        limit: STATUS_ALERTS,
+        ..AlertFilter::default()
+    };
     let goes_on = async {
         let Ok(state) = asker.state().await else { return Vec::new() };
         operations::rows(asker, &state, |operation| {
@@ -353,11 +390,12 @@ async fn status(asker: &Asker, service: String) -> Result<StatusReply, AskError>
         })
         .await
     };
-    let (ps, drift, events, operations) = tokio::join!(
+    let (ps, drift, events, operations, alerts) = tokio::join!(
         ps(asker, target.as_ref()),
         asker.ask_all(ReadDrift {}),
         asker.ask_all(QueryEvents { filter }),
         goes_on,
+        asker.ask_all(QueryAlerts { filter: alerts }),
     );
     let mut drift: Vec<_> = drift
         .into_iter()
@@ -368,7 +406,10 @@ async fn status(asker: &Asker, service: String) -> Result<StatusReply, AskError>
     rows::sort_drift(&mut drift);
     let events = events.into_iter().filter_map(|(_, answer)| answer.ok()).collect();
     let most = usize::try_from(STATUS_EVENTS).unwrap_or(usize::MAX);
-    Ok(StatusReply { ps: ps?, drift, events: rows::merge_events(events, most), operations })
+    let alerts = alerts.into_iter().filter_map(|(_, answer)| answer.ok()).collect();
+    let alerts =
+        follow::alerts::merge(alerts, usize::try_from(STATUS_ALERTS).unwrap_or(usize::MAX));
+    Ok(StatusReply { ps: ps?, drift, events: rows::merge_events(events, most), operations, alerts })
 }
 
 async fn all_nodes(asker: &Asker) -> Vec<NodeRow> {

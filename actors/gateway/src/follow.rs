@@ -4,6 +4,8 @@
 //! is left out. A node that goes away is tried again for as long as somebody listens; one that
 //! joins is taken in.
 
+pub(crate) mod alerts;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 

@@ -20,6 +20,7 @@ mod operate;
 mod operations;
 mod plan;
 mod readiness;
+mod recover;
 mod rollout;
 mod rows;
 mod update;

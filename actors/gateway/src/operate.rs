@@ -1,15 +1,15 @@
 //! Changing what is wanted, and watching it come true on the nodes concerned.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use weft_link::{Closed, ItemSink};
 use weft_protocol::{
-    Applied, Command, CommandRef, ComponentStatus, DeployService, DeployUpdate, Desired,
-    LifecycleAction, LifecycleRequest, ListComponents, LogLine, PlanPlacement, Propose, ReadLogs,
-    RestartPolicy, RolloutStep, StateView, WatchComponents, spec_hash,
+    Applied, Command, CommandRef, ComponentKey, ComponentStatus, DeployService, DeployUpdate,
+    Desired, LifecycleAction, LifecycleRequest, ListComponents, LogLine, PlanPlacement, Propose,
+    ReadLogs, RestartPolicy, RolloutStep, StartComponents, StateView, WatchComponents, spec_hash,
 };
 use weft_wire::{AskError, Failure, FailureKind, NodeId, RequestId, Subscription};
 
@@ -144,6 +144,10 @@ async fn carry_out<S: Subscription<Item = DeployUpdate>>(
         operation: applied.operation,
     };
     sink.send(accepted(&old)).await?;
+    let started = match &operation.command {
+        Wish::Change(target, LifecycleAction::Start) => start_again(asker, &old, target).await,
+        _ => HashSet::new(),
+    };
     if operation.no_wait || pauses {
         sink.send(DeployUpdate::Done { good: 0, bad: 0, timed_out: false }).await?;
         return Ok(());
@@ -166,7 +170,7 @@ async fn carry_out<S: Subscription<Item = DeployUpdate>>(
         return update::watch(asker, &target.service, applied.operation, end, sink).await;
     }
     let new = placed(asker, &target.service, applied.index, end).await?;
-    let expected = expect(&operation.command, &target, &applied, &old, &new, &before);
+    let expected = expect(&operation.command, &target, &applied, &old, &new, &before, &started);
     watch(asker, &target, expected, operation.timeout, end, sink).await
 }
 
@@ -271,6 +275,25 @@ async fn statuses(
         asker.members().into_iter().filter(|member| placed.contains(&member.id)).collect();
     let answers = asker.ask_each(members, ListComponents {}).await;
     answers.into_iter().filter_map(|(member, answer)| Some((member.id, answer.ok()?))).collect()
+}
+
+/// Has what should run already, and does not, be started: those that were.
+async fn start_again(
+    asker: &Asker,
+    state: &StateView,
+    target: &CommandRef,
+) -> HashSet<(NodeId, ComponentKey)> {
+    let placed: Vec<NodeId> =
+        wanted(state, Some(target)).into_iter().filter_map(|wanted| wanted.node).collect();
+    let members =
+        asker.members().into_iter().filter(|member| placed.contains(&member.id)).collect();
+    let message = StartComponents { target: Some(target.clone()) };
+    let answers = asker.ask_each(members, message).await;
+    answers
+        .into_iter()
+        .filter_map(|(member, answer)| Some((member.id, answer.ok()?.keys)))
+        .flat_map(|(node, keys)| keys.into_iter().map(move |key| (node, key)))
+        .collect()
 }
 
 /// Agreed once, however often it had to be sent: the request id sees to that. What is being
@@ -381,6 +404,7 @@ fn expect(
     old: &StateView,
     new: &StateView,
     before: &HashMap<NodeId, Vec<ComponentStatus>>,
+    started: &HashSet<(NodeId, ComponentKey)>,
 ) -> Vec<Expected> {
     // An undeployed service has no places any more: its components are where they were.
     let goes = matches!(wish, Wish::Change(_, LifecycleAction::Undeploy));
@@ -419,7 +443,7 @@ fn expect(
             }
             let was = wanted
                 .node
-                .filter(|_| !nothing_new)
+                .filter(|node| !nothing_new || started.contains(&(*node, wanted.key.clone())))
                 .and_then(|node| before.get(&node))
                 .and_then(|list| list.iter().find(|status| status.key == wanted.key));
             Some(Expected {

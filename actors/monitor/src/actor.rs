@@ -1,5 +1,7 @@
 //! The monitor's mailbox: tells the registry what happened, looks now and then for what nobody
-//! told, and answers how the machine is.
+//! told, raises alerts, and answers how the machine is.
+
+mod alarm;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,8 +16,10 @@ use weft_protocol::{
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope};
 use weft_wire::{ActorKind, Address, AskError, Backoff, Failure, FailureKind};
 
+use self::alarm::Alarm;
+use crate::alerts::{Alerts, Rules};
 use crate::host::{self, CpuMeter, Reading};
-use crate::state::{Settings, State};
+use crate::state::{RESTART_WINDOW, Settings, State};
 
 /// Events in one `RecordEvents` (its bound).
 const BATCH: usize = 1_000;
@@ -49,6 +53,21 @@ pub struct MonitorConfig {
     pub grace: Duration,
     /// When the daemon started, of the tree's clock.
     pub started: Instant,
+    /// Program and arguments run for an alert, without a shell; empty: alerts are only logged and
+    /// stored.
+    pub alert_command: Vec<String>,
+    /// The command may take so long; 30 s.
+    pub alert_timeout: Duration,
+    /// Quiet time of each (service, component, type) after an alert; default 15 min.
+    pub cooldown: Duration,
+    /// Drift alerts when it lasts longer; default 5 s.
+    pub alert_after: Duration,
+    /// Nothing is mended here, so that drift alerts at once (`reconcile.mode = "report"`).
+    pub at_once: bool,
+    /// So many restarts of a component within an hour alert; default 10.
+    pub restart_threshold: u32,
+    /// Free space below so many percent alerts; 0: never; default 5.
+    pub disk_low: u32,
 }
 
 impl MonitorConfig {
@@ -62,6 +81,13 @@ impl MonitorConfig {
             flap_window: Duration::from_secs(600),
             grace: Duration::from_secs(5),
             started,
+            alert_command: Vec::new(),
+            alert_timeout: Duration::from_secs(30),
+            cooldown: Duration::from_secs(900),
+            alert_after: Duration::from_secs(5),
+            at_once: false,
+            restart_threshold: 10,
+            disk_low: 5,
         }
     }
 }
@@ -81,6 +107,8 @@ pub struct Monitor {
     /// The registry's last answer to events was that its disk has no room.
     disk_full: bool,
     cpu: CpuMeter,
+    alerts: Alerts,
+    alarm: Alarm,
 }
 
 /// Makes an incarnation. What it believes comes from the runtime's listing and the registry's
@@ -95,7 +123,15 @@ pub fn factory(
             node: config.node_name.clone(),
             flap_threshold: config.flap_threshold,
             flap_window: config.flap_window,
+            restart_threshold: config.restart_threshold,
             grace: config.grace,
+        };
+        let rules = Rules {
+            node: config.node_name.clone(),
+            cooldown: config.cooldown,
+            alert_after: config.alert_after,
+            at_once: config.at_once,
+            disk_low: u64::from(config.disk_low),
         };
         std::future::ready(Ok(Monitor {
             config: config.clone(),
@@ -107,6 +143,8 @@ pub fn factory(
             rechecking: false,
             disk_full: false,
             cpu: CpuMeter::default(),
+            alerts: Alerts::new(rules),
+            alarm: Alarm::default(),
         }))
     }
 }
@@ -130,12 +168,14 @@ impl Monitor {
     fn pass(&mut self, scope: &Scope<Self>) {
         let fabric = scope.fabric().clone();
         if self.state.is_rebuilt() {
+            self.look_at_disk(scope);
             scope
                 .spawn_then(list(fabric, ASK), |monitor, list, scope| monitor.compare(list, scope));
             return;
         }
-        let since = scope.wall().minus(self.config.flap_window);
-        let both = async move {
+        let since = scope.wall().minus(self.config.flap_window.max(RESTART_WINDOW));
+        let horizon = self.alerts.horizon(scope.wall());
+        let all = async move {
             let filter =
                 EventFilter { since: Some(since), limit: 10_000, ..EventFilter::default() };
             let ask = fabric.ask(
@@ -143,16 +183,21 @@ impl Monitor {
                 QueryEvents { filter },
                 Call::within(ASK),
             );
-            tokio::join!(list(fabric.clone(), ASK), ask)
+            let alerts = alarm::stored(fabric.clone(), horizon);
+            tokio::join!(list(fabric.clone(), ASK), ask, alerts)
         };
-        scope.spawn_then(both, |monitor, (list, history), scope| match (list, history) {
-            (Ok(list), Ok(history)) if !monitor.state.is_rebuilt() => {
+        scope.spawn_then(all, |monitor, answers, scope| match answers {
+            (Ok(list), Ok(history), Ok(alerts)) if !monitor.state.is_rebuilt() => {
                 monitor.pass_attempt = 0;
+                monitor.alerts.restore(&alerts, scope.wall());
                 monitor.state.rebuild(&list, &history, scope.wall(), &mut Uuid::now_v7);
+                monitor.judge(scope);
                 monitor.record(scope);
                 monitor.recheck(scope);
+                monitor.look_at_disk(scope);
+                monitor.follow_nodes(scope);
             }
-            (Err(error), _) | (_, Err(error)) => {
+            (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => {
                 tracing::debug!(%error, "first look at the components failed");
                 let delay = RETRY.delay(monitor.pass_attempt, 0.5);
                 monitor.pass_attempt = monitor.pass_attempt.saturating_add(1);
@@ -181,6 +226,7 @@ impl Monitor {
                 self.state.query_failed();
             }
         }
+        self.judge(scope);
     }
 
     /// Looks again once what contradicts has had time to be told.
@@ -306,6 +352,7 @@ impl Handle<Observed> for Monitor {
         } else {
             self.waiting.push((reply, wanted));
         }
+        self.judge(scope);
         self.record(scope);
     }
 }

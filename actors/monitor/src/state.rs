@@ -4,15 +4,20 @@
 //! Events wait in an outbox until they are known to be recorded; their ids make recording twice
 //! the same as recording once, so whatever is unsure is simply sent again.
 
+mod often;
+
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use uuid::Uuid;
 use weft_protocol::{
-    ComponentKey, ComponentState, ComponentStatus, Desired, Drift, Event, EventKind, ObservedState,
-    Transition,
+    AlertKind, ComponentKey, ComponentState, ComponentStatus, Desired, Drift, Event, EventKind,
+    ObservedState, Transition,
 };
 use weft_wire::WallTime;
+
+use self::often::Often;
+use crate::alerts::{Fact, TooOften};
 
 /// Events that may wait to be recorded; beyond it the runtime keeps its transitions itself.
 pub const OUTBOX: usize = 10_000;
@@ -20,6 +25,10 @@ pub const OUTBOX: usize = 10_000;
 const REMEMBERED: usize = 8_192;
 /// Passes in a row that may fail before everything counts as unknown (orchestration §4).
 const FAILED_PASSES: u32 = 3;
+/// In which restarts are counted.
+pub const RESTART_WINDOW: Duration = Duration::from_secs(3600);
+/// Components that flap or restart too often and are not asked for; more are forgotten.
+const OFTEN: usize = 1_000;
 /// Told apart from its transition's id by these bits; variant and version stay as they were.
 const FLAP_BITS: u128 = 0x0f1a_99ed;
 
@@ -32,6 +41,8 @@ pub struct Settings {
     pub flap_threshold: u32,
     /// See `flap_threshold`.
     pub flap_window: Duration,
+    /// So many restarts within [`RESTART_WINDOW`] are too many, at least 1.
+    pub restart_threshold: u32,
     /// A listing that contradicts what was told counts as a missed transition only when it still
     /// does after this long: until then the transition may be on its way.
     pub grace: Duration,
@@ -99,12 +110,75 @@ struct Seen {
     /// As it is, which may be ahead of what was told.
     observed: ObservedState,
     exit: String,
+    /// What was seen before `observed`.
+    before: ObservedState,
+    /// Why it is as it is: the cause of what was told last, or that somebody wants something else.
+    cause: String,
     drift_since: Option<WallTime>,
     /// A listing said otherwise than `told`; `None` as state: it was not listed.
     contradiction: Option<(Option<ComponentState>, WallTime)>,
 }
 
 impl Seen {
+    fn new(
+        desired: Desired,
+        told: ComponentState,
+        told_at: WallTime,
+        observed: ObservedState,
+    ) -> Self {
+        Self {
+            desired,
+            told,
+            told_at,
+            observed,
+            exit: String::new(),
+            before: ObservedState::Unknown,
+            cause: String::new(),
+            drift_since: None,
+            contradiction: None,
+        }
+    }
+
+    fn want(&mut self, desired: Desired) {
+        if self.desired != desired {
+            self.desired = desired;
+            self.cause = "operator".to_owned();
+        }
+    }
+
+    fn see(&mut self, observed: ObservedState) {
+        if self.observed != observed {
+            // What is being started is not a state to come from.
+            if self.observed != ObservedState::Unknown {
+                self.before = self.observed;
+            }
+            self.observed = observed;
+        }
+    }
+
+    fn fact(&self, key: &ComponentKey) -> Fact {
+        let verdict = judge(self.desired, self.observed, &self.exit);
+        // What is being stopped is being seen to.
+        let quiet = self.told == ComponentState::Stopping;
+        let failed = self.told == ComponentState::Failed && self.desired == Desired::Running;
+        Fact {
+            key: key.clone(),
+            desired: self.desired,
+            observed: self.observed,
+            before: self.before,
+            good: verdict == Verdict::Ok,
+            drift: match verdict {
+                Verdict::Drift(why) if !quiet => Some(why),
+                _ => None,
+            },
+            failed: failed.then(|| self.exit.clone()),
+            asked: matches!(
+                self.cause.as_str(),
+                "operator" | "deploy" | "undeploy" | "takeover" | "lease"
+            ),
+        }
+    }
+
     fn drift(&mut self, at: WallTime) {
         match judge(self.desired, self.observed, &self.exit) {
             Verdict::Drift(_) => self.drift_since = Some(self.drift_since.unwrap_or(at)),
@@ -113,11 +187,11 @@ impl Seen {
     }
 }
 
-/// Changes of one component that count towards flapping.
+/// What is counted of one component.
 #[derive(Debug, Clone, Default)]
-struct Flap {
-    changes: VecDeque<WallTime>,
-    flapping: bool,
+struct Counts {
+    changes: Often,
+    restarts: Often,
 }
 
 /// The machine.
@@ -125,7 +199,11 @@ struct Flap {
 pub struct State {
     settings: Settings,
     components: BTreeMap<ComponentKey, Seen>,
-    flaps: HashMap<ComponentKey, Flap>,
+    counts: HashMap<ComponentKey, Counts>,
+    /// Not asked for yet.
+    often: VecDeque<TooOften>,
+    /// What components were after each change, since somebody asked last.
+    changed: Vec<Fact>,
     outbox: VecDeque<Event>,
     /// Ids in the outbox.
     waiting: HashSet<Uuid>,
@@ -141,7 +219,9 @@ impl State {
         Self {
             settings,
             components: BTreeMap::new(),
-            flaps: HashMap::new(),
+            counts: HashMap::new(),
+            often: VecDeque::new(),
+            changed: Vec::new(),
             outbox: VecDeque::new(),
             waiting: HashSet::new(),
             recorded: HashSet::new(),
@@ -204,6 +284,7 @@ impl State {
             if event.cause != "flapping" {
                 if !counted {
                     self.count(&key, event, Desired::Running);
+                    self.count_restart(&key, event);
                 }
                 last.insert(key, (to, event.time));
             }
@@ -212,15 +293,9 @@ impl State {
             let (told, told_at) =
                 last.get(&status.key).copied().unwrap_or((status.state, status.since));
             self.components.entry(status.key.clone()).or_insert_with(|| {
-                let mut seen = Seen {
-                    desired: status.desired,
-                    told,
-                    told_at,
-                    observed: observe(status.state, status.desired, None),
-                    exit: status.last_exit.clone(),
-                    drift_since: None,
-                    contradiction: None,
-                };
+                let observed = observe(status.state, status.desired, None);
+                let mut seen = Seen::new(status.desired, told, told_at, observed);
+                seen.exit.clone_from(&status.last_exit);
                 seen.drift(status.since);
                 seen
             });
@@ -249,17 +324,12 @@ impl State {
         let mut listed = HashSet::with_capacity(list.len());
         for status in list {
             listed.insert(&status.key);
-            let seen = self.components.entry(status.key.clone()).or_insert_with(|| Seen {
-                desired: status.desired,
-                told: ComponentState::Unknown,
-                told_at: status.since,
-                observed: ObservedState::Unknown,
-                exit: String::new(),
-                drift_since: None,
-                contradiction: None,
+            let seen = self.components.entry(status.key.clone()).or_insert_with(|| {
+                let (desired, since) = (status.desired, status.since);
+                Seen::new(desired, ComponentState::Unknown, since, ObservedState::Unknown)
             });
-            seen.desired = status.desired;
-            seen.observed = observe(status.state, status.desired, Some(seen.observed));
+            seen.want(status.desired);
+            seen.see(observe(status.state, status.desired, Some(seen.observed)));
             seen.exit.clone_from(&status.last_exit);
             seen.drift(status.since.max(seen.told_at));
             let quiet = matches!(
@@ -288,7 +358,7 @@ impl State {
             if seen.told == ComponentState::Removed {
                 // No longer ours: not listed means not assigned here.
                 self.components.remove(&key);
-                self.flaps.remove(&key);
+                self.counts.remove(&key);
             } else if settled(seen, None, now, grace) {
                 missed.push((key, ComponentState::Removed, now, String::new()));
             } else {
@@ -320,7 +390,7 @@ impl State {
             self.tell(event, desired);
             if state == ComponentState::Removed && !listed.contains(&key) {
                 self.components.remove(&key);
-                self.flaps.remove(&key);
+                self.counts.remove(&key);
             }
         }
         unresolved
@@ -399,28 +469,33 @@ impl State {
     fn tell(&mut self, event: Event, desired: Desired) {
         let Some((from, to)) = event.states() else { return };
         let key = key_of(&event);
-        let seen = self.components.entry(key.clone()).or_insert_with(|| Seen {
-            desired,
-            told: from,
-            told_at: event.time,
-            observed: observe(from, desired, None),
-            exit: String::new(),
-            drift_since: None,
-            contradiction: None,
-        });
+        let seen = self
+            .components
+            .entry(key.clone())
+            .or_insert_with(|| Seen::new(desired, from, event.time, observe(from, desired, None)));
         // One told late is recorded, but does not bring the past back.
         if event.time >= seen.told_at {
             seen.desired = desired;
             seen.told = to;
             seen.told_at = event.time;
-            seen.observed = observe(to, desired, Some(seen.observed));
+            seen.see(observe(to, desired, Some(seen.observed)));
+            seen.cause.clone_from(&event.cause);
             seen.contradiction = None;
             if !event.exit.is_empty() {
                 seen.exit.clone_from(&event.exit);
             }
             seen.drift(event.time);
+            if self.listed {
+                self.changed.push(seen.fact(&key));
+            }
         }
         let fires = self.count(&key, &event, desired);
+        if fires {
+            self.too_often(AlertKind::Flapping, &key, from.observed());
+        }
+        if self.count_restart(&key, &event) && desired != Desired::Ignore {
+            self.too_often(AlertKind::Restarts, &key, from.observed());
+        }
         let alert = fires.then(|| Event {
             id: Uuid::from_u128(event.id.as_u128() ^ FLAP_BITS),
             // Events are sorted by time, then by id, which says nothing: behind its cause.
@@ -450,20 +525,55 @@ impl State {
             return false;
         }
         let window = self.settings.flap_window;
-        let threshold = usize::try_from(self.settings.flap_threshold.max(1)).unwrap_or(usize::MAX);
-        let flap = self.flaps.entry(key.clone()).or_default();
-        flap.changes.retain(|at| event.time.since(*at) <= window);
-        if flap.changes.len() + 1 < threshold {
-            flap.flapping = false;
+        let counts = self.counts.entry(key.clone()).or_default();
+        counts.changes.count(event.time, window, self.settings.flap_threshold)
+    }
+
+    /// Counts a restart; true: with it there are too many.
+    fn count_restart(&mut self, key: &ComponentKey, event: &Event) -> bool {
+        let restarted = event.states().is_some_and(|(_, to)| to == ComponentState::Starting);
+        if !restarted || event.cause != "reconcile" {
+            return false;
         }
-        flap.changes.push_back(event.time);
-        // More than the threshold says nothing more.
-        while flap.changes.len() > threshold {
-            flap.changes.pop_front();
+        let counts = self.counts.entry(key.clone()).or_default();
+        counts.restarts.count(event.time, RESTART_WINDOW, self.settings.restart_threshold)
+    }
+
+    /// Says of a component that it changes or is started again too often.
+    fn too_often(&mut self, kind: AlertKind, key: &ComponentKey, prev: ObservedState) {
+        let Some(seen) = self.components.get(key) else { return };
+        let (window, count) = match kind {
+            AlertKind::Restarts => (RESTART_WINDOW, self.settings.restart_threshold),
+            _ => (self.settings.flap_window, self.settings.flap_threshold),
+        };
+        if self.often.len() >= OFTEN {
+            self.often.pop_front();
         }
-        let begins = flap.changes.len() >= threshold && !flap.flapping;
-        flap.flapping |= begins;
-        begins
+        self.often.push_back(TooOften {
+            kind,
+            key: key.clone(),
+            desired: seen.desired,
+            observed: seen.observed,
+            before: prev,
+            count,
+            window,
+        });
+    }
+
+    /// Who began to flap or to be started again too often since this was asked last.
+    pub fn take_often(&mut self) -> Vec<TooOften> {
+        self.often.drain(..).collect()
+    }
+
+    /// What each component is, for alerts.
+    pub fn facts(&self) -> Vec<Fact> {
+        self.components.iter().map(|(key, seen)| seen.fact(key)).collect()
+    }
+
+    /// What components were after each change that was told since this was asked last: also what
+    /// did not last.
+    pub fn take_changed(&mut self) -> Vec<Fact> {
+        std::mem::take(&mut self.changed)
     }
 }
 

@@ -101,6 +101,8 @@ pub struct StatusReply {
     pub events: Vec<Event>,
     /// Operations that go on.
     pub operations: Vec<OperationRow>,
+    /// Alerts of the last hour, oldest first, at most 20.
+    pub alerts: Vec<crate::Alert>,
 }
 
 /// An operation and how far it is.

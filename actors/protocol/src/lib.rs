@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod adopt;
+mod alert;
 mod cluster;
 mod diff;
 mod event;
@@ -16,6 +17,7 @@ mod lease;
 mod monitor;
 mod node;
 mod operation;
+mod recover;
 mod registry;
 mod rollout;
 mod runtime;
@@ -27,6 +29,10 @@ mod time;
 pub use adopt::{
     AdoptService, AdoptedContainer, Adoption, ClaimContainers, ContainerClaim, FindForeign,
     ForeignContainer,
+};
+pub use alert::{
+    Alert, AlertFilter, AlertItem, AlertKind, AlertRun, ClusterAlerts, FollowAlerts, QueryAlerts,
+    RecordAlerts,
 };
 pub use cluster::{
     Applied, Capacity, Command, DeployOptions, FORMAT_LEVEL, NodeRecord, OperatorRecord, Placement,
@@ -49,6 +55,7 @@ pub use node::{ActorInfo, ActorTree, ChaosActor, ChaosKind, Ping, Pong, RestartA
 pub use operation::{
     FinishedOperation, Operation, OperationChange, OperationStep, Progress, SeenOn,
 };
+pub use recover::{RecoverNodes, RecoveredNode};
 pub use registry::{
     AgreementView, FollowEvents, GroupView, IssueToken, IssuedToken, JoinCluster, JoinedCluster,
     MemberView, PeerAddress, PlacementPlan, PlanPlacement, PlannedMove, Propose, QueryAudit,
@@ -58,7 +65,8 @@ pub use registry::{
 pub use rollout::{Rollout, RolloutPhase, RolloutStep, Version, VersionRef};
 pub use runtime::{
     Assign, Assignment, CheckSpec, ComponentStatus, Duty, ListComponents, LogLine, LogStream,
-    ReadDuty, ReadLogs, RestartComponents, RestartedComponents, SpecProblem, WatchComponents,
+    ReadDuty, ReadLogs, RestartComponents, RestartedComponents, SpecProblem, StartComponents,
+    WatchComponents,
 };
 pub use service::{
     CommandRef, ComponentKey, ComponentSpec, Driver, Failover, HealthCheck, HealthKind,

@@ -139,6 +139,24 @@ pub struct RestartComponents {
 }
 message!(RestartComponents, 202, "runtime.restart", ADMINS, false, RestartedComponents);
 
+/// Starts what should run and has ended, or is gone, or was given up on; what runs is left alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartComponents {
+    /// Which; `None`: all of this node.
+    pub target: Option<CommandRef>,
+}
+message!(StartComponents, 230, "runtime.start", ADMINS, true, RestartedComponents);
+
+impl StartComponents {
+    /// Whether that one is meant.
+    pub fn matches(&self, key: &ComponentKey) -> bool {
+        self.target.as_ref().is_none_or(|target| {
+            target.service == key.service
+                && (target.component.is_empty() || target.component == key.component)
+        })
+    }
+}
+
 /// Which were.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestartedComponents {

@@ -41,6 +41,8 @@ macro_rules! names {
     };
 }
 
+pub(crate) use names;
+
 names! {
     /// What an operator wants of a component (orchestration §4).
     Desired {

@@ -147,6 +147,29 @@ fn replica() -> ReplicaKey {
     ReplicaKey { service: "web".into(), replica: 1 }
 }
 
+fn alert() -> Alert {
+    Alert {
+        id: uuid(9),
+        time: time(),
+        node: "n1".into(),
+        service: "web".into(),
+        component: "web".into(),
+        replica: 1,
+        kind: AlertKind::Flapping,
+        desired: Some(Desired::Running),
+        observed: Some(ObservedState::Exited),
+        prev_state: Some(ObservedState::Running),
+        transitions: 3,
+        reason: "r".into(),
+        suppressed: true,
+        run: Some(AlertRun { exit: Some(1), problem: "p".into(), output: "o".into() }),
+    }
+}
+
+fn alert_filter() -> AlertFilter {
+    AlertFilter { service: "web".into(), component: "web".into(), since: Some(time()), limit: 10 }
+}
+
 fn target() -> CommandRef {
     CommandRef { service: "web".into(), component: "web".into() }
 }
@@ -368,6 +391,10 @@ fn lines() -> Vec<String> {
         line(&RecordEvents { events: vec![event()] }),
         line(&QueryEvents { filter: filter.clone() }),
         line(&FollowEvents { filter: filter.clone() }),
+        line(&RecordAlerts { alerts: vec![alert()] }),
+        line(&QueryAlerts { filter: alert_filter() }),
+        line(&FollowAlerts { filter: alert_filter() }),
+        line(&ClusterAlerts { filter: alert_filter(), follow: true }),
         line(&RecordAudit {
             records: vec![AuditRecord {
                 time: time(),
@@ -419,6 +446,8 @@ fn lines() -> Vec<String> {
         line(&ReadDuty {}),
         line(&ReadReadiness {}),
         line(&RestartComponents { target: target() }),
+        line(&StartComponents { target: Some(target()) }),
+        line(&RecoverNodes { node: "n1".into() }),
         line(&ReadLogs { target: target(), replica: 0, tail: Some(5), since: None, follow: true }),
         line(&WatchComponents { service: "web".into() }),
         line(&Observed {

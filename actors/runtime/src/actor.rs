@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 use uuid::Uuid;
 use weft_engine::Search;
 use weft_link::{Call, ItemSink, Refusal, Reply};
@@ -18,7 +18,8 @@ use weft_protocol::files::{FILES_VERSION, component_dir};
 use weft_protocol::{
     Assign, Assignment, CheckSpec, ClaimContainers, ComponentKey, ComponentState, ComponentStatus,
     Desired, Driver, Duty, FindForeign, ListComponents, LogLine, Observed, ReadDuty, ReadLogs,
-    ReplicaKey, RestartComponents, RestartedComponents, SpecProblem, WatchComponents, valid_name,
+    ReplicaKey, RestartComponents, RestartedComponents, SpecProblem, StartComponents,
+    WatchComponents, valid_name,
 };
 use weft_supervision::{
     Actor, ActorError, Child, ChildSpec, Factory, Handle, Incarnation, Intensity, Routes, Scope,
@@ -37,6 +38,7 @@ use crate::outbox::Outbox;
 use crate::ports::{Ports, is_free};
 use crate::state::lease::{Book, Lease};
 use crate::state::order::{Verdict, judge};
+use crate::turns::MENDING;
 
 pub(crate) const ASSIGNMENTS_FILE: &str = "assignments.json";
 const PORTS_FILE: &str = "route-ports.json";
@@ -76,6 +78,8 @@ pub struct RuntimeConfig {
     pub engine: Option<Search>,
     /// Containers may mount what is outside the data directory.
     pub allow_host_mounts: bool,
+    /// What ends by itself is told of and not started again (`reconcile.mode = "report"`).
+    pub report_only: bool,
 }
 
 impl RuntimeConfig {
@@ -95,6 +99,7 @@ impl RuntimeConfig {
             node_id: String::new(),
             engine: None,
             allow_host_mounts: false,
+            report_only: false,
         }
     }
 }
@@ -109,6 +114,7 @@ pub fn factory(config: RuntimeConfig) -> impl Factory<Runtime> {
         peers: Mutex::new(BTreeMap::new()),
         outbox: Mutex::new(Outbox::default()),
         book: Mutex::new(Book::default()),
+        mending: Arc::new(Semaphore::new(MENDING)),
         taken: Mutex::new(None),
         stale: Mutex::new(BTreeSet::new()),
         board: Mutex::new(BTreeMap::new()),
@@ -137,6 +143,8 @@ pub(crate) struct Shared {
     pub(crate) outbox: Mutex<Outbox>,
     /// Leases of fenced replicas.
     pub(crate) book: Mutex<Book>,
+    /// Turns of those that are started again because they ended.
+    pub(crate) mending: Arc<Semaphore>,
     /// The position acted upon last in this process, and what was said there.
     taken: Mutex<Option<(u64, Vec<Assignment>)>>,
     /// Was run while this node was out of contact, is not its any more, and has not stopped yet.
@@ -206,6 +214,7 @@ impl Actor for Runtime {
             .ask::<ListComponents>()
             .ask::<ReadDuty>()
             .ask::<RestartComponents>()
+            .ask::<StartComponents>()
             .ask::<CheckSpec>()
             .ask::<FindForeign>()
             .ask::<ClaimContainers>()
@@ -631,6 +640,28 @@ impl Handle<ReadDuty> for Runtime {
                 .map(|(key, _)| key.clone())
                 .collect(),
         });
+    }
+}
+
+impl Handle<StartComponents> for Runtime {
+    fn handle(&mut self, message: StartComponents, reply: Reply<StartComponents>, _: &Scope<Self>) {
+        let mut keys = Vec::new();
+        for (key, entry) in self.entries.iter().filter(|(_, entry)| !entry.leaving) {
+            let desired = entry.wanted.lock().assignment.as_ref().map(|a| a.desired);
+            let state = self.shared.board.lock().get(key).map(|status| status.state);
+            let down = matches!(
+                state,
+                Some(ComponentState::Exited | ComponentState::Failed | ComponentState::Removed)
+            );
+            if message.matches(key)
+                && down
+                && desired == Some(Desired::Running)
+                && entry.child.post(|actor, scope| actor.revive(scope)).is_ok()
+            {
+                keys.push(key.clone());
+            }
+        }
+        reply.ok(RestartedComponents { keys });
     }
 }
 

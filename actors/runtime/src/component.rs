@@ -25,6 +25,7 @@ use crate::probe::Target;
 use crate::shim::STATE_FILE;
 use crate::state::lease::Lease;
 use crate::state::{Change, Component, Effect, Finding, Input, Memory};
+use crate::turns::{MENDING_MOST, in_turn};
 
 /// Beside `shim.json`: what the machine wants to know again after a restart of the daemon.
 const MEMORY_FILE: &str = "component.json";
@@ -79,6 +80,8 @@ pub(crate) struct ComponentActor {
     probe: Option<DropGuard>,
     /// What is being got ready to take the place of what runs.
     preparing: Option<DropGuard>,
+    /// While it is being started again it is one of few on this node.
+    mending: Option<DropGuard>,
     timer: Option<Timer>,
     /// The end of the lease that the shim was told last; `Some(None)`: that it needs none.
     told: Option<Option<u64>>,
@@ -124,6 +127,7 @@ impl ComponentActor {
         let synced = memory.clone();
         shared.book.lock().busy(&key, true);
         let mut machine = Component::new(key.clone(), memory, wall);
+        machine.reports(shared.config.report_only);
         if !wanted.lock().sure {
             machine.hold();
         }
@@ -139,6 +143,7 @@ impl ComponentActor {
             shim: None,
             probe: None,
             preparing: None,
+            mending: None,
             timer: None,
             told: None,
         }
@@ -170,6 +175,11 @@ impl ComponentActor {
     /// An operator wants it started anew.
     pub(crate) fn restart(&mut self, scope: &Scope<Self>) {
         self.input(scope, Input::Restart);
+    }
+
+    /// An operator wants it started if it does not run.
+    pub(crate) fn revive(&mut self, scope: &Scope<Self>) {
+        self.input(scope, Input::Revive);
     }
 
     /// The lease of its replica is not what it was.
@@ -210,6 +220,9 @@ impl ComponentActor {
         }
         let effects = self.machine.handle(scope.now(), scope.wall(), random_share(), input);
         self.shared.book.lock().busy(&self.key, self.machine.is_busy());
+        if !self.machine.is_mending() {
+            self.mending = None;
+        }
         // A ghost does nothing: its successor has taken over.
         if !scope.epoch().is_current() {
             return;
@@ -311,7 +324,13 @@ impl ComponentActor {
         self.orders = Some(orders);
         self.told = None;
         self.shim = None;
-        scope.spawn(driver::run(self.hands(scope, run), assignment, inbox));
+        let work = driver::run(self.hands(scope, run), assignment, inbox);
+        if !self.machine.is_mending() {
+            return scope.spawn(work);
+        }
+        let token = CancellationToken::new();
+        self.mending = Some(token.clone().drop_guard());
+        scope.spawn(in_turn(self.shared.mending.clone(), token, MENDING_MOST, work));
     }
 
     fn hands(&self, scope: &Scope<Self>, run: u64) -> Hands {

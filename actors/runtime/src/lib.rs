@@ -26,6 +26,7 @@ mod probe;
 mod process;
 pub mod shim;
 mod state;
+mod turns;
 
 pub use actor::{Runtime, RuntimeConfig, factory};
 pub use halt::{Boxes, Needs, remove_containers, stop_components};

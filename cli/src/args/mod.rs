@@ -2,6 +2,7 @@
 
 mod actors;
 mod cluster;
+mod definitions;
 mod service;
 
 use std::path::PathBuf;
@@ -15,9 +16,10 @@ pub(crate) use actors::{ActorRef, Actors, ActorsVerb, Chaos, ChaosVerb};
 pub(crate) use cluster::{
     Cluster, ClusterVerb, Down, Init, Join, LabelChange, Login, Node, NodeVerb, Up,
 };
+pub(crate) use definitions::{Edit, Export, Recover, Service, ServiceVerb, ShowDefinition, Sync};
 pub(crate) use service::{
-    Adopt, Deploy, Events, History, Hold, Lifecycle, List, Logs, Operations, Plan, Ps, Rollback,
-    Scale, Status, Undeploy, Validate,
+    Adopt, Alerts, Deploy, Events, History, Hold, Lifecycle, List, Logs, Operations, Plan, Ps,
+    Rollback, Scale, Status, Undeploy, Validate,
 };
 
 /// `weft`, whole.
@@ -119,6 +121,14 @@ pub(crate) enum Verb {
     Plan(Plan),
     /// Check definitions offline
     Validate(Validate),
+    /// Print, export and edit definitions
+    Service(Service),
+    /// Edit the definition file of a service
+    Edit(Edit),
+    /// Compare the services directory with the cluster, and bring the cluster nearer to it
+    Sync(Sync),
+    /// Start what nodes should run and do not, from what the cluster knows
+    Recover(Recover),
     /// Stop a service or one of its components
     Stop(Lifecycle),
     /// Start a service or one of its components
@@ -149,6 +159,8 @@ pub(crate) enum Verb {
     Logs(Logs),
     /// Print what happened
     Events(Events),
+    /// Print the alerts that fired, and what became of their command
+    Alerts(Alerts),
     /// List what goes on and what ended lately, or watch one operation to its end
     Operations(Operations),
     /// Show every node's supervision tree, or restart one actor

@@ -239,6 +239,24 @@ pub(crate) struct Events {
     pub(crate) tail: Option<u32>,
 }
 
+/// `weft alerts`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples: weft alerts --since 1d\n          weft alerts web -f --json")]
+pub(crate) struct Alerts {
+    /// Only of this service or component
+    #[arg(value_name = "SERVICE[/COMPONENT]")]
+    pub(crate) target: Option<CommandRef>,
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Not before: a time (2026-01-31T12:00:00Z) or how long ago (10m)
+    #[arg(long, value_name = "WHEN", value_parser = since)]
+    pub(crate) since: Option<WallTime>,
+    /// Only the newest N, at most 10000 (default 1000)
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) tail: Option<u32>,
+}
+
 /// `weft operations`.
 #[derive(Debug, Clone, Args)]
 #[command(

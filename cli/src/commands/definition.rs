@@ -135,7 +135,7 @@ pub(crate) fn check_component(spec: &ServiceSpec, component: &str) -> Result<()>
 
 /// Makes a program given relative to the definition file absolute (orchestration §3.2, `cmd`).
 /// A bare name stays, to be found on each node's PATH.
-fn resolve_programs(spec: &mut ServiceSpec, dir: &Path) {
+pub(super) fn resolve_programs(spec: &mut ServiceSpec, dir: &Path) {
     for component in &mut spec.components {
         if component.driver != weft_protocol::Driver::Process {
             continue;

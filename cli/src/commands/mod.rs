@@ -3,6 +3,7 @@
 mod actors;
 mod adopt;
 pub(crate) mod agreed;
+mod alerts;
 mod change;
 mod cluster;
 pub(crate) mod definition;
@@ -20,7 +21,10 @@ mod lost;
 mod man;
 mod node;
 mod operations;
+mod recover;
+mod service;
 mod show;
+mod sync;
 mod validate;
 
 pub(crate) use node::find as find_node;
@@ -114,6 +118,10 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Verb::Deploy(args) => deploy::run(&app, &args).await,
         Verb::Plan(args) => deploy::plan(&app, &args).await,
         Verb::Validate(args) => validate::run(&app, &args),
+        Verb::Service(args) => service::run(&app, &args).await,
+        Verb::Edit(args) => service::edit(&app, &args).await,
+        Verb::Recover(args) => recover::run(&app, &args).await,
+        Verb::Sync(args) => sync::run(&app, &args).await,
         Verb::Stop(args) => lifecycle::run(&app, lifecycle::Kind::Stop, &args).await,
         Verb::Start(args) => lifecycle::run(&app, lifecycle::Kind::Start, &args).await,
         Verb::Restart(args) => lifecycle::run(&app, lifecycle::Kind::Restart, &args).await,
@@ -129,6 +137,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Verb::Status(args) => show::status(&app, &args).await,
         Verb::Logs(args) => logs::run(&app, &args).await,
         Verb::Events(args) => events::run(&app, &args).await,
+        Verb::Alerts(args) => alerts::run(&app, &args).await,
         Verb::Operations(args) => operations::run(&app, &args).await,
         Verb::Actors(args) => actors::run(&app, &args).await,
         Verb::Chaos(args) => actors::chaos(&app, &args).await,

@@ -9,6 +9,7 @@ use super::{App, agreed};
 use crate::args::{List, Ps, Status};
 use crate::error::{Exit, Result};
 use crate::output::agreed::waiting_lines;
+use crate::output::alerts::{AlertView, alerts_table};
 use crate::output::operations::{OperationView, operations_table};
 use crate::output::views::{
     AnswerView, ComponentView, DriftView, EventView, ServiceView, StatusView, components_table,
@@ -71,6 +72,7 @@ pub(crate) async fn status(app: &App, args: &Status) -> Result<Exit> {
         nodes: reply.ps.nodes.iter().map(AnswerView::from).collect(),
         waiting,
         operations: reply.operations.iter().map(OperationView::from).collect(),
+        alerts: reply.alerts.iter().map(AlertView::from).collect(),
     };
     app.output.result(&view, status_text(&reply, &view.waiting, SystemClock.wall()))?;
     if let Some(remark) = remark {
@@ -104,6 +106,9 @@ fn status_text(reply: &StatusReply, waiting: &[String], now: weft_wire::WallTime
     if !reply.operations.is_empty() {
         let _ = write!(text, "\n\nOPERATIONS\n{}", operations_table(&reply.operations));
     }
+    if !reply.alerts.is_empty() {
+        let _ = write!(text, "\n\nALERTS\n{}", alerts_table(&reply.alerts));
+    }
     for line in waiting_lines(waiting) {
         let _ = write!(text, "\n{line}");
     }
@@ -132,6 +137,7 @@ mod tests {
             drift: vec![],
             events: vec![],
             operations: vec![],
+            alerts: vec![],
         };
         let text = status_text(&reply, &[], SystemClock.wall());
         assert!(!text.contains("WAITING"), "{text}");

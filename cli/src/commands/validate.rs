@@ -98,23 +98,28 @@ fn mistakes(all: &Diagnostics) -> Vec<MistakeView> {
 
 /// The definitions of a services directory, by name.
 fn definitions(dir: &Path) -> Result<Vec<PathBuf>> {
-    let none = || {
-        CliError::usage(format!("there are no definitions in {}", dir.display()))
-            .help("name the files to check, or put definitions there as <service>.toml")
-    };
+    let files = files_in(dir)?;
+    if files.is_empty() {
+        return Err(CliError::usage(format!("there are no definitions in {}", dir.display()))
+            .help("name the files to check, or put definitions there as <service>.toml"));
+    }
+    Ok(files)
+}
+
+/// The same, which may be none. What begins with a dot is somebody's draft.
+pub(super) fn files_in(dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(none()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(CliError::io("read", dir, &error)),
     };
+    let is_hidden =
+        |path: &Path| path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
     let mut files: Vec<PathBuf> = entries
         .filter_map(|entry| entry.ok().map(|e| e.path()))
-        .filter(|path| path.extension().is_some_and(|e| e == "toml"))
+        .filter(|path| path.extension().is_some_and(|e| e == "toml") && !is_hidden(path))
         .collect();
     files.sort();
-    if files.is_empty() {
-        return Err(none());
-    }
     Ok(files)
 }
 

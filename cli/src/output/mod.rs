@@ -1,6 +1,7 @@
 //! What a person or a script sees.
 
 pub(crate) mod agreed;
+pub(crate) mod alerts;
 pub(crate) mod operations;
 pub(crate) mod table;
 pub(crate) mod views;

@@ -613,6 +613,8 @@ pub(crate) struct StatusView {
     pub(crate) waiting: Vec<String>,
     /// What goes on.
     pub(crate) operations: Vec<super::operations::OperationView>,
+    /// Of the last hour.
+    pub(crate) alerts: Vec<super::alerts::AlertView>,
 }
 
 /// `whoami --json`.

@@ -41,6 +41,8 @@ pub(crate) enum Kind {
     Duration,
     Positive,
     Count,
+    /// 0 to 90.
+    Percent,
     /// With the port that is meant when none is written.
     Bind(u16),
     /// The same, or empty.
@@ -180,7 +182,7 @@ pub const KEYS: &[Key] = &[
         "reconcile.mode",
         Kind::Choice(&["restart", "report", "full"]),
         Some("restart"),
-        "what is done about drift",
+        "what is done about drift: started again, only told of, or everything Weft can mend",
     ),
     key(
         "failover.reschedule_after",
@@ -201,10 +203,33 @@ pub const KEYS: &[Key] = &[
         Some(""),
         "program and arguments run for an alert, without a shell; empty: only logged",
     ),
-    key("monitor.cooldown", Kind::Duration, Some("15m"), "quiet time after an alert"),
+    key(
+        "monitor.alert_after",
+        Kind::Duration,
+        Some("5s"),
+        "drift alerts when it lasts longer; what is mended before does not",
+    ),
+    key(
+        "monitor.cooldown",
+        Kind::Duration,
+        Some("15m"),
+        "quiet time of a component and type after an alert",
+    ),
+    key(
+        "monitor.restart_threshold",
+        Kind::Count,
+        Some("10"),
+        "restarts of a component within an hour that alert",
+    ),
+    key(
+        "monitor.disk_low",
+        Kind::Percent,
+        Some("5"),
+        "free space of the data directory, in percent, below which it alerts; 0: never",
+    ),
     key("monitor.flap_threshold", Kind::Count, Some("3"), "transitions that count as flapping"),
     key("monitor.flap_window", Kind::Positive, Some("10m"), "time in which they are counted"),
-    key("monitor.retention", Kind::Positive, Some("30d"), "how long events are kept"),
+    key("monitor.retention", Kind::Positive, Some("30d"), "how long events and alerts are kept"),
     key("engine.socket", Kind::Text, Some(""), "API socket of the container engine; empty: found"),
     key(
         "engine.allow_host_mounts",
@@ -230,12 +255,7 @@ pub const KEYS: &[Key] = &[
 
 /// Keys that are read and checked but change nothing in this version, each with the one value, if
 /// any, that is in force whatever is written. A key leaves this list when something acts on it.
-pub const WITHOUT_EFFECT: &[(&str, Option<&str>)] = &[
-    ("reconcile.mode", Some("restart")),
-    ("failover.stateful", Some("wait")),
-    ("monitor.alert_command", Some("")),
-    ("monitor.cooldown", None),
-];
+pub const WITHOUT_EFFECT: &[(&str, Option<&str>)] = &[("failover.stateful", Some("wait"))];
 
 /// The key called `section.key`.
 pub(crate) fn find(name: &str) -> Option<&'static Key> {
@@ -265,6 +285,10 @@ pub(crate) fn from_text(kind: Kind, text: &str) -> Result<Value, String> {
         Kind::Count => match text.parse::<u32>() {
             Ok(count) if count > 0 => Ok(Value::Count(count)),
             _ => Err(format!("`{text}` must be a whole number of at least 1")),
+        },
+        Kind::Percent => match text.parse::<u32>() {
+            Ok(count) if count <= 90 => Ok(Value::Count(count)),
+            _ => Err(format!("`{text}` must be a whole number from 0 to 90")),
         },
         Kind::Bind(port) => bind(text, port).map(Value::Bind),
         Kind::BindOrOff(_) if text.is_empty() => Ok(Value::Text(String::new())),

@@ -223,6 +223,7 @@ fn read_key(
         Kind::Duration => section.duration(tail).map(Value::Duration),
         Kind::Positive => section.positive(tail).map(Value::Duration),
         Kind::Count => section.small(tail, 1..=u32::MAX).map(Value::Count),
+        Kind::Percent => section.small(tail, 0..=90).map(Value::Count),
         Kind::Labels => Some(Value::List(
             section.each(tail, keys::label).into_iter().map(|at| at.value).collect(),
         )),
@@ -495,11 +496,11 @@ fn build(values: &Values) -> NodeConfig {
         monitor: Monitor {
             interval: time("monitor.interval"),
             alert_command: list("monitor.alert_command"),
+            alert_after: time("monitor.alert_after"),
             cooldown: time("monitor.cooldown"),
-            flap_threshold: match value("monitor.flap_threshold") {
-                Some(Value::Count(count)) => *count,
-                _ => 1,
-            },
+            restart_threshold: count("monitor.restart_threshold"),
+            disk_low: count("monitor.disk_low"),
+            flap_threshold: count("monitor.flap_threshold"),
             flap_window: time("monitor.flap_window"),
             retention: time("monitor.retention"),
         },

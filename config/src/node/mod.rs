@@ -142,13 +142,19 @@ pub struct Monitor {
     pub interval: Duration,
     /// Program and arguments, run without a shell; empty: only logged.
     pub alert_command: Vec<String>,
+    /// Drift alerts when it lasts longer; default 5 s.
+    pub alert_after: Duration,
     /// Per service, component and alert type; default 15 min.
     pub cooldown: Duration,
+    /// Restarts of a component within an hour that alert; default 10.
+    pub restart_threshold: u32,
+    /// Free space, in percent, below which it alerts, 0 to 90; 0: never; default 5.
+    pub disk_low: u32,
     /// Transitions within the window that count as flapping; default 3.
     pub flap_threshold: u32,
     /// Default 10 min.
     pub flap_window: Duration,
-    /// How long events are kept; default 30 d.
+    /// How long events and alerts are kept; default 30 d.
     pub retention: Duration,
 }
 
@@ -412,7 +418,10 @@ impl NodeConfig {
             }),
             "monitor.interval" => time(self.monitor.interval),
             "monitor.alert_command" => quote::strings(&self.monitor.alert_command),
+            "monitor.alert_after" => time(self.monitor.alert_after),
             "monitor.cooldown" => time(self.monitor.cooldown),
+            "monitor.restart_threshold" => self.monitor.restart_threshold.to_string(),
+            "monitor.disk_low" => self.monitor.disk_low.to_string(),
             "monitor.flap_threshold" => self.monitor.flap_threshold.to_string(),
             "monitor.flap_window" => time(self.monitor.flap_window),
             "monitor.retention" => time(self.monitor.retention),

@@ -36,6 +36,8 @@ fn two_keys_are_enough_and_the_rest_is_default() {
     assert_eq!(config.monitor.interval, Duration::from_secs(60));
     assert_eq!(config.monitor.retention, Duration::from_secs(30 * 86400));
     assert_eq!(config.monitor.flap_threshold, 3);
+    assert_eq!(config.monitor.alert_after, Duration::from_secs(5));
+    assert_eq!((config.monitor.restart_threshold, config.monitor.disk_low), (10, 5));
     assert_eq!(config.planned_stop, Duration::from_secs(60));
     assert_eq!(config.voter_replace_after, Duration::from_secs(60));
     assert_eq!(config.reschedule_after, Duration::from_secs(1));
@@ -64,29 +66,14 @@ fn every_key_can_be_written_explained_and_set_by_variable() {
 }
 
 #[test]
-fn what_is_set_without_effect_is_named_with_its_place_and_nothing_else_is() {
-    assert!(good(PLAIN).config.without_effect().is_empty());
+fn what_can_be_set_has_its_effect_and_what_is_in_force_anyway_is_nothing_to_warn_of() {
     let text = format!(
-        "{PLAIN}[reconcile]\nmode = \"report\"\n[monitor]\ninterval = \"5s\"\n\
-         [membership]\nprofile = \"lan\"\n"
+        "{PLAIN}[failover]\nreschedule_after = \"5s\"\nstateful = \"wait\"\n\
+         [monitor]\ncooldown = \"1m\"\n[reconcile]\nmode = \"report\"\n"
     );
-    let loaded = run(&text, &[("WEFT_MONITOR_COOLDOWN", "5s")], &NodeFlags::default()).unwrap();
-    let lines: Vec<String> =
-        loaded.config.without_effect().iter().map(ToString::to_string).collect();
-    assert_eq!(
-        lines,
-        [
-            "`reconcile.mode` (file, line 5) has no effect in this version: it is always `restart`",
-            "`monitor.cooldown` (environment, WEFT_MONITOR_COOLDOWN) has no effect in this version",
-        ]
-    );
-    // The value that is in force anyway is nothing to warn of.
-    assert!(
-        good(&format!("{PLAIN}[reconcile]\nmode = \"restart\"\n"))
-            .config
-            .without_effect()
-            .is_empty()
-    );
+    let loaded = good(&text);
+    assert!(loaded.config.without_effect().is_empty());
+    assert_eq!(loaded.config.reschedule_after, Duration::from_secs(5));
 }
 
 #[test]
@@ -240,6 +227,10 @@ fn mistakes_are_refused_with_their_place() {
         (
             "[monitor]\ninterval = 60\n",
             "node.toml:5:12: `interval` must be a duration in quotes, found an integer",
+        ),
+        (
+            "[monitor]\ndisk_low = 91\n",
+            "node.toml:5:12: `disk_low` must be between 0 and 90, found 91",
         ),
         (
             "[monitor]\nflap_threshold = 0\n",

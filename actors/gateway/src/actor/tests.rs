@@ -64,7 +64,11 @@ macro_rules! double {
     };
 }
 
-double!(Registry, [ReadState, ReadAgreement, PlanPlacement, Propose, QueryEvents], [FollowEvents]);
+double!(
+    Registry,
+    [ReadState, ReadAgreement, PlanPlacement, Propose, QueryEvents, QueryAlerts],
+    [FollowEvents]
+);
 double!(Runtime, [ListComponents, ReadDuty, CheckSpec], [WatchComponents, ReadLogs]);
 double!(Monitor, [ReadDrift, ReadHost], []);
 
@@ -127,6 +131,12 @@ impl Handle<QueryEvents> for Registry {
     fn handle(&mut self, message: QueryEvents, reply: Reply<QueryEvents>, _: &Scope<Self>) {
         let world = self.0.world.lock();
         reply.ok(world.events.iter().filter(|e| message.filter.matches(e)).cloned().collect());
+    }
+}
+
+impl Handle<QueryAlerts> for Registry {
+    fn handle(&mut self, _: QueryAlerts, reply: Reply<QueryAlerts>, _: &Scope<Self>) {
+        reply.ok(Vec::new());
     }
 }
 

@@ -12,6 +12,7 @@ fn settings() -> Settings {
         node: "n1".into(),
         flap_threshold: 3,
         flap_window: Duration::from_secs(600),
+        restart_threshold: 4,
         grace: GRACE,
     }
 }
@@ -349,4 +350,56 @@ proptest! {
                 && (s.state == S::Stopping || s.state.observed() == drift.observed)));
         }
     }
+}
+
+#[test]
+fn what_flaps_or_is_started_again_too_often_is_handed_on_once_with_its_count() {
+    let mut state = State::new(settings());
+    state.rebuild(&[status(1, S::Running, Desired::Running, 0)], &[], at(0), &mut ids());
+    let mut told = Vec::new();
+    for n in 0..6u128 {
+        let (id, secs) = (n * 3 + 1, i64::try_from(n).unwrap() * 20 + 1);
+        for (more, from, to, cause) in [
+            (0, S::Running, S::Exited, "self"),
+            (1, S::Exited, S::Starting, "reconcile"),
+            (2, S::Starting, S::Running, "reconcile"),
+        ] {
+            let told = transition(id + more, secs + more as i64, from, to, cause);
+            state.observe(&[told]).unwrap();
+        }
+        told.extend(state.take_often());
+    }
+    let kinds: Vec<_> = told.iter().map(|often| (often.kind, often.count)).collect();
+    assert_eq!(kinds, [(AlertKind::Flapping, 3), (AlertKind::Restarts, 4)]);
+    assert!(told.iter().all(|often| often.key == key(1) && often.desired == Desired::Running));
+    assert!(state.take_often().is_empty());
+}
+
+#[test]
+fn facts_say_what_drifts_what_came_before_and_whether_somebody_asked_for_it() {
+    let mut state = State::new(settings());
+    state.rebuild(&[status(1, S::Running, Desired::Running, 0)], &[], at(0), &mut ids());
+    let fact = |state: &State| state.facts().remove(0);
+    assert!(fact(&state).good && fact(&state).drift.is_none());
+    state.observe(&[transition(1, 1, S::Running, S::Exited, "self")]).unwrap();
+    let told = fact(&state);
+    assert_eq!(told.drift.as_deref(), Some("ended by itself (exit 1)"));
+    assert_eq!((told.before, told.asked), (ObservedState::Running, false));
+    // Started again: not known to be good yet, and where it came from is not forgotten.
+    state.observe(&[transition(2, 2, S::Exited, S::Starting, "reconcile")]).unwrap();
+    let starting = fact(&state);
+    assert!(!starting.good && starting.drift.is_none() && starting.failed.is_none());
+    state.observe(&[transition(3, 3, S::Starting, S::Running, "reconcile")]).unwrap();
+    assert_eq!((fact(&state).good, fact(&state).before), (true, ObservedState::Exited));
+    // An operator stops it: while it is being stopped nothing drifts.
+    state.reconcile(&[status(1, S::Running, Desired::Stopped, 0)], at(4), &mut ids());
+    assert!(fact(&state).drift.is_some() && fact(&state).asked);
+    let mut stopping = transition(4, 5, S::Running, S::Stopping, "operator");
+    stopping.desired = Desired::Stopped;
+    state.observe(&[stopping]).unwrap();
+    assert!(fact(&state).drift.is_none() && !fact(&state).good);
+    let mut failed = transition(5, 6, S::Exited, S::Failed, "self");
+    failed.exit = "exit 1".into();
+    state.observe(&[failed]).unwrap();
+    assert_eq!(fact(&state).failed.as_deref(), Some("exit 1"));
 }

@@ -13,7 +13,7 @@ use crate::store::{LocalStore, RegistryError};
 /// Events or audit records in one request.
 const RECORDS_MAX: usize = 1_000;
 
-fn too_many(count: usize) -> Option<Failure> {
+pub(super) fn too_many(count: usize) -> Option<Failure> {
     (count > RECORDS_MAX).then(|| {
         Failure::new(
             FailureKind::Invalid,

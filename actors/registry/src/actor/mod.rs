@@ -4,6 +4,7 @@
 //! this actor: here it is published to the rest of the node, and changes find their way to whoever
 //! leads. On the node that leads, the [`steward`](crate::steward) sees to voters and places.
 
+mod alerts;
 mod contact;
 mod duties;
 mod history;
@@ -24,9 +25,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use weft_protocol::{
-    Applied, FollowEvents, History, IssueToken, JoinCluster, PlanPlacement, Propose, QueryAudit,
-    QueryEvents, ReadAgreement, ReadHead, ReadHistory, ReadState, RecordAudit, RecordEvents,
-    RenewLeaf, RenewLeases, ReportNode,
+    Applied, FollowAlerts, FollowEvents, History, IssueToken, JoinCluster, PlanPlacement, Propose,
+    QueryAlerts, QueryAudit, QueryEvents, ReadAgreement, ReadHead, ReadHistory, ReadState,
+    RecordAlerts, RecordAudit, RecordEvents, RenewLeaf, RenewLeases, ReportNode,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope};
 use weft_wire::{ClusterId, Failure};
@@ -51,6 +52,8 @@ pub struct Registry {
     local: LocalStore,
     /// Newest event; what followers of events wait for.
     newest_event: watch::Sender<i64>,
+    /// The same of alerts.
+    newest_alert: watch::Sender<i64>,
     /// Last position the runtime has acknowledged; a send is on its way.
     assigned: u64,
     assigning: bool,
@@ -107,6 +110,7 @@ pub async fn factory(
         local,
         agreement,
         newest_event: watch::Sender::new(0),
+        newest_alert: watch::Sender::new(0),
         assigned: 0,
         assigning: false,
         refused: None,
@@ -142,6 +146,9 @@ impl Actor for Registry {
             .ask::<RecordEvents>()
             .ask::<QueryEvents>()
             .subscription::<FollowEvents>()
+            .ask::<RecordAlerts>()
+            .ask::<QueryAlerts>()
+            .subscription::<FollowAlerts>()
             .ask::<RecordAudit>()
             .ask::<QueryAudit>();
     }

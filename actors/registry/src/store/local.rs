@@ -1,5 +1,7 @@
-//! `local.db`: events and audit of this node (orchestration §6). `synchronous=NORMAL`: power loss
+//! `local.db`: events, alerts and audit of this node (orchestration §6). `synchronous=NORMAL`: power loss
 //! may take the last of them.
+
+mod alerts;
 
 use std::path::Path;
 
@@ -65,6 +67,33 @@ const MIGRATIONS: &[Migration] = &[
         ALTER TABLE events ADD COLUMN consensus_group TEXT NOT NULL DEFAULT '';
         ALTER TABLE events ADD COLUMN term INTEGER NOT NULL DEFAULT 0;
         ALTER TABLE events ADD COLUMN observer TEXT NOT NULL DEFAULT '';",
+    },
+    // Each firing; `ended` and what follows are of its command.
+    Migration {
+        version: 4,
+        sql: "
+        CREATE TABLE alerts (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            id BLOB NOT NULL UNIQUE,
+            fired_at INTEGER NOT NULL,
+            node TEXT NOT NULL,
+            service TEXT NOT NULL,
+            component TEXT NOT NULL,
+            replica INTEGER NOT NULL,
+            type TEXT NOT NULL,
+            desired TEXT NOT NULL,
+            observed TEXT NOT NULL,
+            prev_state TEXT NOT NULL,
+            transitions INTEGER NOT NULL,
+            reason TEXT NOT NULL,
+            suppressed INTEGER NOT NULL,
+            ended INTEGER NOT NULL,
+            exit INTEGER,
+            problem TEXT NOT NULL,
+            output TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX alerts_at ON alerts (fired_at);
+        CREATE INDEX alerts_of ON alerts (service, component, fired_at);",
     },
 ];
 
@@ -263,7 +292,7 @@ impl LocalStore {
         Ok(found.map(WallTime::from_micros))
     }
 
-    /// Deletes what is older, and remembers how far wall time was believed. Answers how many rows
+    /// Deletes what is older (alerts with the events), and remembers how far wall time was believed. Answers how many rows
     /// went.
     ///
     /// # Errors
@@ -285,13 +314,18 @@ impl LocalStore {
             .execute(&mut *write)
             .await
             .map_err(|error| write.error("write", error))?;
+        let alerts = sqlx::query("DELETE FROM alerts WHERE fired_at < ?1")
+            .bind(events_before.as_micros())
+            .execute(&mut *write)
+            .await
+            .map_err(|error| write.error("write", error))?;
         let audit = sqlx::query("DELETE FROM audit WHERE timestamp < ?1")
             .bind(audit_before.as_micros())
             .execute(&mut *write)
             .await
             .map_err(|error| write.error("write", error))?;
         write.commit().await?;
-        Ok(events.rows_affected() + audit.rows_affected())
+        Ok(events.rows_affected() + alerts.rows_affected() + audit.rows_affected())
     }
 
     fn rows(&self, rows: &[SqliteRow]) -> Result<Vec<Event>, RegistryError> {

@@ -1,7 +1,10 @@
 //! Real databases in temporary directories.
 
 use uuid::Uuid;
-use weft_protocol::{AuditRecord, ComponentState, Event, EventFilter, EventKind, Outcome};
+use weft_protocol::{
+    Alert, AlertFilter, AlertKind, AlertRun, AuditRecord, ComponentState, Desired, Event,
+    EventFilter, EventKind, ObservedState, Outcome,
+};
 use weft_wire::WallTime;
 
 use super::LocalStore;
@@ -112,4 +115,47 @@ async fn every_kind_of_event_reads_back_as_it_was_stored() {
     local.record_events(&events).await.expect("stores");
     local.record_events(&events).await.expect("stores nothing more");
     assert_eq!(local.events(&EventFilter::default()).await.expect("reads").0, events);
+}
+
+fn alert(n: u128, at: i64, service: &str, component: &str) -> Alert {
+    Alert {
+        id: Uuid::from_u128(n),
+        time: time(at),
+        node: "n1".into(),
+        service: service.into(),
+        component: component.into(),
+        replica: 2,
+        kind: AlertKind::Flapping,
+        desired: Some(Desired::Running),
+        observed: Some(ObservedState::Exited),
+        prev_state: None,
+        transitions: 3,
+        reason: "it ends again and again".into(),
+        suppressed: n == 2,
+        run: None,
+    }
+}
+
+#[tokio::test]
+async fn alerts_are_stored_once_updated_by_their_id_and_pruned_with_the_events() {
+    let dir = tempfile::tempdir().expect("directory");
+    let local = LocalStore::open(dir.path()).await.expect("opens");
+    let mut all = [alert(1, 10, "web", "api"), alert(2, 30, "web", "db"), alert(3, 20, "", "")];
+    assert_eq!(local.record_alerts(&all).await.expect("stores"), 3);
+    let read = async |filter: AlertFilter| local.alerts(&filter).await.expect("reads").0;
+    assert_eq!(read(AlertFilter::default()).await, [&all[0], &all[2], &all[1]].map(Alert::clone));
+    // Its command has ended.
+    let run = AlertRun { exit: Some(3), problem: String::new(), output: "x".repeat(5000) };
+    all[0].run = Some(run);
+    assert_eq!(local.record_alerts(&all[..1]).await.expect("stores"), 4);
+    let web = read(AlertFilter { service: "web".into(), ..AlertFilter::default() }).await;
+    assert_eq!(web.len(), 2);
+    let run = web[0].run.as_ref().expect("it is there");
+    assert_eq!((run.exit, run.output.len()), (Some(3), 4096));
+    let after = local.alerts_after(3).await.expect("reads");
+    assert!(matches!(after.as_slice(), [(4, alert)] if alert.id == all[0].id), "told of again");
+    let since = AlertFilter { since: Some(time(20)), limit: 1, ..AlertFilter::default() };
+    assert_eq!(read(since).await, [all[1].clone()]);
+    local.prune(time(20), time(0), time(40)).await.expect("prunes");
+    assert_eq!(read(AlertFilter::default()).await.len(), 2);
 }

@@ -17,20 +17,20 @@
 //! runs is prepared (its image pulled) before that one is touched; a start that takes long can be
 //! cancelled.
 
+mod ending;
 pub(crate) mod instance;
 pub(crate) mod lease;
 mod next;
 pub(crate) mod order;
+mod probing;
+mod status;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use weft_protocol::files::ShimExit;
-use weft_protocol::{
-    Assignment, ComponentKey, ComponentState, ComponentStatus, Desired, Driver, Health,
-    RestartPolicy,
-};
+use weft_protocol::{Assignment, ComponentKey, ComponentState, Desired, Health};
 use weft_wire::{Backoff, Jitter, WallTime};
 
 use self::instance::{Instance, InstanceId};
@@ -63,6 +63,9 @@ pub(crate) struct Memory {
     pub(crate) state: Option<ComponentState>,
     /// The shim or container whose end has been told.
     pub(crate) ended: Option<InstanceId>,
+    /// Spec hash and epoch that it was started for last.
+    #[serde(default)]
+    pub(crate) ran: Option<(String, u64)>,
 }
 
 /// A component that is not to be started again until an operator acts or its spec changes.
@@ -73,6 +76,9 @@ pub(crate) struct Settled {
     /// Given up on, rather than done.
     pub(crate) failed: bool,
     pub(crate) reason: String,
+    /// Only because this node starts nothing again (`reconcile.mode = "report"`).
+    #[serde(default)]
+    pub(crate) reported: bool,
 }
 
 /// What a look at the component's directory, and at the node's containers, found when its actor
@@ -138,6 +144,8 @@ pub(crate) enum Input {
     Timer(u64),
     /// An operator wants it started anew.
     Restart,
+    /// An operator wants it started if it does not run.
+    Revive,
     /// What [`Component::lease`] was told is news.
     Lease,
     /// What is wanted is known to be what is agreed now: see [`Component::hold`].
@@ -264,6 +272,12 @@ pub(crate) struct Component {
     next: Next,
     /// Containers that could not be started, in a row.
     failed_starts: u32,
+    /// What ends by itself is told of, and not started again.
+    reports: bool,
+    /// The newest run ended so soon that what was asked for has not come to be.
+    ended_soon: bool,
+    /// What runs was started by somebody else.
+    surfaced: bool,
     effects: Vec<Effect>,
 }
 
@@ -317,6 +331,9 @@ impl Component {
             cancelled: false,
             next: Next::default(),
             failed_starts: 0,
+            reports: false,
+            ended_soon: false,
+            surfaced: false,
             effects: Vec::new(),
         }
     }
@@ -326,6 +343,20 @@ impl Component {
     /// and is not started before [`Input::Sure`].
     pub(crate) const fn hold(&mut self) {
         self.held = true;
+    }
+
+    /// Before the first input: whether what ends by itself is only told of, until somebody acts
+    /// (`reconcile.mode = "report"`).
+    pub(crate) fn reports(&mut self, reports: bool) {
+        self.reports = reports;
+        if !reports && self.memory.settled.as_ref().is_some_and(|settled| settled.reported) {
+            self.memory.settled = None;
+        }
+    }
+
+    /// Whether it is being started again because it ended by itself.
+    pub(crate) fn is_mending(&self) -> bool {
+        self.phase == Phase::Starting && self.cause == "reconcile"
     }
 
     /// Whether it waits for [`Input::Sure`].
@@ -396,88 +427,6 @@ impl Component {
         &self.memory
     }
 
-    /// The row that lists show; `urls` is the shell's.
-    pub(crate) fn status(&self) -> ComponentStatus {
-        let running = matches!(self.phase, Phase::Up | Phase::Stopping | Phase::Cleaning);
-        let file = self.instance.as_ref().filter(|_| running);
-        let assignment = self.assignment.as_ref();
-        let routes = assignment.map_or(&[][..], |a| &a.spec.routes);
-        let version = match file.filter(|f| !f.image.is_empty()) {
-            Some(f) => weft_protocol::image_version(&f.image).to_owned(),
-            None => assignment.map_or_else(String::new, |a| {
-                let own = a.spec.shown_version();
-                if own.is_empty() { a.service_version.clone() } else { own }
-            }),
-        };
-        ComponentStatus {
-            key: self.key.clone(),
-            desired: self.desired(),
-            state: self.state,
-            health: if running { self.health } else { Health::None },
-            pid: file.map_or(0, |f| f.pid),
-            version,
-            revision: file.map_or_else(|| assignment.map_or(0, |a| a.revision), |f| f.revision),
-            spec_hash: file
-                .map_or_else(
-                    || assignment.map(|a| a.spec_hash.clone()),
-                    |f| Some(f.spec_hash.clone()),
-                )
-                .unwrap_or_default(),
-            epoch: file.map_or_else(|| assignment.map_or(0, |a| a.epoch), |f| f.epoch),
-            restarts: self.memory.restarts,
-            started_at: file.map(|f| f.started_at),
-            since: self.since,
-            last_exit: self.memory.last_exit.clone(),
-            reason: self.reason(),
-            ports: file.map_or_else(Vec::new, |f| {
-                routes.iter().map(|r| r.name.clone()).zip(f.ports.iter().copied()).collect()
-            }),
-            urls: Vec::new(),
-            driver: match file {
-                Some(f) => f.driver(),
-                None => assignment.map_or(Driver::Process, |a| a.spec.driver),
-            },
-            image: file.map_or_else(
-                || assignment.map_or_else(String::new, |a| a.spec.image.clone()),
-                |f| f.image.clone(),
-            ),
-            digest: file.map_or_else(String::new, |f| f.digest.clone()),
-            container: file.map_or_else(String::new, |f| f.container().to_owned()),
-            refused: if self.is_refused() { assignment.map_or(0, |a| a.revision) } else { 0 },
-        }
-    }
-
-    /// Whether it may be another node's by now. A fenced one is not where it holds a lease.
-    fn is_unsure(&self) -> bool {
-        self.held && !self.assignment.as_ref().is_some_and(|a| a.fenced)
-    }
-
-    fn reason(&self) -> String {
-        let idle = matches!(self.phase, Phase::Idle | Phase::Backoff);
-        if self.is_unsure() && idle && self.desired() == Desired::Running {
-            return HELD.to_owned();
-        }
-        match &self.assignment {
-            Some(Assignment { leaving: to, desired, .. })
-                if self.reason.is_empty() && !to.is_empty() && !self.unassigned =>
-            {
-                match desired {
-                    Desired::Running => {
-                        format!("moves to {to}; kept here until the copy there is healthy")
-                    }
-                    Desired::Ignore => format!(
-                        "was placed on {to} while this node was lost; kept here until it is decided which copy stays"
-                    ),
-                    Desired::Stopped => String::new(),
-                }
-            }
-            Some(assignment) if self.reason.is_empty() && !self.next.why.is_empty() => {
-                format!("revision {} is not started: {}", assignment.revision, self.next.why)
-            }
-            _ => self.reason.clone(),
-        }
-    }
-
     fn desired(&self) -> Desired {
         match &self.assignment {
             _ if self.unassigned => Desired::Stopped,
@@ -500,6 +449,10 @@ impl Component {
                 if self.next.phase == NextPhase::Refused {
                     self.next = self.next.anew();
                 }
+            }
+            Input::Revive => {
+                self.restart_requested |= self.desired() == Desired::Running
+                    && matches!(self.phase, Phase::Idle | Phase::Backoff);
             }
             Input::Waits(run, why)
                 if self.phase == Phase::Looking
@@ -585,6 +538,8 @@ impl Component {
             Finding::Nothing => {
                 if let Some(settled) = &self.memory.settled {
                     self.reason.clone_from(&settled.reason);
+                } else if self.reports && self.has_run() {
+                    self.lost_unseen(at);
                 }
             }
             Finding::Running(file) => {
@@ -634,6 +589,9 @@ impl Component {
         let settled_by_this = self.memory.settled.as_ref().is_some_and(|settled| {
             settled.spec_hash == assignment.spec_hash && settled.epoch == assignment.epoch
         });
+        if !same || self.desired() != assignment.desired {
+            self.surfaced = false;
+        }
         if !same {
             self.next = self.next.anew();
             self.failed_starts = 0;
@@ -685,6 +643,8 @@ impl Component {
             Phase::Up => {
                 let why = match self.desired() {
                     _ if self.unassigned => Some("undeploy"),
+                    // Somebody else's doing: told of, like everything that nobody asked for here.
+                    Desired::Stopped if self.reports && self.surfaced => None,
                     Desired::Stopped => Some("operator"),
                     Desired::Running if differs && !self.is_next_ready() => {
                         self.prepare();
@@ -770,6 +730,9 @@ impl Component {
             .assignment
             .as_ref()
             .map_or_else(Default::default, |want| (want.spec_hash.clone(), want.epoch));
+        self.memory.ran = Some(self.started_for.clone());
+        self.ended_soon = false;
+        self.surfaced = false;
         if std::mem::take(&mut self.is_restart) {
             self.memory.restarts += 1;
         }
@@ -792,51 +755,6 @@ impl Component {
         } else {
             let cause = self.cause;
             self.transition(started_at, ComponentState::Running, cause, "");
-        }
-    }
-
-    /// Whether there is a probe.
-    fn begin_probing(&mut self) -> bool {
-        self.bad_probes = 0;
-        let declared = self.assignment.as_ref().is_some_and(|a| a.spec.health.is_some());
-        self.health = if declared { Health::Unknown } else { Health::None };
-        if declared {
-            self.effects.push(Effect::Probe(self.run));
-        }
-        declared
-    }
-
-    fn probed(&mut self, at: &Now, answer: Result<(), String>) {
-        let Some(check) = self.assignment.as_ref().and_then(|a| a.spec.health.clone()) else {
-            return;
-        };
-        match answer {
-            Ok(()) => {
-                self.bad_probes = 0;
-                self.health = Health::Healthy;
-                self.reason.clear();
-                if self.state == ComponentState::Starting {
-                    let cause = self.cause;
-                    self.transition(at.wall, ComponentState::Running, cause, "");
-                }
-            }
-            Err(text) => {
-                let up = self.up_since.map_or(Duration::ZERO, |since| at.now.duration_since(since));
-                // Before the first good probe, a start takes as long as it was given.
-                if self.health == Health::Unknown && up < check.start_period {
-                    return;
-                }
-                self.bad_probes = self.bad_probes.saturating_add(1);
-                if self.bad_probes < check.retries.max(1) {
-                    return;
-                }
-                self.health = Health::Unhealthy;
-                self.reason = format!("unhealthy: {text}");
-                let policy = self.assignment.as_ref().map(|a| a.spec.restart);
-                if self.desired() == Desired::Running && policy != Some(RestartPolicy::No) {
-                    self.stop(at, End::Probe);
-                }
-            }
         }
     }
 
@@ -864,182 +782,6 @@ impl Component {
     fn set_timer(&mut self, after: Duration) {
         self.timer += 1;
         self.effects.push(Effect::SetTimer(self.timer, after));
-    }
-
-    fn start_failed(&mut self, at: &Now, reason: String, permanence: Permanence) {
-        self.phase = Phase::Idle;
-        if std::mem::take(&mut self.cancelled) {
-            // What is wanted now is not what failed.
-            self.reason.clear();
-            if self.desired() == Desired::Ignore {
-                self.transition(at.wall, ComponentState::Exited, "operator", "");
-            }
-            return;
-        }
-        self.reason = reason;
-        if self.assignment.as_ref().is_some_and(|a| a.spec.driver == Driver::Container) {
-            self.failed_starts = self.failed_starts.saturating_add(1);
-        }
-        if self.desired() != Desired::Running {
-            self.transition(at.wall, ComponentState::Exited, "self", "");
-            return;
-        }
-        match permanence {
-            Permanence::Permanent => self.settle(at, true, self.reason.clone(), "self", ""),
-            Permanence::Passing => {
-                self.transition(at.wall, ComponentState::Exited, "self", "");
-                self.again(at);
-            }
-        }
-    }
-
-    /// The process is gone, all of it.
-    fn ended(&mut self, at: &Now, ending: Ending<'_>, end: End) {
-        let exit = match ending {
-            Ending::Exit(exit) => Some(exit),
-            Ending::Killed | Ending::Removed => None,
-        };
-        // What an operator reads: `exited`, or that there is nothing any more.
-        let gone = match ending {
-            Ending::Removed => ComponentState::Removed,
-            _ => ComponentState::Exited,
-        };
-        self.phase = Phase::Idle;
-        self.timer += 1;
-        self.effects.push(Effect::StopProbe);
-        let ran = self.up_since.take().map_or(Duration::ZERO, |since| at.now.duration_since(since));
-        let when = exit.map_or(at.wall, |exit| exit.at);
-        let text = match (ending, self.instance.as_ref().map(Instance::driver)) {
-            (Ending::Exit(exit), _) => exit.status.clone(),
-            (Ending::Removed, _) => "removed".to_owned(),
-            (Ending::Killed, Some(Driver::Container)) => "killed and removed".to_owned(),
-            (Ending::Killed, _) => "killed with its shim".to_owned(),
-        };
-        self.memory.last_exit.clone_from(&text);
-        self.memory.ended = self.instance.take().map(|instance| instance.id);
-        self.health = Health::None;
-        let cause = match end {
-            End::Wanted(cause) => {
-                // It may be wanted again at once; then this is what it goes through.
-                self.reason.clear();
-                self.transition(when, ComponentState::Stopped, cause, &text);
-                return;
-            }
-            End::Probe => "probe",
-            End::Own(cause) => cause,
-        };
-        if let Some(exit) = exit.filter(|exit| exit.lease_ended) {
-            // No fault of its own: it is started again once a lease is held, without a delay.
-            self.reason.clone_from(&exit.status);
-            self.is_restart = true;
-            self.cause = "lease";
-            self.transition(when, ComponentState::Exited, "lease", &text);
-            return;
-        }
-        self.reason = match (end, exit) {
-            (End::Probe, _) => format!("stopped because its probe failed: {text}"),
-            (_, None) if gone == ComponentState::Removed => {
-                "no such container: somebody removed it".to_owned()
-            }
-            (_, None) => std::mem::take(&mut self.lost),
-            (_, Some(exit)) if exit.failed_to_start => exit.status.clone(),
-            (_, Some(_)) => format!("ended by itself: {text}"),
-        };
-        let leave = self.restart_requested || self.desired() != Desired::Running;
-        let good = end != End::Probe && exit.and_then(|exit| exit.code) == Some(0);
-        let policy = self.assignment.as_ref().map(|a| a.spec.restart);
-        if ran >= GOOD_RUN {
-            self.in_a_row = 0;
-        } else {
-            self.failures.push_back(at.now);
-        }
-        while self.failures.front().is_some_and(|f| at.now.duration_since(*f) > FAIL_WITHIN) {
-            self.failures.pop_front();
-        }
-        if leave || policy.is_none() {
-            self.transition(when, gone, cause, &text);
-            return;
-        }
-        match policy {
-            Some(RestartPolicy::No) => {
-                let reason = format!("{}; its restart policy is `no`", self.reason);
-                self.settle_at(when, false, reason, cause, &text);
-            }
-            Some(RestartPolicy::OnFailure(_)) if good => {
-                self.settle_at(when, false, "ended well".to_owned(), cause, &text);
-            }
-            Some(RestartPolicy::OnFailure(Some(most))) if self.in_a_row >= most => {
-                let times = if most == 1 { "once".to_owned() } else { format!("{most} times") };
-                let reason = match most {
-                    0 => format!("{}; its restart policy allows no restart", self.reason),
-                    _ => {
-                        format!("{}; restarted {times}, as its restart policy allows", self.reason)
-                    }
-                };
-                let reason = format!("{reason}. {}", self.advice());
-                self.settle_at(when, true, reason, cause, &text);
-            }
-            _ if self.failures.len() >= FAIL_COUNT => {
-                let reason = format!(
-                    "{}; {FAIL_COUNT} times within {} minutes after less than {} s each. {}",
-                    self.reason,
-                    FAIL_WITHIN.as_secs() / 60,
-                    GOOD_RUN.as_secs(),
-                    self.advice()
-                );
-                self.settle_at(when, true, reason, cause, &text);
-            }
-            _ => {
-                self.transition(when, gone, cause, &text);
-                self.again(at);
-            }
-        }
-    }
-
-    /// What an operator may do about a component that was given up on; commands as they are typed.
-    fn advice(&self) -> String {
-        let ComponentKey { service, component, .. } = &self.key;
-        format!(
-            "See why with `weft logs {service}/{component}`, then `weft restart {service}/{component}`"
-        )
-    }
-
-    /// Starts it again: at once the first time, then later and later.
-    fn again(&mut self, at: &Now) {
-        self.is_restart = true;
-        self.cause = "reconcile";
-        let attempt = self.in_a_row;
-        self.in_a_row = self.in_a_row.saturating_add(1);
-        // The first restart is at once: `decide` starts what is idle.
-        if let Some(waits) = attempt.checked_sub(1) {
-            self.phase = Phase::Backoff;
-            self.set_timer(BACKOFF.delay(waits, at.random));
-        }
-    }
-
-    fn settle(&mut self, at: &Now, failed: bool, reason: String, cause: &str, exit: &str) {
-        self.settle_at(at.wall, failed, reason, cause, exit);
-    }
-
-    fn settle_at(&mut self, when: WallTime, failed: bool, reason: String, cause: &str, exit: &str) {
-        self.reason.clone_from(&reason);
-        if let Some(assignment) = &self.assignment {
-            self.memory.settled = Some(Settled {
-                spec_hash: assignment.spec_hash.clone(),
-                epoch: assignment.epoch,
-                failed,
-                reason,
-            });
-        }
-        if failed {
-            // The exit itself is an event too.
-            if !exit.is_empty() {
-                self.transition(when, ComponentState::Exited, cause, exit);
-            }
-            self.transition(when, ComponentState::Failed, cause, exit);
-        } else {
-            self.transition(when, ComponentState::Exited, cause, exit);
-        }
     }
 
     fn transition(&mut self, at: WallTime, new: ComponentState, cause: &str, exit: &str) {

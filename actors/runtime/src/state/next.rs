@@ -108,6 +108,7 @@ impl Component {
         self.end = None;
         self.up_since = Some(at.now);
         self.instance = Some(instance);
+        self.surfaced = true;
         self.reason.clear();
         self.transition(at.wall, ComponentState::Running, "engine", "");
         self.begin_probing();
@@ -119,5 +120,6 @@ impl Component {
         self.next.phase == NextPhase::Refused
             || self.next.attempt >= REFUSED_AFTER
             || self.failed_starts >= REFUSED_AFTER && self.desired() == Desired::Running
+            || self.ended_soon
     }
 }

@@ -2,13 +2,15 @@
 
 use proptest::prelude::*;
 use weft_protocol::files::ProcessFile;
-use weft_protocol::{ComponentSpec, Driver, HealthCheck, HealthKind, Resources};
+use weft_protocol::{ComponentSpec, Driver, HealthCheck, HealthKind, Resources, RestartPolicy};
 use weft_wire::{Clock, SystemClock};
 
 use super::*;
 
 mod containers;
 mod ownership;
+mod reports;
+mod storm;
 
 fn key() -> ComponentKey {
     ComponentKey { service: "web".into(), replica: 1, component: "api".into() }

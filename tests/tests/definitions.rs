@@ -1,0 +1,330 @@
+//! Definitions as files and in the cluster: out of it again, edited, and all of them at once
+//! (orchestration §3.5, §7, §9, §10).
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use serde_json::Value;
+use weft_tests::podman::{Boxes, IMAGE};
+use weft_tests::{Cluster, DEADLINE, Done, bin_dir, eventually, run};
+
+/// One node, and a services directory of its own.
+struct Bench {
+    cluster: Cluster,
+    dir: PathBuf,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let cluster = Cluster::with(&["--no-hello", "--nodes", "1"]);
+        let dir = cluster.scratch().join("services");
+        std::fs::create_dir(&dir).expect("a directory");
+        Self { cluster, dir }
+    }
+
+    fn weft(&self, args: &[&str]) -> Done {
+        run(self.cluster.command(args).env("WEFT_SERVICES_DIR", &self.dir))
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.toml"))
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.file(name), text).expect("writes");
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.file(name)).expect("reads")
+    }
+
+    /// `sync` with these arguments: what is said of each service.
+    fn sync(&self, args: &[&str]) -> Vec<(String, String, bool)> {
+        let done = self.weft(&[&["sync", "--json"][..], args].concat()).ok().json();
+        let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
+        let rows = done["services"].as_array().cloned().unwrap_or_default();
+        rows.iter()
+            .map(|row| (text(row, "service"), text(row, "action"), row["changed"] == true))
+            .collect()
+    }
+
+    fn state(&self, service: &str) -> Option<String> {
+        let done = self.weft(&["ps", "--json"]);
+        let rows: Value = serde_json::from_str(&done.stdout).ok()?;
+        let row = rows.as_array()?.iter().find(|row| row["service"] == service)?.clone();
+        row["state"].as_str().map(str::to_owned)
+    }
+
+    fn pid(&self, service: &str) -> Option<u64> {
+        self.cluster.running("n1", service, "n1")["pid"].as_u64()
+    }
+}
+
+fn service(name: &str, more: &str) -> String {
+    format!(
+        "# {name} is mine\nname = \"{name}\" # keep\n{more}\n[update]\n\
+         healthy_for = \"500ms\"\n\n[[components]]\nname = \"api\"\n\
+         cmd = [\"{}\"]\nstop_grace = \"2s\"\n\n[[components.routes]]\nport = 443\n",
+        bin_dir().join("hello").display()
+    )
+}
+
+fn all(of: &[(&str, &str, bool)]) -> Vec<(String, String, bool)> {
+    of.iter().map(|(name, action, did)| ((*name).into(), (*action).into(), *did)).collect()
+}
+
+#[test]
+fn what_is_shown_is_exported_byte_for_byte_and_deployed_again_changes_nothing() {
+    let bench = Bench::new();
+    let given = service("web", "comment = \"a \\\"b\\\" $(c)\"\n");
+    bench.write("web", &given);
+    bench.weft(&["deploy", "web"]).ok();
+    let pid = bench.pid("web");
+    let shown = bench.weft(&["service", "show", "web"]).ok().stdout;
+    assert_eq!(bench.weft(&["service", "show", "web"]).ok().stdout, shown);
+    assert!(shown.starts_with("name = \"web\"\ncomment = "), "{shown}");
+    let json = bench.weft(&["service", "show", "web", "--json"]).ok().json();
+    assert_eq!((&json["definition"], &json["revision"]), (&shown.as_str().into(), &1.into()));
+
+    // A file that says the same keeps its comments.
+    let done = bench.weft(&["service", "export", "web"]).ok();
+    assert!(done.stdout.contains("web.toml"), "{done:?}");
+    assert_eq!(bench.read("web"), given);
+    // One that differs is not replaced unasked.
+    bench.write("web", &given.replace("2s", "3s"));
+    let refused = bench.weft(&["service", "export", "web"]);
+    assert_eq!(refused.code, 2, "{refused:?}");
+    assert!(bench.read("web").contains("3s"));
+    bench.weft(&["service", "export", "web", "--yes"]).ok();
+    assert_eq!(bench.read("web"), shown);
+    let elsewhere = bench.cluster.scratch().join("else").join("w.toml");
+    let to = elsewhere.to_str().expect("a path");
+    bench.weft(&["service", "export", "web", "-f", to]).ok();
+    assert_eq!(std::fs::read_to_string(&elsewhere).expect("it is there"), shown);
+
+    let plan = bench.weft(&["plan", "web", "--if-changed", "--json"]).ok().json();
+    assert_eq!(plan[0]["action"], "keep", "{plan}");
+    bench.weft(&["deploy", "web", "--if-changed"]).ok();
+    assert_eq!(bench.pid("web"), pid, "nothing is started anew");
+
+    let unknown = bench.weft(&["service", "show", "nothing"]);
+    assert_eq!(unknown.code, 1);
+    assert!(unknown.stderr.contains("its services are: web"), "{unknown:?}");
+}
+
+#[test]
+fn the_definition_is_the_given_file_then_that_of_the_directory_then_the_last_one() {
+    let bench = Bench::new();
+    let nothing = bench.weft(&["deploy", "web"]);
+    assert_eq!(nothing.code, 2, "{nothing:?}");
+    assert!(nothing.stderr.contains("write web.toml"), "{nothing:?}");
+    let env = |text: &str| {
+        service("web", "").replace("stop_grace", &format!("env = [\"A={text}\"]\nstop_grace"))
+    };
+    let shown = |bench: &Bench| bench.weft(&["service", "show", "web"]).ok().stdout;
+    bench.write("web", &env("dir"));
+    let given = bench.cluster.definition("given", &env("file"));
+    bench.weft(&["deploy", "web", "-f", &given]).ok();
+    assert!(shown(&bench).contains("A=file"));
+    bench.weft(&["deploy", "web"]).ok();
+    assert!(shown(&bench).contains("A=dir"));
+    assert_eq!(bench.read("web"), env("dir"), "a deploy changes no file");
+    std::fs::remove_file(bench.file("web")).expect("it was there");
+    let last = bench.weft(&["deploy", "web", "--if-changed"]).ok();
+    assert!(last.stderr.contains("no local definition of web: using revision"), "{last:?}");
+    assert!(shown(&bench).contains("A=dir"));
+}
+
+#[test]
+fn an_edited_definition_is_checked_and_with_mistakes_the_old_file_stays() {
+    let bench = Bench::new();
+    bench.write("web", &service("web", ""));
+    bench.weft(&["deploy", "web"]).ok();
+    std::fs::remove_file(bench.file("web")).expect("it was there");
+    let editor = |name: &str, script: &str| -> String {
+        let file = bench.cluster.scratch().join(name);
+        std::fs::write(&file, format!("#!/bin/sh\n{script}\n")).expect("writes");
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&file, mode).expect("can be run");
+        file.to_string_lossy().into_owned()
+    };
+    let edit = |editor: &str, verb: &[&str]| {
+        let args = [verb, &["web"]].concat();
+        let mut command = bench.cluster.command(&args);
+        run(command.env("WEFT_SERVICES_DIR", &bench.dir).env("EDITOR", editor))
+    };
+    // There is no file: it is exported first.
+    let done = edit(&editor("longer", "sed -i s/2s/4s/ \"$1\""), &["service", "edit"]).ok();
+    assert!(done.stderr.contains("exported first"), "{done:?}");
+    assert!(done.stdout.contains("-stop_grace = \"2s\"\n+stop_grace = \"4s\""), "{done:?}");
+    let good = bench.read("web");
+    assert!(good.contains("4s"));
+    for (name, script, says) in [
+        ("typo", "sed -i s/stop_grace/stop_grease/ \"$1\"", "stop_grease"),
+        ("rename", "sed -i '1s/web/shop/' \"$1\"", "of service `shop`"),
+        ("gone", "exit 3", "exit status: 3"),
+        ("text", "echo nonsense >\"$1\"", "web.toml"),
+    ] {
+        let done = edit(&editor(name, script), &["edit"]);
+        assert!(done.code != 0 && done.stderr.contains(says), "{name}: {done:?}");
+        assert_eq!(bench.read("web"), good, "{name}");
+    }
+    let same = edit("true", &["edit"]).ok();
+    assert!(same.stdout.contains("unchanged"), "{same:?}");
+    let left: Vec<_> = std::fs::read_dir(&bench.dir).expect("it is there").flatten().collect();
+    assert_eq!(left.len(), 1, "no drafts are left: {left:?}");
+}
+
+#[test]
+fn stop_start_and_undeploy_edit_the_active_line_of_the_file_and_nothing_else() {
+    let bench = Bench::new();
+    let given = service("web", "active = true   # now\n");
+    bench.write("web", &given);
+    bench.weft(&["deploy", "web"]).ok();
+    bench.weft(&["stop", "web"]).ok();
+    let off = given.replace("active = true ", "active = false ");
+    assert_eq!(bench.read("web"), off);
+    // A deploy of it records, starts nothing, and says so.
+    let done = bench.weft(&["deploy", "web"]).ok();
+    assert!(done.stderr.contains("`active = false`"), "{done:?}");
+    assert_ne!(bench.state("web").as_deref(), Some("running"));
+    bench.weft(&["start", "web"]).ok();
+    assert_eq!(bench.read("web"), given);
+    bench.weft(&["stop", "web/api"]).ok();
+    assert_eq!(bench.read("web"), given, "one component's state is not in the file");
+    bench.weft(&["undeploy", "web", "--yes"]).ok();
+    assert_eq!(bench.read("web"), off);
+    bench.write("shop", &service("shop", ""));
+    bench.weft(&["deploy", "shop"]).ok();
+    std::fs::remove_file(bench.file("shop")).expect("it was there");
+    let done = bench.weft(&["stop", "shop"]).ok();
+    assert!(done.stderr.contains("only the cluster's flag"), "{done:?}");
+}
+
+#[test]
+fn sync_records_what_is_new_follows_the_active_lines_and_says_the_second_time_that_nothing_is_new()
+{
+    let bench = Bench::new();
+    bench.write("web", &service("web", ""));
+    bench.write("shop", &service("shop", ""));
+    bench.weft(&["deploy", "web"]).ok();
+    let dry = bench.weft(&["sync", "--dry-run", "--exit-code"]);
+    assert_eq!(dry.code, 8, "{dry:?}");
+    assert!(dry.stdout.contains("shop: changed: new: recorded"), "{dry:?}");
+    assert!(bench.weft(&["service", "show", "shop"]).code != 0, "nothing was done");
+
+    assert_eq!(bench.sync(&[]), all(&[("shop", "record", true), ("web", "unchanged", false)]));
+    assert!(bench.weft(&["service", "show", "shop"]).ok().stdout.contains("name = \"shop\""));
+    let unchanged = all(&[("shop", "unchanged", false), ("web", "unchanged", false)]);
+    assert_eq!(bench.sync(&[]), unchanged);
+    assert_eq!(bench.state("shop"), None, "recorded, and nothing more");
+    assert_eq!(bench.weft(&["sync", "--dry-run", "--exit-code"]).code, 0);
+
+    // The active lines.
+    bench.write("web", &service("web", "active = false\n"));
+    assert_eq!(bench.sync(&[])[1], ("web".into(), "stop".into(), true));
+    eventually("it is stopped", || {
+        (bench.state("web").as_deref() == Some("stopped")).then_some(())
+    });
+    assert_eq!(bench.sync(&[]), unchanged);
+    bench.write("web", &service("web", ""));
+    assert_eq!(bench.sync(&[])[1], ("web".into(), "start".into(), true));
+    bench.cluster.running("n1", "web", "n1");
+    assert_eq!(bench.sync(&[]), unchanged);
+
+    // What differs waits for a deploy.
+    let pid = bench.pid("web");
+    let other =
+        service("web", "comment = \"new\"\n").replace("stop_grace", "env = [\"A=1\"]\nstop_grace");
+    bench.write("web", &other);
+    let done = bench.weft(&["sync"]).ok();
+    assert!(done.stdout.contains("web: unchanged: differs from revision 1"), "{done:?}");
+    assert_eq!(bench.pid("web"), pid);
+    let deployed = all(&[("shop", "deploy", true), ("web", "deploy", true)]);
+    assert_eq!(bench.sync(&["--deploy"]), deployed);
+    assert!(bench.pid("shop").is_some() && bench.pid("web") != pid);
+    assert_eq!(bench.sync(&["--deploy"]), unchanged);
+}
+
+#[test]
+fn sync_prunes_only_when_told_to_and_never_because_the_directory_is_empty() {
+    let bench = Bench::new();
+    for name in ["web", "old"] {
+        bench.write(name, &service(name, ""));
+        bench.weft(&["deploy", name]).ok();
+    }
+    std::fs::remove_file(bench.file("old")).expect("it was there");
+    let listed = all(&[("old", "undeclared", false), ("web", "unchanged", false)]);
+    assert_eq!(bench.sync(&[]), listed);
+    let unasked = bench.weft(&["sync", "--prune"]);
+    assert_eq!(unasked.code, 2, "{unasked:?}");
+    assert!(unasked.stderr.contains("undeploy old"), "{unasked:?}");
+    assert_eq!(bench.state("old").as_deref(), Some("running"));
+    let text = bench.read("web");
+    std::fs::remove_file(bench.file("web")).expect("it was there");
+    let undeclared = all(&[("old", "undeclared", false), ("web", "undeclared", false)]);
+    assert_eq!(bench.sync(&["--prune", "--yes"]), undeclared, "the directory is empty");
+    bench.write("web", &text);
+    assert_eq!(bench.sync(&["--prune", "--yes"])[0], ("old".into(), "undeploy".into(), true));
+    eventually("it is gone", || bench.state("old").is_none().then_some(()));
+    assert_eq!(bench.sync(&["--prune"]), all(&[("web", "unchanged", false)]));
+}
+
+#[test]
+fn one_bad_file_keeps_sync_from_sending_anything() {
+    let bench = Bench::new();
+    bench.write("a", &service("a", ""));
+    bench.write("bad", &service("bad", "activ = true\n"));
+    bench.write("wrong", &service("other", ""));
+    let done = bench.weft(&["sync", "--deploy"]);
+    assert_eq!(done.code, 2, "{done:?}");
+    for says in ["bad.toml:3:1", "wrong.toml", "nothing was sent"] {
+        assert!(done.stderr.contains(says), "{says}: {done:?}");
+    }
+    assert_eq!(bench.state("a"), None);
+    let empty = Bench::new();
+    let done = empty.weft(&["sync"]).ok();
+    assert!(done.stdout.contains("0 changed, 0 unchanged"), "{done:?}");
+}
+
+#[test]
+fn what_a_node_lost_with_its_engines_storage_is_recovered_from_the_cluster_alone() {
+    let Some(mut boxes) = Boxes::with(1, &["reconcile.mode=report"]) else { return };
+    let definition = |name: &str, text: &str| {
+        format!(
+            "name = \"{name}\"\n\n[[components]]\nname = \"{name}\"\nimage = \"{IMAGE}\"\n\
+             cmd = [\"/bin/sh\", \"-c\", \"echo $0 >/www/index.html; exec httpd -f -p $PORT -h \
+             /www\", \"{text}\"]\nstop_grace = \"1s\"\n\n[[components.routes]]\nport = 443\n"
+        )
+    };
+    for (name, text) in [("one", "a  b"), ("two", "$(c)")] {
+        boxes.cluster.deploy(0, &definition(name, text));
+    }
+    let label = "{{index .Config.Labels \"weft.spec-hash\"}}";
+    let hashes = |boxes: &Boxes| ["one", "two"].map(|name| boxes.podman[0].field(name, label));
+    let before = hashes(&boxes);
+    assert!(before.iter().all(|hash| !hash.is_empty()), "{before:?}");
+    let rows = boxes.cluster.ps_json(0);
+    let urls: Vec<Value> = rows.iter().map(|row| row["urls"].clone()).collect();
+
+    boxes.podman[0].lose_everything_and_load_the_images();
+    boxes.cluster.wait_until("both are gone", DEADLINE, |cluster| {
+        let rows = cluster.ps_json(0);
+        rows.iter().all(|row| row["state"] == "removed").then_some(())
+    });
+    assert!(boxes.podman[0].ids().is_empty(), "a node that only reports makes nothing");
+    let status = boxes.cluster.weft(0, &["status", "--exit-code"]);
+    assert_eq!(status.code, 8, "{status:?}");
+
+    let done = boxes.cluster.weft(0, &["recover"]).ok();
+    assert!(
+        done.stdout.contains("one/1/one: ok") && done.stdout.contains("two/1/two: ok"),
+        "{done:?}"
+    );
+    assert_eq!(hashes(&boxes), before);
+    let rows = boxes.cluster.ps_json(0);
+    assert!(rows.iter().all(|row| row["state"] == "running"), "{rows:#?}");
+    assert_eq!(rows.iter().map(|row| row["urls"].clone()).collect::<Vec<_>>(), urls);
+    let again = boxes.cluster.weft(0, &["recover", "n1"]).ok();
+    assert!(again.stdout.contains("nothing is down"), "{again:?}");
+}
