@@ -467,6 +467,7 @@ impl Node {
             node_id: seed.node.to_string(),
             engine: engine_search(&self.config),
             allow_host_mounts: self.config.allow_host_mounts,
+            follow_linked_data: self.config.follow_linked_data,
             ..weft_runtime::RuntimeConfig::new(
                 data_dir.clone(),
                 name.clone(),

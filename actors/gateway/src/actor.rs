@@ -11,9 +11,10 @@ use weft_link::{ItemSink, Meta, Reply};
 use weft_protocol::{
     ActorTree, AttachInfo, ClusterActors, ClusterActorsReply, ClusterEvents, ClusterLogs,
     ClusterNodes, ClusterOperations, ClusterPs, ClusterStatus, Command, CommandRef, DeployService,
-    DescribeNode, EventFilter, LifecycleRequest, ListComponents, ListServices, NodeReply, NodeRow,
-    PlanItem, PlanService, Propose, PsReply, QueryEvents, ReadDrift, ReadHistory, ReadHost,
-    ReadReadiness, Readiness, RemoveNode, ServiceHistory, ServiceRow, StatusReply, VERSION,
+    DescribeNode, EventFilter, FindBlobs, LifecycleRequest, ListComponents, ListServices,
+    NodeReply, NodeRow, PlanItem, PlanService, Propose, PsReply, PullFile, PushFile, QueryEvents,
+    ReadDrift, ReadHistory, ReadHost, ReadReadiness, Readiness, RemoveNode, ServiceHistory,
+    ServiceRow, StatusReply, VERSION,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope, Serve};
 use weft_wire::{AskError, Identity, Message, NodeId};
@@ -22,7 +23,7 @@ use crate::around::{Asker, Memory, NODE_TIMEOUT};
 use crate::http::{Alive, HttpFace};
 use crate::macp::MacpFace;
 use crate::operate::Operation;
-use crate::{check, follow, nodes, operate, operations, plan, readiness, rows};
+use crate::{check, follow, nodes, operate, operations, plan, readiness, rows, ship, transfer};
 
 /// How many events `status` shows.
 const STATUS_EVENTS: u32 = 20;
@@ -105,6 +106,9 @@ impl Actor for Gateway {
             .ask::<RemoveNode>()
             .ask::<DescribeNode>()
             .ask::<ReadReadiness>()
+            .ask::<PushFile>()
+            .ask::<PullFile>()
+            .ask::<FindBlobs>()
             .subscription::<ClusterEvents>()
             .subscription::<ClusterLogs>()
             .subscription::<DeployService>()
@@ -228,6 +232,28 @@ impl Handle<ReadReadiness> for Gateway {
         self.answer(reply, scope, |asker| async move {
             let reasons = readiness::reasons(&asker.myself()).await;
             Ok(Readiness { reasons })
+        });
+    }
+}
+
+impl Handle<PushFile> for Gateway {
+    fn handle(&mut self, message: PushFile, mut reply: Reply<PushFile>, scope: &Scope<Self>) {
+        reply.about(&transfer::about(&message.service, message.replica, &message.path));
+        self.answer(reply, scope, |asker| async move { transfer::push(&asker, message).await });
+    }
+}
+
+impl Handle<PullFile> for Gateway {
+    fn handle(&mut self, message: PullFile, mut reply: Reply<PullFile>, scope: &Scope<Self>) {
+        reply.about(&transfer::about(&message.service, message.replica, &message.path));
+        self.answer(reply, scope, |asker| async move { transfer::pull(&asker, message).await });
+    }
+}
+
+impl Handle<FindBlobs> for Gateway {
+    fn handle(&mut self, message: FindBlobs, reply: Reply<FindBlobs>, scope: &Scope<Self>) {
+        self.answer(reply, scope, |asker| async move {
+            Ok(ship::lacking(&asker, message.digests).await)
         });
     }
 }

@@ -21,6 +21,8 @@ mod plan;
 mod readiness;
 mod rollout;
 mod rows;
+mod ship;
+mod transfer;
 mod update;
 
 pub use actor::{Gateway, GatewayConfig, factory};

@@ -5,6 +5,7 @@
 //! message has a number and a version that a golden file pins.
 #![forbid(unsafe_code)]
 
+mod blobs;
 mod cluster;
 mod diff;
 mod event;
@@ -22,7 +23,13 @@ mod service;
 mod session;
 mod state;
 mod time;
+mod transfer;
 
+pub use blobs::{
+    BLOB_PART, BlobProgress, EnsureBlobs, FindBlobs, HaveBlobs, PutBlobPart, ReadBlobPart,
+    ReadBlobRefs, SHIPPED_FILE_MAX, SHIPPED_FILES_MAX, SHIPPED_MAX, ShippedFile, check_shipped,
+    valid_digest,
+};
 pub use cluster::{
     Applied, Capacity, Command, DeployOptions, FORMAT_LEVEL, NodeRecord, OperatorRecord, Placement,
     PlacementMove, Previous, Proposal, Revision, RevisionVerdict, ServiceRecord, StateView,
@@ -74,6 +81,10 @@ pub use state::{
     OperationKind, OperationOutcome, StepState,
 };
 pub use time::{format_time, parse_time, uptime};
+pub use transfer::{
+    FILE_MAX, FILE_MODE, FileContent, Octets, PullFile, PulledFile, PushFile, PushedFile,
+    PushedReplica, ReadFile, WriteFile, file_parts,
+};
 
 /// Version of Weft, from the package.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

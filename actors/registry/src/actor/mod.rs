@@ -4,6 +4,7 @@
 //! this actor: here it is published to the rest of the node, and changes find their way to whoever
 //! leads. On the node that leads, the [`steward`](crate::steward) sees to voters and places.
 
+mod blobs;
 mod contact;
 mod duties;
 mod history;
@@ -25,8 +26,8 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use weft_protocol::{
     Applied, FollowEvents, History, IssueToken, JoinCluster, PlanPlacement, Propose, QueryAudit,
-    QueryEvents, ReadAgreement, ReadHead, ReadHistory, ReadState, RecordAudit, RecordEvents,
-    RenewLeaf, RenewLeases, ReportNode,
+    QueryEvents, ReadAgreement, ReadBlobRefs, ReadHead, ReadHistory, ReadState, RecordAudit,
+    RecordEvents, RenewLeaf, RenewLeases, ReportNode,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope};
 use weft_wire::{ClusterId, Failure};
@@ -143,7 +144,8 @@ impl Actor for Registry {
             .ask::<QueryEvents>()
             .subscription::<FollowEvents>()
             .ask::<RecordAudit>()
-            .ask::<QueryAudit>();
+            .ask::<QueryAudit>()
+            .ask::<ReadBlobRefs>();
     }
 
     fn started(&mut self, scope: &Scope<Self>) -> Result<(), ActorError> {

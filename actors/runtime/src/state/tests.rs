@@ -43,6 +43,7 @@ fn assignment(policy: RestartPolicy) -> Assignment {
         desired: Desired::Running,
         fenced: false,
         leaving: String::new(),
+        files: Vec::new(),
     }
 }
 
