@@ -238,14 +238,14 @@ impl Handle<ReadReadiness> for Gateway {
 
 impl Handle<PushFile> for Gateway {
     fn handle(&mut self, message: PushFile, mut reply: Reply<PushFile>, scope: &Scope<Self>) {
-        reply.about(&transfer::about(&message.service, message.replica, &message.path));
+        reply.about(&weft_protocol::file_about(&message.service, message.replica, &message.path));
         self.answer(reply, scope, |asker| async move { transfer::push(&asker, message).await });
     }
 }
 
 impl Handle<PullFile> for Gateway {
     fn handle(&mut self, message: PullFile, mut reply: Reply<PullFile>, scope: &Scope<Self>) {
-        reply.about(&transfer::about(&message.service, message.replica, &message.path));
+        reply.about(&weft_protocol::file_about(&message.service, message.replica, &message.path));
         self.answer(reply, scope, |asker| async move { transfer::pull(&asker, message).await });
     }
 }

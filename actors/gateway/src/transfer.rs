@@ -16,13 +16,6 @@ use crate::rows::{self, node_name};
 /// A file may be on its way so long.
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// What a request is about, in the audit.
-pub(crate) fn about(service: &str, replica: u32, path: &str) -> String {
-    let (service, path) = (service.escape_debug(), path.escape_debug());
-    let replica = if replica == 0 { String::new() } else { format!("/{replica}") };
-    format!("{service}{replica}:{path}").chars().take(512).collect()
-}
-
 /// Sends a file to every replica that is meant; what became of it in each.
 pub(crate) async fn push(asker: &Asker, message: PushFile) -> Result<PushedFile, AskError> {
     let PushFile { service, replica, path, mode, size, content, check } = message;

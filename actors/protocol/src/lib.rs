@@ -83,7 +83,7 @@ pub use state::{
 pub use time::{format_time, parse_time, uptime};
 pub use transfer::{
     FILE_MAX, FILE_MODE, FileContent, Octets, PullFile, PulledFile, PushFile, PushedFile,
-    PushedReplica, ReadFile, WriteFile, file_parts,
+    PushedReplica, ReadFile, WriteFile, file_about, file_parts,
 };
 
 /// Version of Weft, from the package.

@@ -89,6 +89,14 @@ pub fn file_parts(path: &str) -> Result<Vec<&str>, String> {
     Ok(parts)
 }
 
+/// What a request for a file is about, as the audit has it: `<service>:<path>`, or
+/// `<service>/<replica>:<path>`; cut at 512 characters.
+pub fn file_about(service: &str, replica: u32, path: &str) -> String {
+    let (service, path) = (service.escape_debug(), path.escape_debug());
+    let replica = if replica == 0 { String::new() } else { format!("/{replica}") };
+    format!("{service}{replica}:{path}").chars().take(512).collect()
+}
+
 macro_rules! message {
     ($name:ident, $id:literal, $actor:ident, $text:literal, $reply:ty) => {
         impl Message for $name {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use weft_link::{Call, Reply};
 use weft_protocol::{
     EnsureBlobs, FILE_MAX, FILE_MODE, FileContent, HaveBlobs, Octets, PutBlobPart, ReadBlobPart,
-    ReadBlobRefs, ReadFile, ReplicaKey, WriteFile, file_parts,
+    ReadBlobRefs, ReadFile, ReplicaKey, WriteFile, file_about, file_parts,
 };
 use weft_supervision::{Handle, Scope};
 use weft_wire::{ActorKind, Address, Failure, FailureKind, Message};
@@ -59,17 +59,10 @@ fn refused(
         .help(help)
 }
 
-/// What an operator's request is about, in the audit.
-pub(crate) fn about(service: &str, replica: u32, path: &str) -> String {
-    let (service, path) = (service.escape_debug(), path.escape_debug());
-    let replica = if replica == 0 { String::new() } else { format!("/{replica}") };
-    format!("{service}{replica}:{path}").chars().take(512).collect()
-}
-
 impl Handle<WriteFile> for Runtime {
     fn handle(&mut self, message: WriteFile, mut reply: Reply<WriteFile>, scope: &Scope<Self>) {
         let WriteFile { service, replica, path, mode, size, content, check } = message;
-        reply.about(&about(&service, replica, &path));
+        reply.about(&file_about(&service, replica, &path));
         let known =
             !self.components_of(&ReplicaKey { service: service.clone(), replica }).is_empty();
         let shared = self.shared.clone();
@@ -110,7 +103,7 @@ impl Handle<WriteFile> for Runtime {
 impl Handle<ReadFile> for Runtime {
     fn handle(&mut self, message: ReadFile, mut reply: Reply<ReadFile>, scope: &Scope<Self>) {
         let ReadFile { service, replica, path } = message;
-        reply.about(&about(&service, replica, &path));
+        reply.about(&file_about(&service, replica, &path));
         let owners = self.users_of(&ReplicaKey { service: service.clone(), replica });
         let shared = self.shared.clone();
         answer(scope, reply, move || {

@@ -213,6 +213,22 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_is_shipped_stays_relative_and_is_known_by_its_content() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let file = dir.path().join("web.toml");
+        let text = WEB.replacen('\n', "\nfiles = [\"bin/api\"]\n", 1);
+        std::fs::write(&file, text.replace("./bin/../api", "./bin/api")).expect("writes");
+        let read = || resolve(None, &Source::File(file.clone()), Path::new("/none"), &output());
+        assert_eq!(read().expect_err("not there").exit, Exit::Usage);
+        std::fs::create_dir(dir.path().join("bin")).expect("makes");
+        std::fs::write(dir.path().join("bin/api"), "abc").expect("writes");
+        let wanted = read().expect("resolves");
+        let spec = wanted.spec.expect("has a spec");
+        assert_eq!(spec.components[0].cmd[0], "./bin/api");
+        assert_eq!((spec.files[0].size, wanted.sources.len()), (3, 1));
+    }
+
+    #[test]
     fn the_services_directory_comes_before_the_registry() {
         let dir = tempfile::tempdir().expect("temp dir");
         let web = reference("web/api");

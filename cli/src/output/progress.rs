@@ -63,7 +63,7 @@ impl Drop for Progress {
 }
 
 fn line(label: &str, done: u64, total: u64) -> String {
-    let cells = if total == 0 { CELLS } else { done.min(total).saturating_mul(CELLS) / total };
+    let cells = done.min(total).saturating_mul(CELLS).checked_div(total).unwrap_or(CELLS);
     let bar: String = (0..CELLS).map(|cell| if cell < cells { '#' } else { '.' }).collect();
     format!("{label} [{bar}] {} of {}", size(done), size(total))
 }

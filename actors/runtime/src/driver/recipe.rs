@@ -263,6 +263,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_program_that_comes_with_the_definition_is_started_from_the_replicas_directory() {
+        let mut spec = spec();
+        spec.cmd = vec!["./bin/run".into(), "./bin/run".into()];
+        let mut assignment = assignment_of(&spec, "web", 1);
+        assignment.files = vec![weft_protocol::ShippedFile::named("bin/run")];
+        let home = replica_dir(Path::new("/data"), "web", 1);
+        let made = container(&config(), &assignment, &[], &[], &home, "web");
+        assert_eq!(made.cmd, ["/data/services/web/1/bin/run", "./bin/run"]);
+    }
+
     fn config() -> RuntimeConfig {
         let mut config = RuntimeConfig::new("/data", "n1", "/bin/true");
         config.node_id = "id-1".into();

@@ -409,6 +409,8 @@ fn case_21_a_directory_that_is_swapped_for_a_link_meanwhile_leads_nowhere_else()
                 while !over.load(Ordering::Relaxed) {
                     renameat_with(CWD, &dir, CWD, &link, RenameFlags::EXCHANGE).expect("swaps");
                     swaps += 1;
+                    // Long enough for a push to get through now and then.
+                    std::thread::park_timeout(std::time::Duration::from_micros(200));
                 }
                 swaps
             });
