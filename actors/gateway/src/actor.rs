@@ -11,10 +11,11 @@ use weft_link::{ItemSink, Meta, Reply};
 use weft_protocol::{
     ActorTree, AdoptService, AlertFilter, AttachInfo, ClusterActors, ClusterActorsReply,
     ClusterAlerts, ClusterEvents, ClusterLogs, ClusterNodes, ClusterOperations, ClusterPs,
-    ClusterStatus, Command, CommandRef, DeployService, DescribeNode, EventFilter, LifecycleRequest,
-    ListComponents, ListServices, NodeReply, NodeRow, PlanItem, PlanService, Propose, PsReply,
-    QueryAlerts, QueryEvents, ReadDrift, ReadHistory, ReadHost, ReadReadiness, Readiness,
-    RecoverNodes, RemoveNode, ServiceHistory, ServiceRow, StatusReply, VERSION,
+    ClusterStatus, Command, CommandRef, DeployService, DescribeNode, EventFilter, FindBlobs,
+    LifecycleRequest, ListComponents, ListServices, NodeReply, NodeRow, PlanItem, PlanService,
+    Propose, PsReply, PullFile, PushFile, QueryAlerts, QueryEvents, ReadDrift, ReadHistory,
+    ReadHost, ReadReadiness, Readiness, RecoverNodes, RemoveNode, ServiceHistory, ServiceRow,
+    StatusReply, VERSION,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope, Serve};
 use weft_wire::{AskError, Identity, Message, NodeId};
@@ -23,7 +24,10 @@ use crate::around::{Asker, Memory, NODE_TIMEOUT};
 use crate::http::{Alive, HttpFace};
 use crate::macp::MacpFace;
 use crate::operate::Operation;
-use crate::{adopt, check, follow, nodes, operate, operations, plan, readiness, recover, rows};
+use crate::{
+    adopt, check, follow, nodes, operate, operations, plan, readiness, recover, rows, ship,
+    transfer,
+};
 
 /// How many events `status` shows.
 const STATUS_EVENTS: u32 = 20;
@@ -111,6 +115,9 @@ impl Actor for Gateway {
             .ask::<RecoverNodes>()
             .ask::<DescribeNode>()
             .ask::<ReadReadiness>()
+            .ask::<PushFile>()
+            .ask::<PullFile>()
+            .ask::<FindBlobs>()
             .subscription::<ClusterEvents>()
             .subscription::<ClusterAlerts>()
             .subscription::<ClusterLogs>()
@@ -248,6 +255,28 @@ impl Handle<ReadReadiness> for Gateway {
         self.answer(reply, scope, |asker| async move {
             let reasons = readiness::reasons(&asker.myself()).await;
             Ok(Readiness { reasons })
+        });
+    }
+}
+
+impl Handle<PushFile> for Gateway {
+    fn handle(&mut self, message: PushFile, mut reply: Reply<PushFile>, scope: &Scope<Self>) {
+        reply.about(&weft_protocol::file_about(&message.service, message.replica, &message.path));
+        self.answer(reply, scope, |asker| async move { transfer::push(&asker, message).await });
+    }
+}
+
+impl Handle<PullFile> for Gateway {
+    fn handle(&mut self, message: PullFile, mut reply: Reply<PullFile>, scope: &Scope<Self>) {
+        reply.about(&weft_protocol::file_about(&message.service, message.replica, &message.path));
+        self.answer(reply, scope, |asker| async move { transfer::pull(&asker, message).await });
+    }
+}
+
+impl Handle<FindBlobs> for Gateway {
+    fn handle(&mut self, message: FindBlobs, reply: Reply<FindBlobs>, scope: &Scope<Self>) {
+        self.answer(reply, scope, |asker| async move {
+            Ok(ship::lacking(&asker, message.digests).await)
         });
     }
 }

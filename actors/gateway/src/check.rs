@@ -30,8 +30,12 @@ pub(crate) async fn problems(
         .collect();
     let asked = places.at.iter().filter_map(|(replica, node)| Some((*replica, (*node)?)));
     let answers = join_all(asked.map(|(replica, node): (u32, NodeId)| {
-        let check =
-            CheckSpec { service: spec.name.clone(), replica, components: components.clone() };
+        let check = CheckSpec {
+            service: spec.name.clone(),
+            replica,
+            components: components.clone(),
+            files: spec.files.clone(),
+        };
         async move { (replica, asker.ask_on(node, check, NODE_TIMEOUT).await) }
     }))
     .await;

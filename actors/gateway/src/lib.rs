@@ -23,6 +23,8 @@ mod readiness;
 mod recover;
 mod rollout;
 mod rows;
+mod ship;
+mod transfer;
 mod update;
 
 pub use actor::{Gateway, GatewayConfig, factory};

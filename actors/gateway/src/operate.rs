@@ -18,6 +18,7 @@ use crate::check;
 use crate::plan;
 use crate::rollout::{Decision, Expected, Goal, Rollout};
 use crate::rows::{is_meant, node_name, wanted};
+use crate::ship;
 use crate::update;
 
 /// How long agreeing may take.
@@ -121,13 +122,22 @@ async fn carry_out<S: Subscription<Item = DeployUpdate>>(
     let end = asker.now() + operation.timeout;
     let old = asker.state().await?;
     let (target, command) = command(&operation.command, &old)?;
-    if let Command::Deploy { spec, options } = &command
-        && spec.active
-    {
-        // A program that is not there fails before anything is agreed, not on every node after.
-        let places = plan::places(asker, spec, &old).await;
-        let problems = check::problems(asker, spec, options, &places).await;
-        check::refuse(spec, &old, &places, &problems)?;
+    if let Command::Deploy { spec, options } = &command {
+        let mut prefer = Vec::new();
+        if spec.active {
+            // A program that is not there fails before anything is agreed, not on every node after.
+            let places = plan::places(asker, spec, &old).await;
+            let problems = check::problems(asker, spec, options, &places).await;
+            check::refuse(spec, &old, &places, &problems)?;
+            prefer.extend(places.at.values().copied().flatten());
+        }
+        // What it ships outlives this node from here on.
+        let held = ship::keep(asker, spec, &prefer, end).await?;
+        if !held.is_empty() {
+            let files = spec.files.len();
+            let text = format!("files: {files} on {}", held.join(" and "));
+            sink.send(DeployUpdate::Step { text }).await?;
+        }
     }
     let before =
         if operation.no_wait { HashMap::new() } else { statuses(asker, &old, &target).await };

@@ -6,7 +6,10 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use weft_wire::codec;
 
-use crate::{ComponentSpec, Driver, PortMapping, Resources, RouteMode, ServiceSpec, VolumeMapping};
+use crate::{
+    ComponentSpec, Driver, PortMapping, Resources, RouteMode, ServiceSpec, ShippedFile,
+    VolumeMapping,
+};
 
 /// Layout of what is hashed. Raising it recreates every component at its next deploy.
 const LAYOUT: u16 = 1;
@@ -34,7 +37,7 @@ struct Hashed<'a> {
     resources: Resources,
     /// Names give the port variables (orchestration §13), the mode who speaks TLS.
     routes: Vec<(&'a str, RouteMode, Option<bool>)>,
-    files: &'a [String],
+    files: &'a [ShippedFile],
 }
 
 /// SHA-256, hex, over what running `component` of `service` depends on: equal hash, same process

@@ -18,6 +18,9 @@
 //! components/<service>/<replica>/<component>/guard/           shim.json of a container's lease
 //! engine/              socket and state of `podman system service`, if weftd runs one
 //! logs/<service>/<replica>/<component>.log
+//! blobs/sha256/<hex>   files that came with definitions
+//! blobs/partial/       those on their way in
+//! pushes/              temporary files of pushes that go on
 //! services/<service>/<replica>/                          data directory of a replica
 //! ```
 

@@ -7,6 +7,7 @@
 
 mod adopt;
 mod alert;
+mod blobs;
 mod cluster;
 mod diff;
 mod event;
@@ -25,6 +26,7 @@ mod service;
 mod session;
 mod state;
 mod time;
+mod transfer;
 
 pub use adopt::{
     AdoptService, AdoptedContainer, Adoption, ClaimContainers, ContainerClaim, FindForeign,
@@ -33,6 +35,11 @@ pub use adopt::{
 pub use alert::{
     Alert, AlertFilter, AlertItem, AlertKind, AlertRun, ClusterAlerts, FollowAlerts, QueryAlerts,
     RecordAlerts,
+};
+pub use blobs::{
+    BLOB_PART, BlobProgress, EnsureBlobs, FindBlobs, HaveBlobs, PutBlobPart, ReadBlobPart,
+    ReadBlobRefs, SHIPPED_FILE_MAX, SHIPPED_FILES_MAX, SHIPPED_MAX, ShippedFile, check_shipped,
+    valid_digest,
 };
 pub use cluster::{
     Applied, Capacity, Command, DeployOptions, FORMAT_LEVEL, NodeRecord, OperatorRecord, Placement,
@@ -87,6 +94,10 @@ pub use state::{
     OperationKind, OperationOutcome, StepState,
 };
 pub use time::{format_time, parse_time, uptime};
+pub use transfer::{
+    FILE_MAX, FILE_MODE, FileContent, Octets, PullFile, PulledFile, PushFile, PushedFile,
+    PushedReplica, ReadFile, WriteFile, file_about, file_parts,
+};
 
 /// Version of Weft, from the package.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 use weft_wire::{ActorKind, Allow, Message, MessageId, Subscription, WallTime};
 
-use crate::{CommandRef, ComponentKey, ComponentSpec, ComponentState, Desired, Driver, Health};
+use crate::{
+    CommandRef, ComponentKey, ComponentSpec, ComponentState, Desired, Driver, Health, ShippedFile,
+};
 
 macro_rules! message {
     ($name:ident, $id:literal, $text:literal, $allow:ident, $idempotent:literal, $reply:ty) => {
@@ -44,6 +46,9 @@ pub struct Assignment {
     /// runs on as it is, whatever spec and epoch say. Empty: it stays here.
     #[serde(default)]
     pub leaving: String,
+    /// Files that come with the definition.
+    #[serde(default)]
+    pub files: Vec<ShippedFile>,
 }
 
 /// All components of this node; those not listed are to be stopped and forgotten.
@@ -229,6 +234,8 @@ pub struct CheckSpec {
     pub replica: u32,
     /// Of that service.
     pub components: Vec<ComponentSpec>,
+    /// Files that come with the definition.
+    pub files: Vec<ShippedFile>,
 }
 message!(CheckSpec, 205, "runtime.check", ADMINS, true, Vec<SpecProblem>);
 

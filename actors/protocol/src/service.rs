@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ShippedFile;
+
 /// Where a service may run, by pool.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Tier {
@@ -375,7 +377,7 @@ pub struct ServiceSpec {
     /// Rolling update.
     pub update: UpdatePolicy,
     /// Shipped beside the replica.
-    pub files: Vec<String>,
+    pub files: Vec<ShippedFile>,
     /// At least one.
     pub components: Vec<ComponentSpec>,
 }

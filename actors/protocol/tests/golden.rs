@@ -89,6 +89,10 @@ fn component() -> ComponentSpec {
     }
 }
 
+fn shipped() -> ShippedFile {
+    ShippedFile { path: "./hello".into(), mode: 0o755, size: 3, digest: "ab".repeat(32) }
+}
+
 fn spec() -> ServiceSpec {
     ServiceSpec {
         name: "web".into(),
@@ -106,7 +110,7 @@ fn spec() -> ServiceSpec {
         build_images: BTreeMap::from([("web".into(), "Dockerfile".into())]),
         snapshot: Snapshot::default(),
         update: UpdatePolicy::default(),
-        files: vec!["./hello".into()],
+        files: vec![shipped()],
         components: vec![component()],
     }
 }
@@ -427,10 +431,16 @@ fn lines() -> Vec<String> {
                 desired: Desired::Running,
                 fenced: true,
                 leaving: "n2".into(),
+                files: vec![shipped()],
             }],
             returning: true,
         }),
-        line(&CheckSpec { service: "web".into(), replica: 1, components: vec![component()] }),
+        line(&CheckSpec {
+            service: "web".into(),
+            replica: 1,
+            components: vec![component()],
+            files: vec![shipped()],
+        }),
         line(&FindForeign { service: "web".into(), others: vec!["web-api".into()] }),
         line(&ClaimContainers {
             service: "web".into(),
@@ -491,6 +501,32 @@ fn lines() -> Vec<String> {
         line(&DescribeNode {}),
         line(&ClusterOperations { id: 7 }),
         line(&ServiceHistory { service: "web".into() }),
+        line(&PushFile {
+            service: "web".into(),
+            replica: 0,
+            path: "conf/a".into(),
+            mode: Some(0o640),
+            size: 3,
+            content: Octets(vec![1, 2, 255]),
+            check: false,
+        }),
+        line(&PullFile { service: "web".into(), replica: 2, path: "conf/a".into() }),
+        line(&WriteFile {
+            service: "web".into(),
+            replica: 1,
+            path: "conf/a".into(),
+            mode: None,
+            size: 3,
+            content: Octets(vec![1, 2, 255]),
+            check: true,
+        }),
+        line(&ReadFile { service: "web".into(), replica: 1, path: "conf/a".into() }),
+        line(&FindBlobs { digests: vec!["ab".into()] }),
+        line(&HaveBlobs { digests: vec!["ab".into()] }),
+        line(&PutBlobPart { digest: "ab".into(), size: 3, offset: 1, part: Octets(vec![2, 255]) }),
+        line(&ReadBlobPart { digest: "ab".into(), offset: 1, length: 1 << 20 }),
+        line(&EnsureBlobs { files: vec![shipped()] }),
+        line(&ReadBlobRefs {}),
     ];
     for command in commands() {
         lines.push(line(&Propose { request, command }));
@@ -501,6 +537,12 @@ fn lines() -> Vec<String> {
         via: Some(node()),
     };
     lines.push(value("caller", &caller));
+    let error = Some(Failure::new(FailureKind::Forbidden, "m"));
+    let replicas = vec![PushedReplica { replica: 1, node: "n1".into(), error }];
+    lines.push(value("pushed", &PushedFile { replicas }));
+    let file = FileContent { mode: 0o640, content: Octets(vec![1, 2, 255]) };
+    lines.push(value("pulled", &PulledFile { replica: 1, node: "n1".into(), file }));
+    lines.push(value("blob-progress", &BlobProgress { received: 3, complete: true }));
     let failure = Failure::new(FailureKind::Conflict, "m").node("n1").help("h");
     for error in [
         AskError::Unreachable("u".into()),

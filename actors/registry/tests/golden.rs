@@ -92,7 +92,12 @@ fn spec() -> ServiceSpec {
         build_images: BTreeMap::from([("web".into(), "Containerfile".into())]),
         snapshot: Snapshot::default(),
         update: UpdatePolicy::default(),
-        files: vec!["./hello".into()],
+        files: vec![weft_protocol::ShippedFile {
+            path: "./hello".into(),
+            mode: 0o755,
+            size: 3,
+            digest: "ab".repeat(32),
+        }],
         components: vec![ComponentSpec {
             name: "api".into(),
             driver: Driver::Process,

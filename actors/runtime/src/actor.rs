@@ -17,9 +17,9 @@ use weft_link::{Call, ItemSink, Refusal, Reply};
 use weft_protocol::files::{FILES_VERSION, component_dir};
 use weft_protocol::{
     Assign, Assignment, CheckSpec, ClaimContainers, ComponentKey, ComponentState, ComponentStatus,
-    Desired, Driver, Duty, FindForeign, ListComponents, LogLine, Observed, ReadDuty, ReadLogs,
-    ReplicaKey, RestartComponents, RestartedComponents, SpecProblem, StartComponents,
-    WatchComponents, valid_name,
+    Desired, Driver, Duty, EnsureBlobs, FindForeign, HaveBlobs, ListComponents, LogLine, Observed,
+    PutBlobPart, ReadBlobPart, ReadDuty, ReadFile, ReadLogs, ReplicaKey, RestartComponents,
+    RestartedComponents, SpecProblem, StartComponents, WatchComponents, WriteFile, valid_name,
 };
 use weft_supervision::{
     Actor, ActorError, Child, ChildSpec, Factory, Handle, Incarnation, Intensity, Routes, Scope,
@@ -28,9 +28,11 @@ use weft_supervision::{
 use weft_wire::{ActorKind, Address, AskError, Failure, FailureKind};
 
 use crate::adopt;
+use crate::blobs::{Blobs, place::Placed};
 use crate::component::{ComponentActor, POST_RETRY, Wanted, random};
 use crate::disk::{Durable, make_dir, read_json, write_json};
 use crate::driver::engines::Engines;
+use crate::files::{Resolver, sweep};
 use crate::launch::spec_problem;
 use crate::leases::{self, LOOK_EVERY};
 use crate::logs::Merged;
@@ -80,6 +82,12 @@ pub struct RuntimeConfig {
     pub allow_host_mounts: bool,
     /// What ends by itself is told of and not started again (`reconcile.mode = "report"`).
     pub report_only: bool,
+    /// The directories of services and replicas may be symbolic links.
+    pub follow_linked_data: bool,
+    /// A blob that nothing refers to stays so long; 1 h.
+    pub blob_grace: Duration,
+    /// Between two looks for such blobs; 10 min.
+    pub blob_sweep: Duration,
 }
 
 impl RuntimeConfig {
@@ -100,7 +108,15 @@ impl RuntimeConfig {
             engine: None,
             allow_host_mounts: false,
             report_only: false,
+            follow_linked_data: false,
+            blob_grace: Duration::from_secs(3600),
+            blob_sweep: Duration::from_secs(600),
         }
+    }
+
+    /// Who resolves paths of files on this machine.
+    pub(crate) fn resolver(&self) -> Resolver {
+        Resolver::detect()
     }
 }
 
@@ -109,6 +125,10 @@ impl RuntimeConfig {
 pub fn factory(config: RuntimeConfig) -> impl Factory<Runtime> {
     let shared = Arc::new(Shared {
         engines: Engines::new(config.engine.clone(), config.node_id.clone()),
+        blobs: Blobs::new(&config.data_dir),
+        placed: Mutex::default(),
+        placing: Mutex::new(()),
+        opened: Mutex::new(false),
         config,
         ports: Mutex::new(Ports::default()),
         peers: Mutex::new(BTreeMap::new()),
@@ -137,6 +157,14 @@ pub(crate) struct Shared {
     pub(crate) config: RuntimeConfig,
     /// The container engine.
     pub(crate) engines: Arc<Engines>,
+    /// Files that came with definitions.
+    pub(crate) blobs: Blobs,
+    /// Those of them that are known to be in place.
+    pub(crate) placed: Mutex<Placed>,
+    /// Held while they are put there.
+    pub(crate) placing: Mutex<()>,
+    /// What an earlier daemon left is removed.
+    opened: Mutex<bool>,
     pub(crate) ports: Mutex<Ports>,
     /// Route names of every assigned component.
     pub(crate) peers: Mutex<BTreeMap<ComponentKey, Vec<String>>>,
@@ -154,6 +182,23 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Removes what an earlier daemon left half-done; once.
+    fn open(&self) -> Result<(), ActorError> {
+        let mut opened = self.opened.lock();
+        if !*opened {
+            let data = &self.config.data_dir;
+            match sweep(data, self.config.follow_linked_data, self.config.resolver()) {
+                0 => {}
+                files => tracing::info!(files, "files of pushes that were cut off removed"),
+            }
+            self.blobs
+                .open()
+                .map_err(|error| ActorError::new(format!("{}: {error}", data.display())))?;
+            *opened = true;
+        }
+        Ok(())
+    }
+
     /// Changes the port table, one at a time, and stores it if it changed.
     pub(crate) fn change_ports<T>(&self, change: impl FnOnce(&mut Ports) -> T) -> T {
         let mut ports = self.ports.lock();
@@ -218,6 +263,12 @@ impl Actor for Runtime {
             .ask::<CheckSpec>()
             .ask::<FindForeign>()
             .ask::<ClaimContainers>()
+            .ask::<WriteFile>()
+            .ask::<ReadFile>()
+            .ask::<HaveBlobs>()
+            .ask::<PutBlobPart>()
+            .ask::<ReadBlobPart>()
+            .ask::<EnsureBlobs>()
             .subscription::<ReadLogs>()
             .subscription::<WatchComponents>();
     }
@@ -230,6 +281,7 @@ impl Actor for Runtime {
         }
         self.flush(scope);
         scope.every(LOOK_EVERY, Self::see_to_leases);
+        scope.every(self.shared.config.blob_sweep, Self::sweep_blobs);
         Ok(())
     }
 }
@@ -239,6 +291,7 @@ impl Runtime {
         let data = &shared.config.data_dir;
         make_dir(&data.join("components"), 0o700)
             .map_err(|error| ActorError::new(format!("{}: {error}", data.display())))?;
+        shared.open()?;
         let path = data.join(ASSIGNMENTS_FILE);
         let stored = match read_json::<Assignments>(&path) {
             Ok(stored) => stored.unwrap_or_default(),
@@ -306,6 +359,18 @@ impl Runtime {
     pub(crate) fn components_of(&self, of: &ReplicaKey) -> Vec<ComponentKey> {
         let theirs = |key: &&ComponentKey| leases::replica(key) == *of;
         self.entries.keys().filter(theirs).cloned().collect()
+    }
+
+    /// Users, by number, that components of a replica run as, as far as their definitions say.
+    pub(crate) fn users_of(&self, of: &ReplicaKey) -> Vec<u32> {
+        let theirs = self.entries.iter().filter(|(key, _)| leases::replica(key) == *of);
+        theirs
+            .filter_map(|(_, entry)| {
+                let wanted = entry.wanted.lock();
+                let user = &wanted.assignment.as_ref()?.spec.user;
+                user.split(':').next()?.parse().ok()
+            })
+            .collect()
     }
 
     /// A component's actor.
@@ -736,7 +801,8 @@ impl Handle<CheckSpec> for Runtime {
         let engines = shared.engines.clone();
         let check = move || {
             let problem = |spec: &weft_protocol::ComponentSpec| {
-                let problem = spec_problem(&shared.config, spec, &message.service, message.replica)
+                let of = (message.service.as_str(), message.replica);
+                let problem = spec_problem(&shared.config, spec, of, &message.files)
                     .or_else(|| taken.get(&spec.name).cloned())?;
                 Some(SpecProblem { component: spec.name.clone(), problem })
             };

@@ -352,7 +352,7 @@ impl ComponentActor {
         scope.spawn(async move {
             tokio::select! {
                 () = token.cancelled() => {}
-                answer = container::prepare(&hands, &assignment) => {
+                answer = driver::prepare(&hands, &assignment) => {
                     hands.say(Input::Prepared(number, answer));
                 }
             }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use weft_protocol::files::{component_dir, log_file, replica_dir};
 use weft_protocol::{
-    Assignment, ComponentKey, ComponentSpec, Driver, HealthKind, component_variables,
-    route_variable,
+    Assignment, ComponentKey, ComponentSpec, Driver, HealthKind, ShippedFile, component_variables,
+    file_parts, route_variable,
 };
 
 use crate::RuntimeConfig;
@@ -23,8 +23,8 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub(crate) fn spec_problem(
     config: &RuntimeConfig,
     spec: &ComponentSpec,
-    service: &str,
-    replica: u32,
+    (service, replica): (&str, u32),
+    files: &[ShippedFile],
 ) -> Option<String> {
     if spec.driver == Driver::Container {
         return recipe::problem(config, spec, service, replica);
@@ -59,7 +59,8 @@ pub(crate) fn spec_problem(
             ));
         }
     }
-    find_program(spec, &workdir(spec, data_dir, service, replica)).err()
+    let home = replica_dir(data_dir, service, replica);
+    find_program(spec, files, &home, &workdir(spec, data_dir, service, replica)).err()
 }
 
 /// Where a probe connects: a route by its place, or a port number.
@@ -113,12 +114,33 @@ fn search_path(spec: &ComponentSpec) -> String {
     )
 }
 
-/// The program of a component: absolute, on the PATH, or relative to where it starts.
-fn find_program(spec: &ComponentSpec, workdir: &Path) -> Result<PathBuf, String> {
+/// The program of a component: one that comes with the definition, absolute, on the PATH, or
+/// relative to where it starts.
+fn find_program(
+    spec: &ComponentSpec,
+    files: &[ShippedFile],
+    home: &Path,
+    workdir: &Path,
+) -> Result<PathBuf, String> {
+    let shipped = |name: &str| {
+        let file = files.iter().find(|file| file.is(name))?;
+        let path = home.join(file_parts(&file.path).ok()?.join("/"));
+        Some(if file.mode & 0o111 != 0 {
+            Ok(path)
+        } else {
+            Err(format!(
+                "file {} comes with the definition but is not executable: run `chmod +x` where it is deployed from, and deploy again",
+                file.path
+            ))
+        })
+    };
     let Some(name) = spec.cmd.first().filter(|name| !name.is_empty()) else {
         return Err("`cmd` is empty: it needs a program".into());
     };
     if name.contains('/') {
+        if let Some(shipped) = shipped(name) {
+            return shipped;
+        }
         let path = workdir.join(name);
         return check_program(&path).map(|()| path);
     }
@@ -134,6 +156,9 @@ fn find_program(spec: &ComponentSpec, workdir: &Path) -> Result<PathBuf, String>
             Err(problem) if candidate.exists() => found = found.or(Some(problem)),
             Err(_) => {}
         }
+    }
+    if let Some(shipped) = shipped(name) {
+        return shipped;
     }
     Err(found.unwrap_or_else(|| {
         format!(
@@ -184,7 +209,8 @@ pub(crate) fn prepare(
     };
     make_dir(&home, 0o750).map_err(|error| passing(&home, error))?;
     make_dir(&dir, 0o700).map_err(|error| passing(&dir, error))?;
-    if let Some(problem) = spec_problem(config, spec, &key.service, key.replica) {
+    let files = &assignment.files;
+    if let Some(problem) = spec_problem(config, spec, (&key.service, key.replica), files) {
         return Err(Problem::Permanent(problem));
     }
     let workdir = workdir(spec, data, &key.service, key.replica);
@@ -194,7 +220,7 @@ pub(crate) fn prepare(
             workdir.display()
         )));
     }
-    let program = find_program(spec, &workdir).map_err(Problem::Permanent)?;
+    let program = find_program(spec, files, &home, &workdir).map_err(Problem::Permanent)?;
     let shim = ShimSpec {
         version: SHIM_PROTOCOL,
         key: key.clone(),

@@ -5,16 +5,20 @@
 //! - `state`: one component's life, and the leases of all, pure; `leases`: asking for them.
 //! - `component`: the actor that carries out what `state` says; `link`: its side of the shim.
 //! - `driver`: what starts, follows and stops it: `process` by a shim, `container` by the engine.
+//! - `files`: files of data directories, found and replaced safely; `blobs`: those that come with
+//!   definitions; `transfer`: both, as others ask for them.
 //! - `halt`: stopping everything without actors, when the node is of no cluster any more.
 //! - `actor`: the runtime actor above them; `logs`, `ports`, `probe`, `launch`, `outbox`: its tools.
 #![forbid(unsafe_code)]
 
 mod actor;
 mod adopt;
+mod blobs;
 mod boottime;
 mod component;
 mod disk;
 mod driver;
+mod files;
 mod halt;
 mod launch;
 mod leases;
@@ -26,6 +30,7 @@ mod probe;
 mod process;
 pub mod shim;
 mod state;
+mod transfer;
 mod turns;
 
 pub use actor::{Runtime, RuntimeConfig, factory};

@@ -284,6 +284,7 @@ fn component(name: &str, cmd: &[&str]) -> Assignment {
         desired: Desired::Running,
         fenced: false,
         leaving: String::new(),
+        files: Vec::new(),
     }
 }
 
@@ -575,6 +576,7 @@ fn programs_that_are_missing_or_not_executable_fail_with_what_to_do() {
             service: "web".into(),
             replica: 1,
             components: all.iter().map(|a| a.spec.clone()).collect(),
+            files: Vec::new(),
         };
         let problems = node.tree.ask(check).await.unwrap();
         assert_eq!(problems.len(), 4);

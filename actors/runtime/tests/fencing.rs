@@ -117,6 +117,7 @@ fn fenced() -> Assignment {
         desired: Desired::Running,
         fenced: true,
         leaving: String::new(),
+        files: Vec::new(),
     }
 }
 

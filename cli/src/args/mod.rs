@@ -4,6 +4,7 @@ mod actors;
 mod cluster;
 mod definitions;
 mod service;
+mod transfer;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +22,7 @@ pub(crate) use service::{
     Adopt, Alerts, Deploy, Events, History, Hold, Lifecycle, List, Logs, Operations, Plan, Ps,
     Rollback, Scale, Status, Undeploy, Validate,
 };
+pub(crate) use transfer::{Pull, Push};
 
 /// `weft`, whole.
 #[derive(Debug, Parser)]
@@ -149,6 +151,10 @@ pub(crate) enum Verb {
     Resume(Hold),
     /// List the revisions of a service that are kept
     History(History),
+    /// Write a file into the data directory of a service's replicas
+    Push(Push),
+    /// Read a file of a replica's data directory
+    Pull(Pull),
     /// List what is wanted, as agreed; asks no node's runtime
     List(List),
     /// List what runs, asking every node

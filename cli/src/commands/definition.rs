@@ -7,6 +7,7 @@ use weft_config::Diagnostics;
 use weft_config::service::{ParseOptions, Parsed, Stem, parse, parse_file};
 use weft_protocol::{CommandRef, ServiceSpec};
 
+use super::ship;
 use crate::error::{CliError, Exit, Result};
 use crate::output::Output;
 use crate::paths::{absolute, normal};
@@ -23,6 +24,8 @@ pub(crate) struct Wanted {
     pub(crate) component: String,
     /// The definition; `None`: the one the registry has.
     pub(crate) spec: Option<Box<ServiceSpec>>,
+    /// Where the files lie that come with it, in their order.
+    pub(crate) sources: Vec<PathBuf>,
 }
 
 /// Where to look.
@@ -95,6 +98,7 @@ pub(crate) fn resolve(
                     service: reference.service.clone(),
                     component: reference.component.clone(),
                     spec: None,
+                    sources: Vec::new(),
                 });
             }
             (parse_file(&path, Stem::MustMatch, options), parent(&absolute(&path)?))
@@ -116,7 +120,8 @@ pub(crate) fn resolve(
     let component = reference.map(|r| r.component.clone()).unwrap_or_default();
     check_component(&spec, &component)?;
     resolve_programs(&mut spec, &dir);
-    Ok(Wanted { service: spec.name.clone(), component, spec: Some(Box::new(spec)) })
+    let sources = ship::read(&mut spec, &dir)?;
+    Ok(Wanted { service: spec.name.clone(), component, spec: Some(Box::new(spec)), sources })
 }
 
 /// Refuses a component that the definition does not have, naming those it has (§8.1).
@@ -134,8 +139,9 @@ pub(crate) fn check_component(spec: &ServiceSpec, component: &str) -> Result<()>
 }
 
 /// Makes a program given relative to the definition file absolute (orchestration §3.2, `cmd`).
-/// A bare name stays, to be found on each node's PATH.
+/// A bare name stays, to be found on each node's PATH, and so does a file that is shipped.
 pub(super) fn resolve_programs(spec: &mut ServiceSpec, dir: &Path) {
+    let files = spec.files.clone();
     for component in &mut spec.components {
         if component.driver != weft_protocol::Driver::Process {
             continue;
@@ -143,6 +149,7 @@ pub(super) fn resolve_programs(spec: &mut ServiceSpec, dir: &Path) {
         if let Some(program) = component.cmd.first_mut()
             && program.contains('/')
             && !program.starts_with('/')
+            && !files.iter().any(|file| file.is(program))
         {
             *program = normal(&dir.join(&*program)).to_string_lossy().into_owned();
         }
@@ -203,6 +210,22 @@ mod tests {
         assert_eq!(spec.components[0].cmd[0], here.join("api").to_string_lossy());
         assert_eq!(spec.components[0].cmd[1], "./x");
         assert_eq!(spec.components[1].cmd[0], "sh");
+    }
+
+    #[test]
+    fn a_program_that_is_shipped_stays_relative_and_is_known_by_its_content() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let file = dir.path().join("web.toml");
+        let text = WEB.replacen('\n', "\nfiles = [\"bin/api\"]\n", 1);
+        std::fs::write(&file, text.replace("./bin/../api", "./bin/api")).expect("writes");
+        let read = || resolve(None, &Source::File(file.clone()), Path::new("/none"), &output());
+        assert_eq!(read().expect_err("not there").exit, Exit::Usage);
+        std::fs::create_dir(dir.path().join("bin")).expect("makes");
+        std::fs::write(dir.path().join("bin/api"), "abc").expect("writes");
+        let wanted = read().expect("resolves");
+        let spec = wanted.spec.expect("has a spec");
+        assert_eq!(spec.components[0].cmd[0], "./bin/api");
+        assert_eq!((spec.files[0].size, wanted.sources.len()), (3, 1));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use weft_wire::{ActorKind, Address};
 
 use super::change::follow;
 use super::definition::{Wanted, check_component, read_arguments, resolve};
-use super::{App, agreed, lost, millis, request};
+use super::{App, agreed, lost, millis, request, ship};
 use crate::args::{Deploy, Plan};
 use crate::attach::Attached;
 use crate::error::{CliError, Exit, Result};
@@ -59,6 +59,9 @@ pub(crate) async fn deploy(
     within: Duration,
     no_wait: bool,
 ) -> Result<ChangeView> {
+    if let Some(spec) = &wanted.spec {
+        ship::upload(attached, output, spec, &wanted.sources).await?;
+    }
     let message = DeployService {
         request: request(),
         spec: wanted.spec,

@@ -23,8 +23,10 @@ mod node;
 mod operations;
 mod recover;
 mod service;
+pub(crate) mod ship;
 mod show;
 mod sync;
+mod transfer;
 mod validate;
 
 pub(crate) use node::find as find_node;
@@ -132,6 +134,8 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Verb::Pause(args) => lifecycle::hold(&app, lifecycle::Kind::Pause, &args).await,
         Verb::Resume(args) => lifecycle::hold(&app, lifecycle::Kind::Resume, &args).await,
         Verb::History(args) => history::run(&app, &args).await,
+        Verb::Push(args) => transfer::push(&app, &args).await,
+        Verb::Pull(args) => transfer::pull(&app, &args).await,
         Verb::List(args) => show::list(&app, &args).await,
         Verb::Ps(args) => show::ps(&app, &args).await,
         Verb::Status(args) => show::status(&app, &args).await,

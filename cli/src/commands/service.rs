@@ -9,7 +9,7 @@ use weft_config::service::{parse, to_toml};
 use weft_protocol::{ServiceRecord, ServiceSpec};
 
 use super::definition::{invalid, resolve_programs};
-use super::{App, agreed};
+use super::{App, agreed, ship};
 use crate::args::{Edit, Export, Service, ServiceVerb, ShowDefinition};
 use crate::context::services_dir;
 use crate::error::{CliError, Exit, Result, clean};
@@ -112,7 +112,9 @@ fn export_to(app: &App, path: &Path, spec: &ServiceSpec) -> Result<()> {
 /// What a definition file says, as a deploy would send it; `None`: it has mistakes.
 fn says(text: &str, path: &Path) -> Option<ServiceSpec> {
     let mut spec = parse(text, &path.display().to_string()).ok()?.spec;
-    resolve_programs(&mut spec, path.parent().unwrap_or(Path::new("/")));
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    resolve_programs(&mut spec, dir);
+    ship::read(&mut spec, dir).ok()?;
     Some(spec)
 }
 

@@ -1,6 +1,7 @@
 //! `sync`: the whole services directory against the cluster (orchestration §9).
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use weft_config::service::{ParseOptions, Stem, parse_file};
@@ -14,7 +15,7 @@ use super::change::follow;
 use super::definition::{Wanted, drawn, resolve_programs};
 use super::deploy::deploy;
 use super::validate::files_in;
-use super::{App, agreed, millis, request};
+use super::{App, agreed, millis, request, ship};
 use crate::args::Sync;
 use crate::attach::Attached;
 use crate::error::{CliError, Exit, Result};
@@ -161,9 +162,13 @@ fn changed(have: &ServiceSpec, want: &ServiceSpec) -> Vec<String> {
     fields
 }
 
+/// Where the files lie that a service's definition ships, by service.
+type Sources = BTreeMap<String, Vec<PathBuf>>;
+
 /// Every definition of the directory, or every mistake in them.
-fn read_all(app: &App, dir: &Path) -> Result<Vec<ServiceSpec>> {
+fn read_all(app: &App, dir: &Path) -> Result<(Vec<ServiceSpec>, Sources)> {
     let mut specs = Vec::new();
+    let mut sources = Sources::new();
     let mut mistakes = Vec::new();
     let mut bad = 0usize;
     for file in files_in(dir)? {
@@ -172,7 +177,17 @@ fn read_all(app: &App, dir: &Path) -> Result<Vec<ServiceSpec>> {
                 for warning in &parsed.warnings {
                     app.output.notice(warning);
                 }
-                resolve_programs(&mut parsed.spec, &absolute(dir)?);
+                let dir = absolute(dir)?;
+                resolve_programs(&mut parsed.spec, &dir);
+                match ship::read(&mut parsed.spec, &dir) {
+                    Ok(found) => {
+                        sources.insert(parsed.spec.name.clone(), found);
+                    }
+                    Err(error) => {
+                        bad += 1;
+                        mistakes.push(format!("{}: {error}", file.display()));
+                    }
+                }
                 specs.push(parsed.spec);
             }
             Err(errors) => {
@@ -185,7 +200,7 @@ fn read_all(app: &App, dir: &Path) -> Result<Vec<ServiceSpec>> {
         let text = format!("{bad} definitions have mistakes; nothing was sent");
         return Err(CliError::new(Exit::Usage, "invalid", text).details(mistakes));
     }
-    Ok(specs)
+    Ok((specs, sources))
 }
 
 #[derive(Serialize)]
@@ -206,7 +221,7 @@ struct StepView {
 
 pub(crate) async fn run(app: &App, args: &Sync) -> Result<Exit> {
     let dir = app.context()?.services_dir;
-    let files = read_all(app, &dir)?;
+    let (files, sources) = read_all(app, &dir)?;
     let attached = app.attach().await?;
     let state = agreed::state(app, &attached, !args.dry_run).await?;
     let steps = steps(&files, &state, args.deploy, args.prune);
@@ -228,7 +243,7 @@ pub(crate) async fn run(app: &App, args: &Sync) -> Result<Exit> {
     let mut errors: Vec<CliError> = Vec::new();
     let mut views = Vec::new();
     for step in &steps {
-        let done = if args.dry_run { Ok(()) } else { act(app, &attached, step).await };
+        let done = if args.dry_run { Ok(()) } else { act(app, &attached, step, &sources).await };
         let error = done.err();
         if !app.output.json {
             app.output.line(line(step, error.as_ref()))?;
@@ -275,24 +290,26 @@ fn line(step: &Step, error: Option<&CliError>) -> String {
     crate::error::clean(&text)
 }
 
-async fn act(app: &App, attached: &Attached, step: &Step) -> Result<()> {
+async fn act(app: &App, attached: &Attached, step: &Step, sources: &Sources) -> Result<()> {
+    let sources = sources.get(&step.service).cloned().unwrap_or_default();
     let output = app.output.without_results();
     let service = step.service.clone();
     match (step.action, &step.spec) {
         (Action::Unchanged | Action::Undeclared, _) => Ok(()),
         (Action::Deploy, Some(spec)) => {
-            let wanted = Wanted { service, component: String::new(), spec: Some(spec.clone()) };
+            let spec = Some(spec.clone());
+            let wanted = Wanted { service, component: String::new(), spec, sources };
             let options = DeployOptions { if_changed: true, ..DeployOptions::default() };
             deploy(attached, &output, wanted, options, app.deploy(), false).await.map(drop)
         }
         (Action::Record, Some(spec)) => {
             // Stored as one that shall not run, then taken down: what stays is the definition.
             let spec = Box::new(ServiceSpec { active: false, ..(**spec).clone() });
-            let wanted =
-                Wanted { service: service.clone(), component: String::new(), spec: Some(spec) };
+            let (service, component) = (service.clone(), String::new());
+            let wanted = Wanted { service, component, spec: Some(spec), sources };
             let options = DeployOptions { if_changed: true, ..DeployOptions::default() };
             deploy(attached, &output, wanted, options, app.change(), true).await?;
-            change(app, attached, &service, LifecycleAction::Undeploy).await
+            change(app, attached, &step.service, LifecycleAction::Undeploy).await
         }
         (Action::Start, _) => change(app, attached, &service, LifecycleAction::Start).await,
         (Action::Stop, _) => change(app, attached, &service, LifecycleAction::Stop).await,

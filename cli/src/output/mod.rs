@@ -3,6 +3,7 @@
 pub(crate) mod agreed;
 pub(crate) mod alerts;
 pub(crate) mod operations;
+pub(crate) mod progress;
 pub(crate) mod table;
 pub(crate) mod views;
 

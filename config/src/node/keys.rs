@@ -93,6 +93,12 @@ pub const KEYS: &[Key] = &[
         "container engine beside native processes: any that is found, none, or only that one",
     ),
     key(
+        "node.follow_linked_data",
+        Kind::Bool,
+        Some("false"),
+        "`push` and `pull` also where the data directory of a service or replica is a symbolic link",
+    ),
+    key(
         "fabric.bind",
         Kind::Bind(FABRIC_PORT),
         Some("127.0.0.1:7443"),

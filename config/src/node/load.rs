@@ -506,6 +506,7 @@ fn build(values: &Values) -> NodeConfig {
         },
         engine_socket: text("engine.socket"),
         allow_host_mounts: flag("engine.allow_host_mounts"),
+        follow_linked_data: flag("node.follow_linked_data"),
         chaos: flag("chaos.enabled"),
         format_level: text("chaos.format_level").parse().ok(),
         log_level: match text("log.level").as_str() {

@@ -232,6 +232,8 @@ pub struct NodeConfig {
     pub engine_socket: String,
     /// `[engine] allow_host_mounts`: containers may mount what is outside the data directory.
     pub allow_host_mounts: bool,
+    /// `[node] follow_linked_data`: data directories of services and replicas may be symbolic links.
+    pub follow_linked_data: bool,
     /// `[chaos] enabled`: `weft chaos` may break actors of this node.
     pub chaos: bool,
     /// `[chaos] format_level`: claimed instead of the build's own, where chaos is enabled.
@@ -426,6 +428,7 @@ impl NodeConfig {
             "monitor.flap_window" => time(self.monitor.flap_window),
             "monitor.retention" => time(self.monitor.retention),
             "engine.socket" => text(&self.engine_socket),
+            "node.follow_linked_data" => self.follow_linked_data.to_string(),
             "engine.allow_host_mounts" => self.allow_host_mounts.to_string(),
             "chaos.enabled" => self.chaos.to_string(),
             "chaos.format_level" => {

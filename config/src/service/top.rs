@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use weft_protocol::{
-    Failover, OnPartition, PlacementRules, ServiceSpec, Snapshot, Stateful, Tier, UpdateOrder,
-    UpdatePolicy,
+    Failover, OnPartition, PlacementRules, ServiceSpec, ShippedFile, Snapshot, Stateful, Tier,
+    UpdateOrder, UpdatePolicy,
 };
 
 use super::{ParseOptions, check, component, route, values};
@@ -106,9 +106,10 @@ fn depends_on(root: &Section<'_>, service: &str) -> Vec<String> {
     without_repeats(root, "depends_on", entries)
 }
 
-fn files(root: &Section<'_>) -> Vec<String> {
+fn files(root: &Section<'_>) -> Vec<ShippedFile> {
     let entries = root.each("files", values::relative);
-    without_repeats(root, "files", entries)
+    let paths = without_repeats(root, "files", entries);
+    paths.into_iter().map(ShippedFile::named).collect()
 }
 
 /// Reports entries that are there twice.

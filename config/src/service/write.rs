@@ -66,7 +66,7 @@ pub fn to_toml(spec: &ServiceSpec) -> String {
         w.text("on_partition", "stop");
     }
     // A plain key has to stand before the first table.
-    w.list("files", &spec.files);
+    w.list("files", spec.files.iter().map(|file| &file.path));
     placement(&mut w, &spec.placement);
     failover(&mut w, &spec.failover);
     if !spec.build_images.is_empty() {

@@ -16,7 +16,7 @@ pub struct AuditEntry {
     pub caller: Caller,
     /// The message's name.
     pub method: &'static str,
-    /// The address.
+    /// The address, and what of it, where the actor said so.
     pub target: String,
     /// How it ended; `None`: well.
     pub error: Option<AskError>,
@@ -110,6 +110,14 @@ impl AuditStub {
             start: clock.0.now(),
             clock: clock.clone(),
         }))
+    }
+
+    /// Adds to the address what is asked for there.
+    pub(crate) fn about(&mut self, what: &str) {
+        if let Some(entry) = &mut self.0.entry {
+            entry.target.push(' ');
+            entry.target.push_str(what);
+        }
     }
 
     /// Writes the record; later calls do nothing.

@@ -183,6 +183,14 @@ impl<M: Message> Reply<M> {
         self.answer(Err(AskError::Failed(failure)));
     }
 
+    /// Says in the audit what the request is about, beside the address: its body is not looked at
+    /// where it enters. Does nothing where it did not enter here.
+    pub fn about(&mut self, what: &str) {
+        if let Some(audit) = &mut self.audit {
+            audit.about(what);
+        }
+    }
+
     pub(crate) fn answer(&mut self, answer: Result<M::Reply, AskError>) {
         if let Some(mut audit) = self.audit.take() {
             audit.finish(answer.as_ref().err());

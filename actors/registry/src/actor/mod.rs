@@ -5,6 +5,7 @@
 //! leads. On the node that leads, the [`steward`](crate::steward) sees to voters and places.
 
 mod alerts;
+mod blobs;
 mod contact;
 mod duties;
 mod history;
@@ -26,8 +27,8 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use weft_protocol::{
     Applied, FollowAlerts, FollowEvents, History, IssueToken, JoinCluster, PlanPlacement, Propose,
-    QueryAlerts, QueryAudit, QueryEvents, ReadAgreement, ReadHead, ReadHistory, ReadState,
-    RecordAlerts, RecordAudit, RecordEvents, RenewLeaf, RenewLeases, ReportNode,
+    QueryAlerts, QueryAudit, QueryEvents, ReadAgreement, ReadBlobRefs, ReadHead, ReadHistory,
+    ReadState, RecordAlerts, RecordAudit, RecordEvents, RenewLeaf, RenewLeases, ReportNode,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope};
 use weft_wire::{ClusterId, Failure};
@@ -150,7 +151,8 @@ impl Actor for Registry {
             .ask::<QueryAlerts>()
             .subscription::<FollowAlerts>()
             .ask::<RecordAudit>()
-            .ask::<QueryAudit>();
+            .ask::<QueryAudit>()
+            .ask::<ReadBlobRefs>();
     }
 
     fn started(&mut self, scope: &Scope<Self>) -> Result<(), ActorError> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weft_protocol::{
     CommandRef, DeployOptions, Desired, Revision, RevisionVerdict, ServiceRecord, ServiceSpec,
-    Stateful, valid_name,
+    Stateful, check_shipped, valid_name,
 };
 use weft_wire::{Failure, FailureKind, WallTime};
 
@@ -39,6 +39,16 @@ impl ClusterState {
             .node(&effective.node)
             .step("place")
             .help(format!("set `node` to one of {}, or leave it out", self.node_names())));
+        }
+
+        if effective.files != spec.files {
+            return Err(invalid(format!(
+                "`files` of service `{}` are another component's too: they are not what was deployed",
+                spec.name
+            ))
+            .service(&spec.name)
+            .component(&options.component)
+            .help(format!("deploy the whole service: `weft deploy {}`", spec.name)));
         }
 
         // Nothing below refuses.
@@ -194,6 +204,9 @@ fn check(spec: &ServiceSpec) -> Result<(), Failure> {
             format!("service `{}` asks for {} replicas", spec.name, spec.replicas),
             "`replicas` is 1 to 1000; to run none, use `weft stop`",
         );
+    }
+    if let Err(what) = check_shipped(&spec.files) {
+        return refuse(what, "deploy it with `weft deploy`, from where the files are");
     }
     if spec.failover.stateful == Stateful::Snapshot {
         return Err(Failure::new(

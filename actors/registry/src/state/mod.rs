@@ -6,6 +6,7 @@
 
 mod aging;
 mod apply;
+mod blobs;
 mod deploy;
 mod events;
 mod membership;
@@ -202,6 +203,7 @@ impl ClusterState {
                         desired => desired,
                     },
                     leaving: leaving.clone(),
+                    files: version.spec.files.clone(),
                 });
             }
         }

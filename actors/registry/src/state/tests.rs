@@ -1,6 +1,7 @@
 //! The machine by itself: what each command does, what it refuses, and what holds after any
 //! sequence of them.
 
+mod blobs;
 mod rollout;
 
 use std::time::Duration;

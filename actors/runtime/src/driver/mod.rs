@@ -18,13 +18,14 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use weft_protocol::files::component_dir;
-use weft_protocol::{Assignment, ComponentKey, Driver};
+use weft_protocol::{Assignment, ComponentKey, Driver, ShippedFile};
 use weft_supervision::Scope;
 
 use crate::actor::Shared;
+use crate::blobs::fetch;
 use crate::component::ComponentActor;
 use crate::shim::ToShim;
-use crate::state::{Finding, Input};
+use crate::state::{Finding, Input, Permanence};
 
 /// What a run is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +92,46 @@ pub(crate) async fn run(hands: Hands, assignment: Assignment, inbox: mpsc::Recei
             process::run(hands, assignment, inbox).await;
         }
         Driver::Container => container::run(hands, assignment, inbox).await,
+    }
+}
+
+/// Gets ready what is to take the place of what runs, which is not touched.
+pub(crate) async fn prepare(
+    hands: &Hands,
+    assignment: &Assignment,
+) -> Result<(), (String, Permanence)> {
+    let fabric = hands.scope.fabric();
+    let fetched = fetch::ensure(&hands.shared, fabric, &assignment.files, |_| {}).await;
+    fetched.map_err(|why| (why, Permanence::Passing))?;
+    match assignment.spec.driver {
+        Driver::Process => Ok(()),
+        Driver::Container => container::prepare(hands, assignment).await,
+    }
+}
+
+/// Waits until the files that come with the definition are on this node; a run that is not to go
+/// on ends with an empty text.
+async fn fetched(
+    hands: &Hands,
+    assignment: &Assignment,
+    inbox: &mut mpsc::Receiver<Order>,
+) -> Result<(), String> {
+    let cancelled = async {
+        loop {
+            match inbox.recv().await {
+                Some(Order::Lease { .. }) => {}
+                Some(Order::Cancel | Order::Stop { .. }) => return,
+                None => std::future::pending().await,
+            }
+        }
+    };
+    let tell = |file: &ShippedFile| {
+        hands.say(Input::Waits(hands.run, format!("fetches file {}", file.path)));
+    };
+    let fabric = hands.scope.fabric();
+    tokio::select! {
+        done = fetch::ensure(&hands.shared, fabric, &assignment.files, tell) => done,
+        () = cancelled => Err(String::new()),
     }
 }
 

@@ -6,6 +6,7 @@ use weft_protocol::files::{ShimFile, component_dir};
 use weft_supervision::Scope;
 
 use super::{Found, Hands, Order};
+use crate::blobs::place::place;
 use crate::boottime::now_ms;
 use crate::component::ComponentActor;
 use crate::launch::{Problem, prepare};
@@ -63,6 +64,9 @@ pub(crate) async fn run(hands: Hands, assignment: Assignment, mut inbox: mpsc::R
     let config = shared.config.clone();
     let dir = component_dir(&config.data_dir, key);
     let wall = scope.wall();
+    if let Err(why) = super::fetched(&hands, &assignment, &mut inbox).await {
+        return say(Input::StartFailed(run, why, Permanence::Passing));
+    }
     let prepared = {
         let (shared, key) = (shared.clone(), key.clone());
         tokio::task::spawn_blocking(move || {
@@ -74,6 +78,7 @@ pub(crate) async fn run(hands: Hands, assignment: Assignment, mut inbox: mpsc::R
                 Lease::Until(until) => Some(until),
                 Lease::Waits(_) => Some(0),
             };
+            place(&shared, &key, &assignment.files)?;
             prepare(&shared.config, &key, &assignment, ports, peers, lease)
         })
         .await

@@ -6,7 +6,7 @@ use weft_engine::{ContainerSpec, Limits, LogPolicy, Owner};
 use weft_protocol::files::replica_dir;
 use weft_protocol::{
     Assignment, ComponentKey, ComponentSpec, HealthKind, PortMapping, VolumeMapping,
-    component_variables,
+    component_variables, file_parts,
 };
 
 use super::engines::NO_DRIVER;
@@ -117,6 +117,7 @@ fn assignment_of(spec: &ComponentSpec, service: &str, replica: u32) -> Assignmen
         desired: weft_protocol::Desired::Running,
         fenced: false,
         leaving: String::new(),
+        files: Vec::new(),
     }
 }
 
@@ -173,7 +174,17 @@ pub(crate) fn container(
     }
     let mut volumes = spec.volumes.clone();
     if !volumes.iter().any(|volume| volume.container == home) {
-        volumes.push(VolumeMapping { host: home.clone(), container: home, options: String::new() });
+        let (host, container) = (home.clone(), home.clone());
+        volumes.push(VolumeMapping { host, container, options: String::new() });
+    }
+    let mut cmd = spec.cmd.clone();
+    // What comes with the definition lies in the replica's directory, wherever the image starts.
+    if let Some(program) = cmd.first_mut()
+        && program.contains('/')
+        && let Some(file) = assignment.files.iter().find(|file| file.is(program))
+        && let Ok(parts) = file_parts(&file.path)
+    {
+        *program = format!("{home}/{}", parts.join("/"));
     }
     let mut made = ContainerSpec {
         name: name.to_owned(),
@@ -181,7 +192,7 @@ pub(crate) fn container(
         network: spec.network.clone(),
         user: spec.user.clone(),
         workdir: spec.workdir.clone(),
-        cmd: spec.cmd.clone(),
+        cmd,
         env,
         ports,
         volumes,
@@ -250,6 +261,17 @@ mod tests {
                 backend_tls: None,
             }],
         }
+    }
+
+    #[test]
+    fn a_program_that_comes_with_the_definition_is_started_from_the_replicas_directory() {
+        let mut spec = spec();
+        spec.cmd = vec!["./bin/run".into(), "./bin/run".into()];
+        let mut assignment = assignment_of(&spec, "web", 1);
+        assignment.files = vec![weft_protocol::ShippedFile::named("bin/run")];
+        let home = replica_dir(Path::new("/data"), "web", 1);
+        let made = container(&config(), &assignment, &[], &[], &home, "web");
+        assert_eq!(made.cmd, ["/data/services/web/1/bin/run", "./bin/run"]);
     }
 
     fn config() -> RuntimeConfig {

@@ -37,11 +37,13 @@ impl Next {
 }
 
 impl Component {
-    /// Whether what is wanted may take the place of what runs. A process is looked for when it is
-    /// started: that takes no time.
+    /// Whether what is wanted may take the place of what runs. A process whose definition ships no
+    /// files is looked for when it is started: that takes no time.
     pub(super) fn is_next_ready(&self) -> bool {
-        let driver = self.assignment.as_ref().map(|assignment| assignment.spec.driver);
-        driver != Some(Driver::Container) || self.next.phase == NextPhase::Ready
+        let takes_time = self.assignment.as_ref().is_some_and(|assignment| {
+            assignment.spec.driver == Driver::Container || !assignment.files.is_empty()
+        });
+        !takes_time || self.next.phase == NextPhase::Ready
     }
 
     pub(super) fn prepare(&mut self) {

@@ -45,6 +45,7 @@ fn assignment(policy: RestartPolicy) -> Assignment {
         desired: Desired::Running,
         fenced: false,
         leaving: String::new(),
+        files: Vec::new(),
     }
 }
 

@@ -8,8 +8,8 @@ use proptest::option;
 use proptest::prelude::*;
 use weft_protocol::{
     ComponentSpec, Driver, Failover, HealthCheck, HealthKind, OnPartition, PlacementRules,
-    PortMapping, Resources, RestartPolicy, RouteMode, RouteSpec, ServiceSpec, Snapshot, Stateful,
-    Tier, UpdateOrder, UpdatePolicy, VolumeMapping,
+    PortMapping, Resources, RestartPolicy, RouteMode, RouteSpec, ServiceSpec, ShippedFile,
+    Snapshot, Stateful, Tier, UpdateOrder, UpdatePolicy, VolumeMapping,
 };
 
 use super::super::{parse, set_active, to_toml};
@@ -216,7 +216,7 @@ prop_compose! {
             build_images: BTreeMap::new(),
             snapshot: Snapshot { method: "full".to_owned(), exclude: exclude.iter().cloned().collect() },
             update,
-            files: exclude.into_iter().collect(),
+            files: exclude.into_iter().map(ShippedFile::named).collect(),
             components,
         }
     }

@@ -11,11 +11,12 @@ use super::{
     AGAIN, ContainerFile, idle, instance, is_ours, lease_ended, ours, permanence, read, write,
 };
 use crate::adopt;
+use crate::blobs::place::place;
 use crate::boottime::now_ms;
 use crate::disk::make_dir;
 use crate::driver::guard::{self, Guard};
 use crate::driver::recipe::{self, MADE_FROM};
-use crate::driver::{Hands, Order};
+use crate::driver::{Hands, Order, fetched};
 use crate::launch::Problem;
 use crate::leases::replica;
 use crate::state::lease::Lease;
@@ -68,6 +69,9 @@ pub(crate) async fn run(hands: Hands, assignment: Assignment, mut inbox: mpsc::R
     let config = &hands.shared.config;
     if let Some(problem) = recipe::problem(config, &assignment.spec, &key.service, key.replica) {
         return hands.say(Input::StartFailed(run, problem, Permanence::Permanent));
+    }
+    if let Err(why) = fetched(&hands, &assignment, &mut inbox).await {
+        return hands.say(Input::StartFailed(run, why, Permanence::Passing));
     }
     let started = loop {
         let engine = tokio::select! {
@@ -134,12 +138,13 @@ async fn start(
     let (prepared, own, wall) = (shared.clone(), key.clone(), hands.scope.wall());
     let (dirs, wanted) = (recipe::directories(&shared.config, spec), spec.clone());
     let home = replica_dir(&shared.config.data_dir, &key.service, key.replica);
-    let made_home = home.clone();
+    let (made_home, files) = (home.clone(), assignment.files.clone());
     let (ports, peers) = tokio::task::spawn_blocking(move || {
         for dir in std::iter::once(&made_home).chain(&dirs) {
             make_dir(dir, 0o755)
                 .map_err(|error| Problem::Passing(format!("{}: {error}", dir.display())))?;
         }
+        place(&prepared, &own, &files)?;
         let ports = prepared.ports_for(&own, &wanted, wall)?;
         Ok::<_, Problem>((ports, prepared.peers_of(&own)))
     })

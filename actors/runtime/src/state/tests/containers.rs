@@ -65,6 +65,29 @@ fn what_runs_is_stopped_only_when_what_replaces_it_is_ready() {
 }
 
 #[test]
+fn a_process_goes_on_until_the_files_are_here_that_come_with_what_replaces_it() {
+    let mut bench = Bench::new();
+    bench.assign(&assignment(RestartPolicy::Always));
+    bench.take(Input::Found(Finding::Nothing));
+    let (run, instance) = (bench.machine.run(), bench.file());
+    bench.take(Input::Started(run, instance));
+    let next = Assignment {
+        spec_hash: "2".into(),
+        revision: 2,
+        files: vec![weft_protocol::ShippedFile::named("./run")],
+        ..assignment(RestartPolicy::Always)
+    };
+    let effects = bench.assign(&next);
+    assert_eq!((prepares(&effects), stops(&effects)), (1, 0));
+    assert_eq!(stops(&bench.prepared(Err(Permanence::Passing))), 0);
+    assert_eq!(bench.state(), ComponentState::Running);
+    let mut other = next.clone();
+    other.spec_hash = "3".into();
+    bench.assign(&other);
+    assert_eq!(stops(&bench.prepared(Ok(()))), 1);
+}
+
+#[test]
 fn what_cannot_be_prepared_is_refused_and_what_runs_goes_on() {
     let mut bench = running();
     bench.assign(&next(2));
