@@ -1,3 +1,5 @@
+//! What a services directory means for the cluster, without one.
+
 use super::*;
 use weft_config::service::parse;
 use weft_wire::WallTime;
