@@ -10,7 +10,7 @@ use weft_wire::{AskError, Failure, FailureKind, NodeId};
 use crate::around::{Asker, Member};
 
 /// Most that one node may take to fetch what it lacks, if more time is left.
-const FETCH: Duration = Duration::from_secs(120);
+const FETCH: Duration = Duration::from_secs(600);
 
 /// Those that no node which answers has.
 pub(crate) async fn lacking(asker: &Asker, digests: Vec<String>) -> Vec<String> {

@@ -92,7 +92,7 @@ fn export_to(app: &App, path: &Path, spec: &ServiceSpec) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(CliError::io("read", path, &error)),
     };
-    let same = there.as_deref().is_some_and(|text| says(text, path).as_ref() == Some(spec));
+    let same = there.as_deref().is_some_and(|text| says(text, path) == Some(ship::named(spec)));
     let view = View { file: shown.clone(), changed: !same };
     if same {
         // Its comments and its order are worth more than ours.
@@ -109,12 +109,11 @@ fn export_to(app: &App, path: &Path, spec: &ServiceSpec) -> Result<()> {
     app.output.result(&view, shown)
 }
 
-/// What a definition file says, as a deploy would send it; `None`: it has mistakes.
+/// What a definition file says, as a deploy would send it, but for what is in the files that come
+/// with it: a definition names them and no more. `None`: it has mistakes.
 fn says(text: &str, path: &Path) -> Option<ServiceSpec> {
     let mut spec = parse(text, &path.display().to_string()).ok()?.spec;
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    resolve_programs(&mut spec, dir);
-    ship::read(&mut spec, dir).ok()?;
+    resolve_programs(&mut spec, path.parent().unwrap_or(Path::new("/")));
     Some(spec)
 }
 

@@ -48,6 +48,12 @@ pub(crate) fn read(spec: &mut ServiceSpec, dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(sources)
 }
 
+/// The definition as its text has it: files by their names alone.
+pub(crate) fn named(spec: &ServiceSpec) -> ServiceSpec {
+    let files = spec.files.iter().map(|file| ShippedFile::named(&file.path)).collect();
+    ServiceSpec { files, ..spec.clone() }
+}
+
 fn hash(source: &Path) -> std::io::Result<ShippedFile> {
     // A directory or a fifo is not opened.
     if !std::fs::metadata(source)?.is_file() {

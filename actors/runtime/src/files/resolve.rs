@@ -110,7 +110,7 @@ impl Home {
         // Above it is the node's own.
         let services = data.join("services");
         if create {
-            crate::disk::make_dir(&services, 0o755)?;
+            crate::disk::make_dir(&services, DIR_MODE)?;
         }
         let mut dir = open(&services, DIRECTORY, Mode::empty())?;
         for name in [service, &replica.to_string()] {
