@@ -8,10 +8,8 @@ use weft_wire::{ActorKind, Allow, Class, Message, MessageId};
 
 use crate::{Octets, file_parts};
 
-/// No shipped file is larger, in bytes.
-pub const SHIPPED_FILE_MAX: u64 = 512 << 20;
-/// All shipped files of a service are not larger together, in bytes.
-pub const SHIPPED_MAX: u64 = 1 << 30;
+/// All shipped files of a service are not larger together, in bytes (orchestration §3.1).
+pub const SHIPPED_MAX: u64 = 256 << 20;
 /// A service ships no more files.
 pub const SHIPPED_FILES_MAX: usize = 1_000;
 /// Bytes of a blob in one message, at most.
@@ -67,16 +65,10 @@ pub fn check_shipped(files: &[ShippedFile]) -> Result<(), String> {
         if !valid_digest(&file.digest) {
             return Err(format!("`files`: `{path}` was not shipped with the definition"));
         }
-        if file.size > SHIPPED_FILE_MAX {
-            return Err(format!(
-                "`files`: `{path}` has {} bytes; a shipped file has at most 512 MiB",
-                file.size
-            ));
-        }
         all = all.saturating_add(file.size);
     }
     if all > SHIPPED_MAX {
-        return Err(format!("`files` have {all} bytes together; a service ships at most 1 GiB"));
+        return Err(format!("`files` have {all} bytes together; a service ships at most 256 MiB"));
     }
     Ok(())
 }
@@ -178,12 +170,12 @@ mod tests {
 
     #[test]
     fn a_service_ships_files_of_its_own_within_the_limits() {
-        assert_eq!(check_shipped(&[file("./a", 1), file("b/c", SHIPPED_FILE_MAX)]), Ok(()));
+        assert_eq!(check_shipped(&[file("./a", 1), file("b/c", SHIPPED_MAX - 1)]), Ok(()));
         for (files, says) in [
             (vec![file("./a", 1), file("a", 1)], "twice"),
             (vec![file("../a", 1)], "`..`"),
-            (vec![file("a", SHIPPED_FILE_MAX + 1)], "512 MiB"),
-            (["a", "b", "c"].map(|path| file(path, SHIPPED_FILE_MAX)).to_vec(), "1 GiB"),
+            (vec![file("a", SHIPPED_MAX + 1)], "256 MiB"),
+            (["a", "b", "c"].map(|path| file(path, SHIPPED_MAX / 2)).to_vec(), "256 MiB"),
             (vec![ShippedFile::named("a")], "not shipped"),
         ] {
             let refused = check_shipped(&files).expect_err(says);

@@ -38,8 +38,7 @@ pub use alert::{
 };
 pub use blobs::{
     BLOB_PART, BlobProgress, EnsureBlobs, FindBlobs, HaveBlobs, PutBlobPart, ReadBlobPart,
-    ReadBlobRefs, SHIPPED_FILE_MAX, SHIPPED_FILES_MAX, SHIPPED_MAX, ShippedFile, check_shipped,
-    valid_digest,
+    ReadBlobRefs, SHIPPED_FILES_MAX, SHIPPED_MAX, ShippedFile, check_shipped, valid_digest,
 };
 pub use cluster::{
     Applied, Capacity, Command, DeployOptions, FORMAT_LEVEL, NodeRecord, OperatorRecord, Placement,

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use ring::digest::{Context, SHA256};
 use uuid::Uuid;
-use weft_protocol::{BLOB_PART, BlobProgress, SHIPPED_FILE_MAX, valid_digest};
+use weft_protocol::{BLOB_PART, BlobProgress, SHIPPED_MAX, valid_digest};
 use weft_wire::FailureKind;
 
 use crate::disk::make_dir;
@@ -36,7 +36,7 @@ const UPLOADS_MOST: usize = 64;
 pub(crate) enum BlobError {
     #[error("`{0}` is no SHA-256 in lower-case hex")]
     NoDigest(String),
-    #[error("the blob has {0} bytes, at most {SHIPPED_FILE_MAX} are taken")]
+    #[error("the blob has {0} bytes, at most {SHIPPED_MAX} are taken")]
     TooLarge(u64),
     #[error("a part of {0} bytes at {1} does not fit a blob of {2} bytes")]
     Part(usize, u64, u64),
@@ -189,7 +189,7 @@ impl Blobs {
     /// Begins to receive a blob, apart from whoever else does.
     pub(crate) fn receive(&self, digest: &str, size: u64) -> Result<Receiving, BlobError> {
         let target = self.path(digest)?;
-        if size > SHIPPED_FILE_MAX {
+        if size > SHIPPED_MAX {
             return Err(BlobError::TooLarge(size));
         }
         let partial = self.partial().join(format!("{digest}.{}", Uuid::new_v4()));

@@ -106,7 +106,7 @@ fn what_is_no_digest_or_too_large_makes_no_file() {
         assert!(bench.blobs.read(name, 0, 1).is_err() && !bench.blobs.has(name));
     }
     let good = digest(b"x");
-    let large = bench.blobs.put(&good, SHIPPED_FILE_MAX + 1, 0, b"x", now);
+    let large = bench.blobs.put(&good, SHIPPED_MAX + 1, 0, b"x", now);
     assert!(matches!(large, Err(BlobError::TooLarge(_))));
     for (size, part) in [(1, &b"xy"[..]), (2, &[0; BLOB_PART + 1])] {
         assert!(matches!(bench.blobs.put(&good, size, 0, part, now), Err(BlobError::Part(..))));
