@@ -42,7 +42,7 @@ pub(crate) struct Export {
     /// The service
     #[arg(value_parser = name)]
     pub(crate) service: String,
-    /// Where to (default: <services dir>/<service>.toml)
+    /// Where to (default: `<services dir>/<service>.toml`)
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
 }
