@@ -22,6 +22,8 @@ struct World {
     alerts: BTreeMap<Uuid, Alert>,
     /// Told to who follows events.
     events: Vec<Event>,
+    /// Somebody has begun to follow them.
+    followed: bool,
     /// So many recordings fail first.
     refusals: u32,
     attempts: u32,
@@ -69,7 +71,10 @@ impl Handle<QueryAlerts> for Registry {
 
 impl Serve<FollowEvents> for Registry {
     fn serve(&mut self, _: FollowEvents, sink: ItemSink<FollowEvents>, scope: &Scope<Self>) {
-        let events = self.0.lock().events.clone();
+        let mut world = self.0.lock();
+        world.followed = true;
+        let events = world.events.clone();
+        drop(world);
         scope.spawn(async move {
             for event in events {
                 let _ = sink.send(event).await;
@@ -302,6 +307,12 @@ fn too_many_transitions_at_once_are_refused() {
     });
 }
 
+/// Waits until the monitor's first look is over: what changes from then on may fire. It follows
+/// events then.
+async fn looked(world: &Shared) {
+    eventually("the monitor has looked", || world.lock().followed.then_some(())).await;
+}
+
 /// Waits until there are so many alerts, and gives them by time.
 async fn alerts(world: &Shared, wanted: usize) -> Vec<Alert> {
     eventually("the alerts are stored", || {
@@ -324,7 +335,7 @@ fn a_component_that_stays_down_is_told_of_once_by_the_command_and_kept_with_its_
             config.alert_after = Duration::from_millis(100);
         })
         .await;
-        tree.ask(ReadDrift {}).await.unwrap();
+        looked(&world).await;
         world.lock().list = vec![status(ComponentState::Exited)];
         // Storing fails for a while; the command does not wait for it.
         world.lock().refusals = 4;
@@ -355,7 +366,7 @@ fn commands_that_hang_delay_nothing_and_are_bounded() {
             config.flap_threshold = 1_000;
         })
         .await;
-        tree.ask(ReadDrift {}).await.unwrap();
+        looked(&world).await;
         let start = SystemClock.now();
         for n in 0..10 {
             let down = transition(2 * n + 1, ComponentState::Running, ComponentState::Exited);
@@ -408,7 +419,7 @@ fn a_recreated_monitor_does_not_alert_again() {
             config.alert_after = Duration::ZERO;
         })
         .await;
-        tree.ask(ReadDrift {}).await.unwrap();
+        looked(&world).await;
         let down = transition(1, ComponentState::Running, ComponentState::Exited);
         tree.ask(Observed { transitions: vec![down] }).await.unwrap();
         alerts(&world, 1).await;
