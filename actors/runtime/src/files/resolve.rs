@@ -162,7 +162,15 @@ impl Home {
                 }
             }
         }
-        self.by_hand(&names, flags)
+        // What was seen may be replaced before it is opened: then it is looked up anew.
+        let mut found = self.by_hand(&names, flags);
+        for _ in 1..TRIES {
+            if !matches!(found, Err(Errno::AGAIN)) {
+                break;
+            }
+            found = self.by_hand(&names, flags);
+        }
+        found
     }
 
     fn by_hand(&self, names: &[&str], flags: OFlags) -> io::Result<OwnedFd> {
