@@ -5,6 +5,7 @@
 mod args;
 mod attach;
 mod commands;
+mod complete;
 mod context;
 mod error;
 mod output;
@@ -20,6 +21,7 @@ use clap::Parser;
 use crate::error::{CliError, Exit};
 
 fn main() -> ExitCode {
+    complete::answer();
     let cli = match args::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

@@ -474,6 +474,7 @@ impl Node {
             engine: engine_search(&self.config),
             allow_host_mounts: self.config.allow_host_mounts,
             report_only,
+            repair: self.config.reconcile == ReconcileMode::Full,
             follow_linked_data: self.config.follow_linked_data,
             ..weft_runtime::RuntimeConfig::new(
                 data_dir.clone(),

@@ -14,6 +14,12 @@ fn begin(boxes: &Boxes, node: usize, name: &str, more: &[&str], text: &str) -> S
     boxes.podman[node].podman(&arguments).ok().stdout.trim().to_owned()
 }
 
+/// Rows of what is Weft's.
+fn of_weft(boxes: &Boxes) -> Vec<Value> {
+    let rows = boxes.cluster.ps_json(0);
+    rows.into_iter().filter(|row| row["service"] != "-").collect()
+}
+
 fn outcomes(done: &Value) -> Vec<(String, String, String)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let rows = done["containers"].as_array().expect("containers").iter();
@@ -56,7 +62,7 @@ fn containers_that_run_are_adopted_as_they_are_healed_and_made_anew_by_the_first
             .map(|(container, component)| (container.into(), component.into(), String::new()))
             .into();
     assert_eq!(outcomes(&dry), expected);
-    assert_eq!(boxes.cluster.ps_json(0), Vec::<Value>::new());
+    assert_eq!(of_weft(&boxes), Vec::<Value>::new());
 
     let done = boxes.cluster.weft(0, &["adopt", "shop", "--json"]).ok().json();
     assert_eq!((done["revision"].as_u64(), outcomes(&done)), (Some(1), expected));
@@ -120,7 +126,7 @@ fn what_cannot_be_adopted_is_named_with_its_reason_and_nothing_is_made() {
     let two = boxes.cluster.weft(0, &["adopt", "shop"]);
     assert_eq!(two.code, 1, "{}", two.stderr);
     assert!(two.stderr.contains("--on"), "{}", two.stderr);
-    assert_eq!(boxes.cluster.ps_json(0), Vec::<Value>::new(), "nothing was made");
+    assert_eq!(of_weft(&boxes), Vec::<Value>::new(), "nothing was made");
 
     // What mounts the machine's directories needs the node's leave.
     begin(&boxes, 0, "shop-db", &["-v", "/tmp:/data"], "c");

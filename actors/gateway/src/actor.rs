@@ -10,12 +10,12 @@ use std::time::Duration;
 use weft_link::{ItemSink, Meta, Reply};
 use weft_protocol::{
     ActorTree, AdoptService, AlertFilter, AttachInfo, ClusterActors, ClusterActorsReply,
-    ClusterAlerts, ClusterEvents, ClusterLogs, ClusterNodes, ClusterOperations, ClusterPs,
-    ClusterStatus, Command, CommandRef, DeployService, DescribeNode, EventFilter, FindBlobs,
-    LifecycleRequest, ListComponents, ListServices, NodeReply, NodeRow, PlanItem, PlanService,
-    Propose, PsReply, PullFile, PushFile, QueryAlerts, QueryEvents, ReadDrift, ReadHistory,
-    ReadHost, ReadReadiness, Readiness, RecoverNodes, RemoveNode, ServiceHistory, ServiceRow,
-    StatusReply, VERSION,
+    ClusterAlerts, ClusterEvents, ClusterLogs, ClusterNodeStatus, ClusterNodes, ClusterOperations,
+    ClusterPs, ClusterStatus, Command, CommandRef, DeployService, DescribeNode, EventFilter,
+    FindBlobs, LifecycleRequest, ListComponents, ListServices, NodeReply, NodeRow, PlanItem,
+    PlanService, Propose, PsReply, PullFile, PurgeService, PushFile, QueryAlerts, QueryEvents,
+    ReadDrift, ReadFacts, ReadHistory, ReadHost, ReadOddities, ReadReadiness, Readiness,
+    RecoverNodes, RemoveNode, ServiceHistory, ServiceRow, StatusReply, VERSION,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope, Serve};
 use weft_wire::{AskError, Identity, Message, NodeId};
@@ -25,8 +25,8 @@ use crate::http::{Alive, HttpFace};
 use crate::macp::MacpFace;
 use crate::operate::Operation;
 use crate::{
-    adopt, check, follow, nodes, operate, operations, plan, readiness, recover, rows, ship,
-    transfer,
+    adopt, check, facts, follow, nodes, operate, operations, plan, purge, readiness, recover, rows,
+    ship, transfer,
 };
 
 /// How many events `status` shows.
@@ -113,6 +113,9 @@ impl Actor for Gateway {
             .ask::<RemoveNode>()
             .ask::<AdoptService>()
             .ask::<RecoverNodes>()
+            .ask::<PurgeService>()
+            .ask::<ReadFacts>()
+            .ask::<ClusterNodeStatus>()
             .ask::<DescribeNode>()
             .ask::<ReadReadiness>()
             .ask::<PushFile>()
@@ -247,6 +250,38 @@ impl Handle<RecoverNodes> for Gateway {
     fn handle(&mut self, message: RecoverNodes, reply: Reply<RecoverNodes>, scope: &Scope<Self>) {
         let work = |asker: Asker| async move { recover::recover(&asker, message).await };
         self.answer(reply, scope, work);
+    }
+}
+
+impl Handle<PurgeService> for Gateway {
+    fn handle(
+        &mut self,
+        message: PurgeService,
+        mut reply: Reply<PurgeService>,
+        scope: &Scope<Self>,
+    ) {
+        reply.about(&message.service);
+        self.answer(reply, scope, |asker| async move { purge::purge(&asker, message).await });
+    }
+}
+
+impl Handle<ReadFacts> for Gateway {
+    fn handle(&mut self, _: ReadFacts, reply: Reply<ReadFacts>, scope: &Scope<Self>) {
+        self.answer(reply, scope, |asker| async move { Ok(facts::own(&asker).await) });
+    }
+}
+
+impl Handle<ClusterNodeStatus> for Gateway {
+    fn handle(
+        &mut self,
+        message: ClusterNodeStatus,
+        reply: Reply<ClusterNodeStatus>,
+        scope: &Scope<Self>,
+    ) {
+        self.answer(reply, scope, |asker| async move {
+            let nodes = all_nodes(&asker).await;
+            facts::status(&asker, &message.node, nodes).await
+        });
     }
 }
 
@@ -387,13 +422,21 @@ impl Gateway {
 }
 
 async fn ps(asker: &Asker, target: Option<&CommandRef>) -> Result<PsReply, AskError> {
-    let (state, answers) = tokio::join!(asker.state(), asker.ask_all(ListComponents {}));
+    let strangers = async {
+        match target {
+            None => asker.ask_all(ReadOddities { drift: false }).await,
+            Some(_) => Vec::new(),
+        }
+    };
+    let (state, answers, strangers) =
+        tokio::join!(asker.state(), asker.ask_all(ListComponents {}), strangers);
     for (member, answer) in &answers {
         if let Ok(list) = answer {
             asker.memory.hear(member.id, list);
         }
     }
-    let reply = rows::ps(state.as_ref(), asker.fabric.name(), &answers, target);
+    let mut reply = rows::ps(state.as_ref(), asker.fabric.name(), &answers, target);
+    reply.foreign = rows::foreign(strangers);
     // What still runs somewhere is shown, also when it is not wanted any more.
     if let (Some(target), Ok(state), true) = (target, &state, reply.rows.is_empty()) {
         rows::known(state, target)?;
@@ -419,17 +462,26 @@ async fn status(asker: &Asker, service: String) -> Result<StatusReply, AskError>
         })
         .await
     };
-    let (ps, drift, events, operations, alerts) = tokio::join!(
+    let (ps, drift, events, operations, alerts, odd, state) = tokio::join!(
         ps(asker, target.as_ref()),
         asker.ask_all(ReadDrift {}),
         asker.ask_all(QueryEvents { filter }),
         goes_on,
         asker.ask_all(QueryAlerts { filter: alerts }),
+        asker.ask_all(ReadOddities { drift: true }),
+        asker.state(),
     );
+    let now = asker.clock.wall();
     let mut drift: Vec<_> = drift
         .into_iter()
         .filter_map(|(_, answer)| answer.ok())
         .flatten()
+        .chain(odd.into_iter().filter_map(|(_, answer)| answer.ok()).flat_map(|odd| odd.drift))
+        .chain(
+            state
+                .iter()
+                .flat_map(|state| ps.iter().flat_map(|ps| rows::misplaced(state, &ps.rows, now))),
+        )
         .filter(|row| service.is_empty() || row.service == service)
         .collect();
     rows::sort_drift(&mut drift);

@@ -1,11 +1,12 @@
 //! Rows from answers: pure, so that what a silent node looks like is decided in one place.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use weft_protocol::{
-    CommandRef, ComponentKey, ComponentRow, ComponentState, ComponentStatus, Desired, Drift, Event,
-    Health, NodeRecord, NodeReply, ObservedState, Placement, PsReply, ServiceRow, ServiceSpec,
-    StateView, one_machine,
+    CommandRef, ComponentKey, ComponentRow, ComponentState, ComponentStatus, Desired, Drift,
+    DriftKind, Event, ForeignRow, Health, NodeRecord, NodeReply, ObservedState, Oddities,
+    Placement, PsReply, ServiceRow, ServiceSpec, StateView, one_machine,
 };
 use weft_wire::{AskError, Failure, FailureKind, NodeId, WallTime};
 
@@ -13,6 +14,9 @@ use crate::around::Member;
 
 /// No definition has more replicas than this; guards loops over a number from a file.
 const MOST_REPLICAS: u32 = 10_000;
+
+/// What nodes are told and do is settled by then.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// A component as desired state has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,6 +129,7 @@ pub(crate) fn unseen(
             image: String::new(),
             digest: String::new(),
             container: String::new(),
+            limits: String::new(),
             refused: 0,
         },
     }
@@ -189,7 +194,66 @@ pub(crate) fn ps(
     }
     sort_rows(&mut rows);
     nodes.sort_by(|a, b| a.node.cmp(&b.node));
-    PsReply { rows, nodes }
+    PsReply { rows, nodes, foreign: Vec::new() }
+}
+
+/// Containers that are not Weft's, each once: nodes of one machine share its engine.
+pub(crate) fn foreign(
+    answers: Vec<(Member, Result<Oddities, AskError>)>,
+) -> Vec<(String, ForeignRow)> {
+    let mut seen = HashSet::new();
+    let mut all: Vec<(String, ForeignRow)> = answers
+        .into_iter()
+        .filter_map(|(member, answer)| Some((member.name, answer.ok()?.foreign)))
+        .flat_map(|(node, rows)| rows.into_iter().map(move |row| (node.clone(), row)))
+        .filter(|(_, row)| seen.insert(row.id.clone()))
+        .collect();
+    all.sort_by(|a, b| (&a.1.name, &a.0).cmp(&(&b.1.name, &b.0)));
+    all
+}
+
+/// What is recorded where it does not run, or runs where it is not recorded, for longer than that
+/// takes (orchestration §4, drift of kind `placement`). Pure.
+pub(crate) fn misplaced(state: &StateView, rows: &[ComponentRow], now: WallTime) -> Vec<Drift> {
+    rows.iter()
+        .filter(|row| now.since(row.status.since) >= SETTLED && !row.node.is_empty())
+        .filter_map(|row| {
+            let (key, status) = (&row.status.key, &row.status);
+            let place = state
+                .placements
+                .iter()
+                .find(|place| place.service == key.service && place.replica == key.replica);
+            let runs = status.pid != 0 || !status.container.is_empty();
+            let (desired, reason) = match place {
+                Some(_) if status.state == ComponentState::Pending => {
+                    (status.desired, format!("placed on {}, which does not run it", row.node))
+                }
+                Some(place) if runs => {
+                    let on = node_name(state, place.node);
+                    let from = place.previous.map(|previous| node_name(state, previous.node));
+                    if on == row.node || from.as_ref() == Some(&row.node) {
+                        return None;
+                    }
+                    (Desired::Stopped, format!("runs on {}, and is placed on {on}", row.node))
+                }
+                None if runs => {
+                    (Desired::Stopped, format!("runs on {}, and is placed nowhere", row.node))
+                }
+                _ => return None,
+            };
+            Some(Drift {
+                kind: DriftKind::Placement,
+                node: row.node.clone(),
+                service: key.service.clone(),
+                replica: key.replica,
+                component: key.component.clone(),
+                desired,
+                observed: status.state.observed(),
+                reason,
+                since: status.since,
+            })
+        })
+        .collect()
 }
 
 /// By service, replica, component and node.

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 use weft_protocol::{
-    AlertKind, ComponentKey, ComponentState, ComponentStatus, Desired, Drift, Event, EventKind,
-    ObservedState, Transition,
+    AlertKind, ComponentKey, ComponentState, ComponentStatus, Desired, Drift, DriftKind, Event,
+    EventKind, ObservedState, Transition,
 };
 use weft_wire::WallTime;
 
@@ -416,6 +416,7 @@ impl State {
                     return None;
                 };
                 Some(Drift {
+                    kind: DriftKind::State,
                     node: self.settings.node.clone(),
                     service: key.service.clone(),
                     replica: key.replica,

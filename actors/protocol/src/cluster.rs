@@ -325,6 +325,11 @@ pub enum Command {
         /// The step.
         step: RolloutStep,
     },
+    /// A service that is undeployed is forgotten, with its history.
+    Purge {
+        /// Which.
+        service: String,
+    },
 }
 
 /// One replica's change of place.
@@ -371,6 +376,7 @@ impl Command {
             | Self::Scale { .. }
             | Self::Rollback { .. }
             | Self::Rollout { .. }
+            | Self::Purge { .. }
             | Self::Operations { .. } => 1,
         }
     }

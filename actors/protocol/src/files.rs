@@ -141,6 +141,9 @@ pub struct ShimFile {
     /// without one. On disk as it was at the start; the shim says what it is now.
     #[serde(default)]
     pub lease: Option<u64>,
+    /// What holds it to its `resources`, for people; empty: it is not limited.
+    #[serde(default)]
+    pub limits: String,
     /// How it ended, once it has.
     pub exit: Option<ShimExit>,
 }

@@ -8,9 +8,9 @@ use weft_wire::{
 };
 
 use crate::{
-    ActorInfo, CommandRef, ComponentStatus, DeployOptions, Desired, Event, EventFilter,
-    HostFigures, LogLine, NodeRole, NodeState, ObservedState, Operation, OperationStep,
-    ServiceSpec,
+    ActorInfo, CommandRef, ComponentState, ComponentStatus, DeployOptions, Desired, DriftKind,
+    Event, EventFilter, HostFigures, LogLine, NodeRole, NodeState, ObservedState, Operation,
+    OperationStep, ServiceSpec,
 };
 
 macro_rules! message {
@@ -59,11 +59,29 @@ pub struct PsReply {
     pub rows: Vec<ComponentRow>,
     /// How each node answered.
     pub nodes: Vec<NodeReply>,
+    /// Containers that are not Weft's, by name of the node; only where all components are asked for.
+    pub foreign: Vec<(String, ForeignRow)>,
+}
+
+/// A container that is in a node's engine and not Weft's (orchestration §5): never touched, it may
+/// be adopted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignRow {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its image, as it was named.
+    pub image: String,
+    /// `running`, `exited` or `stopped`.
+    pub state: ComponentState,
 }
 
 /// Something that is not as wanted (orchestration §4).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drift {
+    /// What kind.
+    pub kind: DriftKind,
     /// Name of the node.
     pub node: String,
     /// The service.

@@ -11,6 +11,7 @@ mod blobs;
 mod cluster;
 mod diff;
 mod event;
+mod facts;
 pub mod files;
 mod gateway;
 mod handover;
@@ -18,6 +19,7 @@ mod lease;
 mod monitor;
 mod node;
 mod operation;
+mod purge;
 mod recover;
 mod registry;
 mod rollout;
@@ -47,12 +49,15 @@ pub use cluster::{
 };
 pub use diff::{changed_fields, changed_service_fields, spec_hash};
 pub use event::{AuditRecord, Event, EventFilter, EventKind, Outcome};
+pub use facts::{
+    ClusterNodeStatus, EngineFacts, NodeFacts, NodeStatusRow, PeerFacts, ReadEngine, ReadFacts,
+};
 pub use gateway::{
     AttachInfo, ClusterActors, ClusterActorsReply, ClusterEvents, ClusterLogs, ClusterNodes,
     ClusterOperations, ClusterPs, ClusterStatus, ComponentRow, DeployService, DeployUpdate,
-    DescribeNode, Drift, EventItem, History, LifecycleAction, LifecycleRequest, ListServices,
-    LogRow, NodeReply, NodeRow, OperationRow, PlanAction, PlanItem, PlanService, PsReply,
-    ReadReadiness, Readiness, RemoveNode, ServiceHistory, ServiceRow, StatusReply,
+    DescribeNode, Drift, EventItem, ForeignRow, History, LifecycleAction, LifecycleRequest,
+    ListServices, LogRow, NodeReply, NodeRow, OperationRow, PlanAction, PlanItem, PlanService,
+    PsReply, ReadReadiness, Readiness, RemoveNode, ServiceHistory, ServiceRow, StatusReply,
 };
 pub use handover::{Handover, Part, handover, one_machine};
 pub use lease::{LEASE, LEASE_HELD, LeaseAnswer, LeaseClaim, RenewLeases};
@@ -61,6 +66,7 @@ pub use node::{ActorInfo, ActorTree, ChaosActor, ChaosKind, Ping, Pong, RestartA
 pub use operation::{
     FinishedOperation, Operation, OperationChange, OperationStep, Progress, SeenOn,
 };
+pub use purge::{PurgeService, PurgedService, RemoveData};
 pub use recover::{RecoverNodes, RecoveredNode};
 pub use registry::{
     AgreementView, FollowEvents, GroupView, IssueToken, IssuedToken, JoinCluster, JoinedCluster,
@@ -71,8 +77,8 @@ pub use registry::{
 pub use rollout::{Rollout, RolloutPhase, RolloutStep, Version, VersionRef};
 pub use runtime::{
     Assign, Assignment, CheckSpec, ComponentStatus, Duty, ListComponents, LogLine, LogStream,
-    ReadDuty, ReadLogs, RestartComponents, RestartedComponents, SpecProblem, StartComponents,
-    WatchComponents,
+    Oddities, ReadDuty, ReadLogs, ReadOddities, RestartComponents, RestartedComponents,
+    SpecProblem, StartComponents, WatchComponents,
 };
 pub use service::{
     CommandRef, ComponentKey, ComponentSpec, Driver, Failover, HealthCheck, HealthKind,
@@ -89,8 +95,8 @@ pub use session::{
     SessionView,
 };
 pub use state::{
-    ActorState, ComponentState, Desired, Health, NodeChange, NodeRole, NodeState, ObservedState,
-    OperationKind, OperationOutcome, StepState,
+    ActorState, ComponentState, Desired, DriftKind, Health, NodeChange, NodeRole, NodeState,
+    ObservedState, OperationKind, OperationOutcome, StepState,
 };
 pub use time::{format_time, parse_time, uptime};
 pub use transfer::{

@@ -109,6 +109,8 @@ pub struct ComponentStatus {
     pub digest: String,
     /// Its container's id; empty: none runs.
     pub container: String,
+    /// What holds it to its `resources`, for people; empty: it is not limited, or not running.
+    pub limits: String,
     /// Revision that this node cannot start, as `reason` says, and goes on with `revision`; 0: none.
     pub refused: u64,
 }
@@ -117,6 +119,25 @@ pub struct ComponentStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListComponents {}
 message!(ListComponents, 201, "runtime.list", ADMINS, true, Vec<ComponentStatus>);
+
+/// Containers of this node that are not as agreed, and those that are not Weft's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadOddities {
+    /// Drift too: each container that is new since the last look is inspected.
+    pub drift: bool,
+}
+message!(ReadOddities, 261, "runtime.oddities", ADMINS, true, Oddities);
+
+/// Answer to [`ReadOddities`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Oddities {
+    /// Of kinds `spec` and `orphan`.
+    pub drift: Vec<crate::Drift>,
+    /// Not Weft's.
+    pub foreign: Vec<crate::ForeignRow>,
+    /// Why the engine could not be asked; empty: it was, or the node has none.
+    pub error: String,
+}
 
 /// What this node's runtime acts by, and what it has yet to stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -201,6 +201,20 @@ names! {
 }
 
 names! {
+    /// What kind of drift (orchestration §4).
+    DriftKind {
+        /// What it does is not what is wanted.
+        State = "state",
+        /// Its container differs from the recorded definition.
+        Spec = "spec",
+        /// It is recorded on a node that does not run it, or runs on another one.
+        Placement = "placement",
+        /// A container that bears the node's label and is of nothing that is recorded.
+        Orphan = "orphan",
+    }
+}
+
+names! {
     /// What an operation does.
     OperationKind {
         /// Puts a definition in force.

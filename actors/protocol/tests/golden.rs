@@ -246,6 +246,7 @@ fn status() -> ComponentStatus {
         image: "reg/app:v1".into(),
         digest: "sha256:01".into(),
         container: "c0ffee".into(),
+        limits: "memory 64 MiB (cgroup v2)".into(),
         refused: 2,
     }
 }
@@ -318,6 +319,7 @@ fn commands() -> Vec<Command> {
         Command::SetDesired { target: target(), desired: Desired::Stopped },
         Command::Restart { target: target() },
         Command::Undeploy { service: "web".into() },
+        Command::Purge { service: "web".into() },
         Command::PutOperator { operator: operator() },
         Command::Place {
             moves: vec![PlacementMove {
@@ -454,9 +456,15 @@ fn lines() -> Vec<String> {
         line(&AdoptService { request, service: "web".into(), node: "n2".into(), dry_run: true }),
         line(&ListComponents {}),
         line(&ReadDuty {}),
+        line(&ReadEngine {}),
+        line(&ReadFacts {}),
+        line(&ClusterNodeStatus { node: "n1".into() }),
+        line(&ReadOddities { drift: true }),
         line(&ReadReadiness {}),
         line(&RestartComponents { target: target() }),
         line(&StartComponents { target: Some(target()) }),
+        line(&PurgeService { request, service: "web".into(), data: true, dry_run: false }),
+        line(&RemoveData { service: "web".into(), check: true }),
         line(&RecoverNodes { node: "n1".into() }),
         line(&ReadLogs { target: target(), replica: 0, tail: Some(5), since: None, follow: true }),
         line(&WatchComponents { service: "web".into() }),

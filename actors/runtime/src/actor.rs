@@ -5,7 +5,7 @@ use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -18,8 +18,9 @@ use weft_protocol::files::{FILES_VERSION, component_dir};
 use weft_protocol::{
     Assign, Assignment, CheckSpec, ClaimContainers, ComponentKey, ComponentState, ComponentStatus,
     Desired, Driver, Duty, EnsureBlobs, FindForeign, HaveBlobs, ListComponents, LogLine, Observed,
-    PutBlobPart, ReadBlobPart, ReadDuty, ReadFile, ReadLogs, ReplicaKey, RestartComponents,
-    RestartedComponents, SpecProblem, StartComponents, WatchComponents, WriteFile, valid_name,
+    PutBlobPart, ReadBlobPart, ReadDuty, ReadEngine, ReadFile, ReadLogs, ReadOddities, RemoveData,
+    ReplicaKey, RestartComponents, RestartedComponents, SpecProblem, StartComponents,
+    WatchComponents, WriteFile, valid_name,
 };
 use weft_supervision::{
     Actor, ActorError, Child, ChildSpec, Factory, Handle, Incarnation, Intensity, Routes, Scope,
@@ -35,9 +36,12 @@ use crate::driver::engines::Engines;
 use crate::files::{Resolver, sweep};
 use crate::launch::spec_problem;
 use crate::leases::{self, LOOK_EVERY};
+use crate::limits::Limiter;
 use crate::logs::Merged;
+use crate::odd::{Looked, REPAIR_EVERY};
 use crate::outbox::Outbox;
 use crate::ports::{Ports, is_free};
+use crate::shim::{SPEC_FILE, ShimSpec};
 use crate::state::lease::{Book, Lease};
 use crate::state::order::{Verdict, judge};
 use crate::turns::MENDING;
@@ -82,6 +86,8 @@ pub struct RuntimeConfig {
     pub allow_host_mounts: bool,
     /// What ends by itself is told of and not started again (`reconcile.mode = "report"`).
     pub report_only: bool,
+    /// Containers that were changed behind Weft's back are made anew (`reconcile.mode = "full"`).
+    pub repair: bool,
     /// The directories of services and replicas may be symbolic links.
     pub follow_linked_data: bool,
     /// A blob that nothing refers to stays so long; 1 h.
@@ -108,6 +114,7 @@ impl RuntimeConfig {
             engine: None,
             allow_host_mounts: false,
             report_only: false,
+            repair: false,
             follow_linked_data: false,
             blob_grace: Duration::from_secs(3600),
             blob_sweep: Duration::from_secs(600),
@@ -125,6 +132,7 @@ impl RuntimeConfig {
 pub fn factory(config: RuntimeConfig) -> impl Factory<Runtime> {
     let shared = Arc::new(Shared {
         engines: Engines::new(config.engine.clone(), config.node_id.clone()),
+        limiter: OnceLock::new(),
         blobs: Blobs::new(&config.data_dir),
         placed: Mutex::default(),
         placing: Mutex::new(()),
@@ -138,6 +146,7 @@ pub fn factory(config: RuntimeConfig) -> impl Factory<Runtime> {
         taken: Mutex::new(None),
         stale: Mutex::new(BTreeSet::new()),
         board: Mutex::new(BTreeMap::new()),
+        looked: Mutex::default(),
         news: broadcast::channel(1024).0,
     });
     move |_: Incarnation| -> Making {
@@ -157,6 +166,8 @@ pub(crate) struct Shared {
     pub(crate) config: RuntimeConfig,
     /// The container engine.
     pub(crate) engines: Arc<Engines>,
+    /// How processes are held to their resources.
+    limiter: OnceLock<Limiter>,
     /// Files that came with definitions.
     pub(crate) blobs: Blobs,
     /// Those of them that are known to be in place.
@@ -177,11 +188,18 @@ pub(crate) struct Shared {
     taken: Mutex<Option<(u64, Vec<Assignment>)>>,
     /// Was run while this node was out of contact, is not its any more, and has not stopped yet.
     stale: Mutex<BTreeSet<ComponentKey>>,
-    board: Mutex<BTreeMap<ComponentKey, ComponentStatus>>,
+    pub(crate) board: Mutex<BTreeMap<ComponentKey, ComponentStatus>>,
+    /// Containers that were compared with what they are made from.
+    pub(crate) looked: Mutex<Looked>,
     news: broadcast::Sender<ComponentStatus>,
 }
 
 impl Shared {
+    /// Looks at the machine when it is first needed; not for an actor's own thread.
+    pub(crate) fn limiter(&self) -> &Limiter {
+        self.limiter.get_or_init(Limiter::detect)
+    }
+
     /// Removes what an earlier daemon left half-done; once.
     fn open(&self) -> Result<(), ActorError> {
         let mut opened = self.opened.lock();
@@ -265,6 +283,9 @@ impl Actor for Runtime {
             .ask::<ClaimContainers>()
             .ask::<WriteFile>()
             .ask::<ReadFile>()
+            .ask::<RemoveData>()
+            .ask::<ReadOddities>()
+            .ask::<ReadEngine>()
             .ask::<HaveBlobs>()
             .ask::<PutBlobPart>()
             .ask::<ReadBlobPart>()
@@ -282,6 +303,9 @@ impl Actor for Runtime {
         self.flush(scope);
         scope.every(LOOK_EVERY, Self::see_to_leases);
         scope.every(self.shared.config.blob_sweep, Self::sweep_blobs);
+        if self.shared.config.repair {
+            scope.every(REPAIR_EVERY, Self::repair);
+        }
         Ok(())
     }
 }
@@ -359,6 +383,21 @@ impl Runtime {
     pub(crate) fn components_of(&self, of: &ReplicaKey) -> Vec<ComponentKey> {
         let theirs = |key: &&ComponentKey| leases::replica(key) == *of;
         self.entries.keys().filter(theirs).cloned().collect()
+    }
+
+    /// Everything that is here.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &ComponentKey> {
+        self.entries.keys()
+    }
+
+    /// What is wanted of a component.
+    pub(crate) fn assignment(&self, key: &ComponentKey) -> Option<Assignment> {
+        self.entries.get(key)?.wanted.lock().assignment.clone()
+    }
+
+    /// Whether anything of a service is here, or was not cleared away yet.
+    pub(crate) fn has_service(&self, service: &str) -> bool {
+        self.entries.keys().any(|key| key.service == service)
     }
 
     /// Users, by number, that components of a replica run as, as far as their definitions say.
@@ -501,6 +540,10 @@ impl Runtime {
             };
             let _ = tokio::time::timeout(LAST_WORDS, told).await;
             let removed = tokio::task::spawn_blocking(move || {
+                // Of a shim that was killed.
+                if let Ok(Some(spec)) = read_json::<ShimSpec>(&dir.join(SPEC_FILE)) {
+                    spec.hold.remove();
+                }
                 let removed = std::fs::remove_dir_all(&dir);
                 // The directories above, if this was the last one in them.
                 for above in dir.ancestors().skip(1).take_while(|above| **above != *components) {
@@ -848,6 +891,12 @@ impl Handle<ClaimContainers> for Runtime {
     ) {
         let claimed = adopt::claim(self.shared.clone(), message);
         scope.spawn(async move { reply.result(claimed.await.map_err(AskError::Failed)) });
+    }
+}
+
+impl Handle<ReadEngine> for Runtime {
+    fn handle(&mut self, _: ReadEngine, reply: Reply<ReadEngine>, _: &Scope<Self>) {
+        reply.ok(self.shared.engines.facts());
     }
 }
 

@@ -177,6 +177,11 @@ impl ComponentActor {
         self.input(scope, Input::Restart);
     }
 
+    /// Its container was changed behind our back: it is stopped, and the start makes it anew.
+    pub(crate) fn repair(&mut self, scope: &Scope<Self>) {
+        self.input(scope, Input::Repair);
+    }
+
     /// An operator wants it started if it does not run.
     pub(crate) fn revive(&mut self, scope: &Scope<Self>) {
         self.input(scope, Input::Revive);
@@ -387,11 +392,14 @@ impl ComponentActor {
         let Some(instance) = self.machine.instance() else { return };
         let Some(check) = spec.health.clone() else { return };
         let host = self.shared.config.host;
-        let target = if check.kind == HealthKind::Exec {
-            let id = instance.container().to_owned();
-            Some(Target::Exec { engines: self.shared.engines.clone(), id })
-        } else {
-            probe_target(spec, host, &instance.ports).map(Target::Net)
+        let target = match (check.kind, instance.container()) {
+            (HealthKind::Exec, "") => {
+                Some(Target::Process(component_dir(&self.shared.config.data_dir, &self.key)))
+            }
+            (HealthKind::Exec, id) => {
+                Some(Target::Container { engines: self.shared.engines.clone(), id: id.to_owned() })
+            }
+            _ => probe_target(spec, host, &instance.ports).map(Target::Net),
         };
         let Some(target) = target else { return };
         let token = CancellationToken::new();

@@ -12,6 +12,7 @@ use weft_protocol::{
 use crate::RuntimeConfig;
 use crate::disk::{Durable, make_dir, write_json};
 use crate::driver::recipe;
+use crate::limits::Limiter;
 use crate::shim::{SHIM_PROTOCOL, SPEC_FILE, ShimSpec};
 
 /// Where programs are looked for when the daemon itself has no `PATH`.
@@ -31,17 +32,11 @@ pub(crate) fn spec_problem(
     }
     let data_dir = &config.data_dir;
     if let Some(check) = &spec.health {
-        let kind = match check.kind {
-            HealthKind::Tcp | HealthKind::Http => None,
-            HealthKind::Grpc => Some("grpc"),
-            HealthKind::Exec => Some("exec"),
-        };
-        if let Some(kind) = kind {
-            return Some(format!(
-                "health kind `{kind}` is not in this version: use `tcp` or `http`"
-            ));
-        }
-        if probe_route(spec).is_none() {
+        if check.kind == HealthKind::Exec {
+            if check.command.is_empty() {
+                return Some("health kind `exec` needs a `command`".into());
+            }
+        } else if probe_route(spec).is_none() {
             return Some(format!(
                 "health port `{}` is neither a number nor one of the component's routes",
                 check.port
@@ -199,6 +194,7 @@ pub(crate) fn prepare(
     ports: Vec<u16>,
     peers: Vec<(String, String)>,
     lease: Option<u64>,
+    limiter: &Limiter,
 ) -> Result<PathBuf, Problem> {
     let spec = &assignment.spec;
     let data = &config.data_dir;
@@ -240,6 +236,7 @@ pub(crate) fn prepare(
         stop_grace_ms: u64::try_from(spec.stop_grace.as_millis()).unwrap_or(u64::MAX),
         lease,
         container: String::new(),
+        hold: limiter.hold(&config.node_id, key, spec.resources),
     };
     let path = dir.join(SPEC_FILE);
     write_json(&path, &shim, Durable::No).map_err(|error| passing(&path, error))?;

@@ -7,6 +7,8 @@
 //! - `driver`: what starts, follows and stops it: `process` by a shim, `container` by the engine.
 //! - `files`: files of data directories, found and replaced safely; `blobs`: those that come with
 //!   definitions; `transfer`: both, as others ask for them.
+//! - [`limits`]: how a process is held to its `resources`.
+//! - `odd`: containers that are not as agreed, or nobody's.
 //! - `halt`: stopping everything without actors, when the node is of no cluster any more.
 //! - `actor`: the runtime actor above them; `logs`, `ports`, `probe`, `launch`, `outbox`: its tools.
 #![forbid(unsafe_code)]
@@ -22,12 +24,15 @@ mod files;
 mod halt;
 mod launch;
 mod leases;
+pub mod limits;
 mod link;
 mod logs;
+mod odd;
 mod outbox;
 mod ports;
 mod probe;
 mod process;
+mod purge;
 pub mod shim;
 mod state;
 mod transfer;

@@ -363,6 +363,7 @@ mod tests {
             child: None,
             started_at: weft_wire::WallTime::default(),
             ports: Vec::new(),
+            limits: String::new(),
             lease: None,
             exit: None,
         };

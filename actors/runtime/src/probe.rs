@@ -1,7 +1,12 @@
-//! Probes: a connection, a GET that must be answered with 2xx or 3xx, or a command in a container
-//! that must end with 0.
+//! Probes: a connection, a GET that must be answered with 2xx or 3xx, a gRPC health check that must
+//! be answered with SERVING, or a command that must end with 0, in the container or beside the
+//! process.
+
+mod command;
+mod grpc;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,14 +35,16 @@ pub(crate) enum Target {
     /// An address of this node.
     Net(SocketAddr),
     /// A container, from inside.
-    Exec { engines: Arc<Engines>, id: String },
+    Container { engines: Arc<Engines>, id: String },
+    /// A process of this node, by its component's directory.
+    Process(PathBuf),
 }
 
 impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Net(address) => address.fmt(f),
-            Self::Exec { .. } => f.write_str("the command"),
+            Self::Container { .. } | Self::Process(_) => f.write_str("the command"),
         }
     }
 }
@@ -61,7 +68,8 @@ pub(crate) async fn watch(
         let asked = async {
             match &target {
                 Target::Net(address) => once(&check, *address).await,
-                Target::Exec { engines, id } => command.once(&check, engines, id).await,
+                Target::Container { engines, id } => command.once(&check, engines, id).await,
+                Target::Process(dir) => command::once(&check.command, dir).await,
             }
         };
         let answer = match tokio::time::timeout(check.timeout, asked).await {
@@ -132,8 +140,10 @@ impl Drop for Command {
 async fn once(check: &HealthCheck, address: SocketAddr) -> Result<(), String> {
     let stream =
         TcpStream::connect(address).await.map_err(|error| format!("connect {address}: {error}"))?;
-    if check.kind != HealthKind::Http {
-        return Ok(());
+    match check.kind {
+        HealthKind::Http => {}
+        HealthKind::Grpc => return grpc::once(stream, address).await,
+        HealthKind::Tcp | HealthKind::Exec => return Ok(()),
     }
     let url = format!("http://{address}{}", check.path);
     let path = if check.path.is_empty() { "/" } else { &check.path };

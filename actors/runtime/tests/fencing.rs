@@ -341,6 +341,7 @@ fn shim(dir: &Path, lease: Option<u64>) -> (std::process::Child, PathBuf) {
         stop_grace_ms: 60_000,
         lease,
         container: String::new(),
+        hold: weft_runtime::limits::Hold::default(),
     };
     let path = component.join("spec.json");
     std::fs::write(&path, serde_json::to_vec(&spec).expect("JSON")).expect("writes");

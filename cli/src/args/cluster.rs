@@ -128,6 +128,13 @@ pub(crate) enum NodeVerb {
     /// List the nodes
     #[command(after_help = "Example: weft node list --json")]
     List,
+    /// Show what is known of a node: its machine, its container engine, its links
+    #[command(after_help = "Example: weft node status n2")]
+    Status {
+        /// Its name or id (default: every node)
+        #[arg(value_name = "NODE")]
+        target: Option<String>,
+    },
     /// Make a join token: good once, shown once
     #[command(after_help = "Example: weft node token --ttl 10m --name n2")]
     Token {

@@ -20,7 +20,7 @@ pub(crate) use cluster::{
 pub(crate) use definitions::{Edit, Export, Recover, Service, ServiceVerb, ShowDefinition, Sync};
 pub(crate) use service::{
     Adopt, Alerts, Deploy, Events, History, Hold, Lifecycle, List, Logs, Operations, Plan, Ps,
-    Rollback, Scale, Status, Undeploy, Validate,
+    Purge, Rollback, Scale, Status, Undeploy, Validate,
 };
 pub(crate) use transfer::{Pull, Push};
 
@@ -139,6 +139,8 @@ pub(crate) enum Verb {
     Restart(Lifecycle),
     /// Tear a service down; its data and its history stay
     Undeploy(Undeploy),
+    /// Forget services that are undeployed: definition, history and, if wanted, data
+    Purge(Purge),
     /// Make a service of containers that run already, without restarting them
     Adopt(Adopt),
     /// Change the number of a service's replicas

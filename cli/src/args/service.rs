@@ -89,6 +89,25 @@ pub(crate) struct Undeploy {
     pub(crate) change: Change,
 }
 
+/// `weft purge`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "A service is purged only when it is undeployed, nothing of it is on a node any \
+    more, and no definition file in the services directory claims it. Without SERVICE: all of \
+    those.\nIts events stay."
+)]
+pub(crate) struct Purge {
+    /// The service (default: every one that is undeployed and has no definition file)
+    #[arg(value_name = "SERVICE")]
+    pub(crate) target: Option<CommandRef>,
+    /// Also delete its data directories and logs on every node
+    #[arg(long)]
+    pub(crate) data: bool,
+    /// Print what would be done and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
 /// `weft adopt`.
 #[derive(Debug, Clone, Args)]
 #[command(

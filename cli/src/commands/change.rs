@@ -254,6 +254,7 @@ mod tests {
                 image: String::new(),
                 digest: String::new(),
                 container: String::new(),
+                limits: String::new(),
                 refused: 0,
             },
         }

@@ -21,6 +21,7 @@ mod lost;
 mod man;
 mod node;
 mod operations;
+mod purge;
 mod recover;
 mod service;
 pub(crate) mod ship;
@@ -36,7 +37,6 @@ pub(crate) use drain::tests::node as drain_test_node;
 
 use std::time::Duration;
 
-use clap::CommandFactory;
 use serde::Serialize;
 use weft_wire::RequestId;
 
@@ -128,6 +128,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Verb::Start(args) => lifecycle::run(&app, lifecycle::Kind::Start, &args).await,
         Verb::Restart(args) => lifecycle::run(&app, lifecycle::Kind::Restart, &args).await,
         Verb::Undeploy(args) => lifecycle::undeploy(&app, &args).await,
+        Verb::Purge(args) => purge::run(&app, &args).await,
         Verb::Adopt(args) => adopt::run(&app, &args).await,
         Verb::Scale(args) => lifecycle::scale(&app, &args).await,
         Verb::Rollback(args) => lifecycle::rollback(&app, &args).await,
@@ -173,9 +174,7 @@ fn version(app: &App) -> Result<Exit> {
 
 fn completions(shell: clap_complete::Shell) -> Result<Exit> {
     use std::io::Write;
-    // Into memory first: the generator panics when its writer fails.
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "weft", &mut script);
+    let script = crate::complete::script(&shell.to_string())?;
     let _ = std::io::stdout().lock().write_all(&script);
     Ok(Exit::Ok)
 }

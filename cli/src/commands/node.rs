@@ -4,19 +4,22 @@ use std::time::Duration;
 
 use serde::Serialize;
 use weft_protocol::{
-    ClusterNodes, Command, IssueToken, NodeRecord, NodeRow, Propose, RemoveNode, format_time,
+    ClusterNodeStatus, ClusterNodes, Command, IssueToken, NodeRecord, NodeRow, Propose, RemoveNode,
+    format_time,
 };
 use weft_wire::{ActorKind, Address};
 
 use super::{App, agreed, drain, request};
 use crate::args::{LabelChange, Node, NodeVerb};
-use crate::error::{CliError, Exit, Result};
+use crate::error::{CliError, Exit, Result, clean};
 use crate::output::agreed::LabelView;
+use crate::output::node_status::{self, NodeStatusView};
 use crate::output::views::{NodeView, nodes_table};
 
 pub(crate) async fn run(app: &App, args: &Node) -> Result<Exit> {
     match &args.verb {
         NodeVerb::List => list(app).await,
+        NodeVerb::Status { target } => status(app, target.as_deref()).await,
         NodeVerb::Token { ttl, name, dry_run } => token(app, *ttl, name.as_deref(), *dry_run).await,
         NodeVerb::Remove { target, force, dry_run } => remove(app, target, *force, *dry_run).await,
         NodeVerb::Drain { target, change } => drain::drain(app, target, *change).await,
@@ -41,6 +44,16 @@ async fn list(app: &App) -> Result<Exit> {
     if let Some(remark) = remark {
         app.output.notice(remark);
     }
+    Ok(Exit::Ok)
+}
+
+async fn status(app: &App, target: Option<&str>) -> Result<Exit> {
+    let attached = app.attach().await?;
+    let message = ClusterNodeStatus { node: target.unwrap_or_default().to_owned() };
+    let gateway = Address::here(ActorKind::Gateway);
+    let rows = attached.ask(gateway, message, app.question()).await?;
+    let views: Vec<NodeStatusView> = rows.iter().map(NodeStatusView::from).collect();
+    app.output.result(&views, clean(&node_status::text(&rows)))?;
     Ok(Exit::Ok)
 }
 

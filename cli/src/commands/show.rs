@@ -12,8 +12,8 @@ use crate::output::agreed::waiting_lines;
 use crate::output::alerts::{AlertView, alerts_table};
 use crate::output::operations::{OperationView, operations_table};
 use crate::output::views::{
-    AnswerView, ComponentView, DriftView, EventView, ServiceView, StatusView, components_table,
-    drift_table, event_line, services_table,
+    AnswerView, ComponentView, DriftView, EventView, ServiceView, StatusView, all_components_table,
+    components_table, drift_table, event_line, services_table,
 };
 
 pub(crate) async fn list(app: &App, args: &List) -> Result<Exit> {
@@ -41,8 +41,10 @@ pub(crate) async fn ps(app: &App, args: &Ps) -> Result<Exit> {
     let (reply, remark) =
         tokio::join!(attached.ask(gateway, message, app.question()), agreed::remark(&attached),);
     let reply = reply?;
-    let views: Vec<ComponentView> = reply.rows.iter().map(ComponentView::from).collect();
-    app.output.result(&views, components_table(&reply.rows, SystemClock.wall()))?;
+    let strangers = reply.foreign.iter().map(|(node, row)| ComponentView::foreign(node, row));
+    let views: Vec<ComponentView> =
+        reply.rows.iter().map(ComponentView::from).chain(strangers).collect();
+    app.output.result(&views, all_components_table(&reply, SystemClock.wall()))?;
     // An unreachable node is a row, not a failure: its components are listed as `unknown`.
     for line in silent(&reply.nodes).chain(remark) {
         app.output.notice(line);
@@ -128,6 +130,7 @@ mod tests {
     fn status_has_its_three_parts_and_names_silent_nodes() {
         let reply = StatusReply {
             ps: PsReply {
+                foreign: vec![],
                 rows: vec![],
                 nodes: vec![
                     NodeReply { node: "n1".into(), error: String::new() },

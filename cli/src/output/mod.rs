@@ -2,6 +2,7 @@
 
 pub(crate) mod agreed;
 pub(crate) mod alerts;
+pub(crate) mod node_status;
 pub(crate) mod operations;
 pub(crate) mod progress;
 pub(crate) mod table;
@@ -104,20 +105,42 @@ impl Output {
         if self.yes {
             return Ok(());
         }
-        if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-            return Err(CliError::usage(format!("this would {what}"))
-                .cause("there is no terminal to ask on")
-                .help("repeat it with --yes if that is what you want"));
+        self.has_terminal(what)?;
+        let question = format!("This will {what}.\nGo on? [y/N] ");
+        asked(&question, |answer| matches!(answer, "y" | "Y" | "yes" | "Yes"))
+    }
+
+    /// Same, for what cannot be had back: they type the name of what is lost.
+    ///
+    /// # Errors
+    /// As [`Self::confirm`].
+    pub(crate) fn confirm_typed(&self, what: &str, name: &str) -> Result<()> {
+        if self.yes {
+            return Ok(());
         }
-        let mut out = std::io::stderr().lock();
-        let _ = write!(out, "This will {what}.\nGo on? [y/N] ").and_then(|()| out.flush());
-        let mut answer = String::new();
-        let read = std::io::stdin().read_line(&mut answer);
-        if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes" | "Yes") {
-            Ok(())
-        } else {
-            Err(CliError::new(crate::error::Exit::Failed, "declined", "nothing was done"))
+        self.has_terminal(what)?;
+        asked(&format!("This will {what}.\nType `{name}` to go on: "), |answer| answer == name)
+    }
+
+    fn has_terminal(&self, what: &str) -> Result<()> {
+        if std::io::stdin().is_terminal() && std::io::stderr().is_terminal() {
+            return Ok(());
         }
+        Err(CliError::usage(format!("this would {what}"))
+            .cause("there is no terminal to ask on")
+            .help("repeat it with --yes if that is what you want"))
+    }
+}
+
+fn asked(question: &str, agrees: impl Fn(&str) -> bool) -> Result<()> {
+    let mut out = std::io::stderr().lock();
+    let _ = write!(out, "{question}").and_then(|()| out.flush());
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    if read.is_ok() && agrees(answer.trim()) {
+        Ok(())
+    } else {
+        Err(CliError::new(crate::error::Exit::Failed, "declined", "nothing was done"))
     }
 }
 

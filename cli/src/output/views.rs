@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 use weft_protocol::{
-    ActorInfo, AttachInfo, ComponentRow, ComponentState, Drift, Driver, Event, EventKind, LogLine,
-    LogStream, NodeReply, NodeRow, NodeState, PlanAction, PlanItem, ServiceRow, format_time,
-    uptime,
+    ActorInfo, AttachInfo, ComponentRow, ComponentState, Desired, Drift, Driver, Event, EventKind,
+    ForeignRow, Health, LogLine, LogStream, NodeReply, NodeRow, NodeState, PlanAction, PlanItem,
+    PsReply, ServiceRow, format_time, image_version, uptime,
 };
 use weft_wire::WallTime;
 
@@ -34,13 +34,15 @@ pub(crate) struct ComponentView {
     pub(crate) started_at: Option<String>,
     pub(crate) urls: Vec<String>,
     pub(crate) desired: &'static str,
-    pub(crate) since: String,
+    /// Null of a container that is not Weft's.
+    pub(crate) since: Option<String>,
     pub(crate) last_exit: Option<String>,
     pub(crate) reason: Option<String>,
     pub(crate) driver: &'static str,
     pub(crate) image: Option<String>,
     pub(crate) digest: Option<String>,
     pub(crate) container: Option<String>,
+    pub(crate) limits: Option<String>,
 }
 
 impl From<&ComponentRow> for ComponentView {
@@ -60,7 +62,7 @@ impl From<&ComponentRow> for ComponentView {
             started_at: status.started_at.map(format_time),
             urls: status.urls.clone(),
             desired: status.desired.as_str(),
-            since: format_time(status.since),
+            since: Some(format_time(status.since)),
             last_exit: some(&status.last_exit),
             reason: some(&status.reason),
             driver: match status.driver {
@@ -70,6 +72,39 @@ impl From<&ComponentRow> for ComponentView {
             image: some(&status.image),
             digest: some(&status.digest),
             container: some(&status.container),
+            limits: some(&status.limits),
+        }
+    }
+}
+
+/// What stands for the service of a container that is not Weft's (orchestration §5).
+const NOBODYS: &str = "-";
+
+impl ComponentView {
+    /// A container that is not Weft's: nothing is wanted of it.
+    pub(crate) fn foreign(node: &str, row: &ForeignRow) -> Self {
+        Self {
+            service: NOBODYS.to_owned(),
+            component: row.name.clone(),
+            replica: 0,
+            node: node.to_owned(),
+            state: row.state.as_str(),
+            pid: None,
+            health: Health::None.as_str(),
+            version: image_version(&row.image).to_owned(),
+            revision: 0,
+            restarts: 0,
+            started_at: None,
+            urls: Vec::new(),
+            desired: Desired::Ignore.as_str(),
+            since: None,
+            last_exit: None,
+            reason: None,
+            driver: "container",
+            image: some(&row.image),
+            digest: None,
+            container: some(&row.id),
+            limits: None,
         }
     }
 }
@@ -77,6 +112,12 @@ impl From<&ComponentRow> for ComponentView {
 /// `ps` (orchestration §7: SERVICE COMPONENT NODE STATE VERSION UPTIME, sorted by service, then
 /// component), and what else helps.
 pub(crate) fn components_table(rows: &[ComponentRow], now: WallTime) -> Table {
+    let mut table = components(rows, now);
+    table.drop_last_if_empty();
+    table
+}
+
+fn components(rows: &[ComponentRow], now: WallTime) -> Table {
     let mut rows: Vec<&ComponentRow> = rows.iter().collect();
     rows.sort_by(|a, b| {
         let key = |r: &ComponentRow| {
@@ -120,6 +161,26 @@ pub(crate) fn components_table(rows: &[ComponentRow], now: WallTime) -> Table {
                 cut(&s.reason, 60)
             },
         ]);
+    }
+    table
+}
+
+/// Those of `ps`, with the containers of the nodes that are not Weft's.
+pub(crate) fn all_components_table(reply: &PsReply, now: WallTime) -> Table {
+    let mut table = components(&reply.rows, now);
+    for (node, row) in &reply.foreign {
+        let mut cells: [String; 12] = Default::default();
+        let known = [
+            NOBODYS.to_owned(),
+            row.name.clone(),
+            node.clone(),
+            row.state.to_string(),
+            image_version(&row.image).to_owned(),
+        ];
+        for (cell, text) in cells.iter_mut().zip(known) {
+            *cell = text;
+        }
+        table.row(cells);
     }
     // Mostly there is nothing to say.
     table.drop_last_if_empty();
@@ -443,6 +504,7 @@ pub(crate) struct DriftView {
     pub(crate) observed: &'static str,
     pub(crate) reason: String,
     pub(crate) since: String,
+    pub(crate) kind: &'static str,
 }
 
 impl From<&Drift> for DriftView {
@@ -456,14 +518,23 @@ impl From<&Drift> for DriftView {
             observed: drift.observed.as_str(),
             reason: drift.reason.clone(),
             since: format_time(drift.since),
+            kind: drift.kind.as_str(),
         }
     }
 }
 
 /// The DRIFT part of `status` (orchestration §7).
 pub(crate) fn drift_table(rows: &[Drift]) -> Table {
-    let mut table =
-        Table::new(["SERVICE", "COMPONENT", "NODE", "DESIRED", "OBSERVED", "REPLICA", "REASON"]);
+    let mut table = Table::new([
+        "SERVICE",
+        "COMPONENT",
+        "NODE",
+        "DESIRED",
+        "OBSERVED",
+        "REPLICA",
+        "KIND",
+        "REASON",
+    ]);
     for d in rows {
         table.row([
             d.service.clone(),
@@ -472,6 +543,7 @@ pub(crate) fn drift_table(rows: &[Drift]) -> Table {
             d.desired.to_string(),
             d.observed.to_string(),
             d.replica.to_string(),
+            d.kind.to_string(),
             d.reason.clone(),
         ]);
     }

@@ -37,6 +37,7 @@ fn row(service: &str, component: &str, replica: u32, node: &str) -> ComponentRow
             image: String::new(),
             digest: String::new(),
             container: String::new(),
+            limits: String::new(),
             refused: 0,
         },
     }
@@ -239,6 +240,7 @@ fn list_and_drift_have_the_columns_of_the_contract() {
         header(&services_table(&[])).starts_with("SERVICE COMPONENT NODE DESIRED OBSERVED VERSION")
     );
     let drift = Drift {
+        kind: weft_protocol::DriftKind::State,
         node: "n1".into(),
         service: "web".into(),
         replica: 1,

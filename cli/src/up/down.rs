@@ -237,6 +237,7 @@ mod tests {
             child: None,
             started_at: WallTime::from_micros(0),
             ports: vec![],
+            limits: String::new(),
             lease: None,
             exit: None,
         };

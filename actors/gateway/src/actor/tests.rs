@@ -216,6 +216,7 @@ impl Serve<ReadLogs> for Runtime {
 impl Handle<ReadDrift> for Monitor {
     fn handle(&mut self, _: ReadDrift, reply: Reply<ReadDrift>, _: &Scope<Self>) {
         reply.ok(vec![Drift {
+            kind: weft_protocol::DriftKind::State,
             node: "test".into(),
             service: "web".into(),
             replica: 1,

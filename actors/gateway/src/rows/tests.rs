@@ -139,6 +139,7 @@ pub(crate) fn status(key: ComponentKey, state: ComponentState) -> ComponentStatu
         image: String::new(),
         digest: String::new(),
         container: String::new(),
+        limits: String::new(),
         refused: 0,
     }
 }

@@ -151,6 +151,7 @@ fn status(state: ComponentState) -> ComponentStatus {
         image: String::new(),
         digest: String::new(),
         container: String::new(),
+        limits: String::new(),
         refused: 0,
     }
 }

@@ -66,6 +66,7 @@ fn status(n: u32, state: ComponentState, desired: Desired, since: i64) -> Compon
         image: String::new(),
         digest: String::new(),
         container: String::new(),
+        limits: String::new(),
         refused: 0,
     }
 }

@@ -80,6 +80,7 @@ fn refused_here(command: &Command) -> Option<Failure> {
         | Command::Undeploy { .. }
         | Command::Scale { .. }
         | Command::Rollback { .. }
+        | Command::Purge { .. }
         | Command::Rollout { step: RolloutStep::Pause(_) | RolloutStep::Resume, .. }
         | Command::Drain { .. }
         | Command::LabelNode { .. }

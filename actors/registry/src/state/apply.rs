@@ -115,6 +115,7 @@ impl ClusterState {
             }
             Command::Restart { target } => self.restart(target, at, out)?,
             Command::Undeploy { service } => self.undeploy(service, at, out)?,
+            Command::Purge { service } => self.purge(service, index, out)?,
             Command::Place { moves } => self.place(moves, at, out),
             Command::TrustIssuer { node } => self.trust_issuer(*node, out)?,
             Command::Drain { node, on } => self.drain(*node, *on, out)?,
@@ -239,6 +240,24 @@ impl ClusterState {
         service.record.updated_at = at;
         out.push(Change::Service(name.to_owned()));
         self.trim(name, out);
+        Ok(())
+    }
+
+    /// Forgets a service, and with it what generations its replicas had. Those rise by one an entry
+    /// at most, so none is above the position of this one.
+    fn purge(&mut self, name: &str, index: u64, out: &mut Vec<Change>) -> Result<(), Failure> {
+        let Some(service) = self.services.get(name) else {
+            return Err(self.unknown_service(name));
+        };
+        if !service.record.undeployed {
+            return Err(conflict(format!("service `{name}` is deployed"))
+                .service(name)
+                .step("purge")
+                .help(format!("tear it down first: `weft undeploy {name}`")));
+        }
+        self.services.remove(name);
+        self.purged = index;
+        out.push(Change::Service(name.to_owned()));
         Ok(())
     }
 }

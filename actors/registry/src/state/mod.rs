@@ -72,6 +72,8 @@ pub struct ClusterState {
     denied: BTreeSet<String>,
     format: u32,
     operations: BTreeMap<u64, Operation>,
+    /// Position at which a service was purged last: first generations are above it.
+    purged: u64,
     requests: Requests,
 }
 

@@ -59,8 +59,11 @@ impl ClusterState {
                 // The same place with another story: nothing is moved.
                 Some(placement) if placement.node == node => placement.generation,
                 _ => {
-                    let generation = service.generations.entry(wanted.replica).or_default();
-                    *generation = generation.saturating_add(1);
+                    let generation = service
+                        .generations
+                        .entry(wanted.replica)
+                        .and_modify(|generation| *generation = generation.saturating_add(1))
+                        .or_insert(self.purged.saturating_add(1));
                     *generation
                 }
             };

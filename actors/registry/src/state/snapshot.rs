@@ -40,6 +40,7 @@ struct Version1 {
     denied: Vec<String>,
     format: u32,
     operations: Vec<Operation>,
+    purged: u64,
     requests: Vec<(RequestId, Applied)>,
 }
 
@@ -60,6 +61,7 @@ impl ClusterState {
             denied: self.denied.iter().cloned().collect(),
             format: self.format,
             operations: self.operations.values().cloned().collect(),
+            purged: self.purged,
             requests: self.requests.iter().cloned().collect(),
         };
         Ok(codec::encode(&body)?)
@@ -89,6 +91,7 @@ impl ClusterState {
             denied: body.denied.into_iter().collect::<BTreeSet<_>>(),
             format: body.format,
             operations: body.operations.into_iter().map(|o| (o.id, o)).collect(),
+            purged: body.purged,
             requests: body.requests.into_iter().collect(),
         })
     }

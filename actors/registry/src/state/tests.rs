@@ -681,6 +681,25 @@ fn an_undeployed_service_keeps_its_history_and_can_be_deployed_again() {
 }
 
 #[test]
+fn only_an_undeployed_service_is_purged_and_its_generations_do_not_begin_anew() {
+    let mut m = Machine::with_nodes(2);
+    let purge = Command::Purge { service: "web".into() };
+    assert_eq!(m.refused(purge.clone()).kind, FailureKind::NotFound);
+    m.deploy(two());
+    m.place("web", 1, Some(1));
+    m.place("web", 1, Some(2));
+    let before = m.state.view().placements[0].generation;
+    let refusal = m.refused(purge.clone());
+    assert!(refusal.help.contains("weft undeploy web"), "{refusal:?}");
+    m.ok(Command::Undeploy { service: "web".into() });
+    assert_eq!(m.ok(purge).1, [Change::Service("web".into())]);
+    assert!(m.state.service("web").is_none() && m.state.revisions("web").is_empty());
+    assert_eq!(m.deploy(two()).revision, 1, "it begins anew");
+    m.place("web", 1, Some(1));
+    assert!(m.state.view().placements[0].generation > before);
+}
+
+#[test]
 fn definitions_that_cannot_be_are_refused() {
     let mut m = Machine::new();
     let bad = [
@@ -840,6 +859,7 @@ fn command() -> impl Strategy<Value = Command> {
             .prop_map(|(target, desired)| Command::SetDesired { target, desired }),
         1 => reference.prop_map(|target| Command::Restart { target }),
         1 => name.clone().prop_map(|service| Command::Undeploy { service: service.into() }),
+        1 => name.clone().prop_map(|service| Command::Purge { service: service.into() }),
         1 => (name.clone(), 1u32..5)
             .prop_map(|(service, replicas)| Command::Scale { service: service.into(), replicas }),
         1 => (name.clone(), 0u64..4)

@@ -6,6 +6,7 @@
 //! wanted; it is removed when something else takes its place, or the component is forgotten.
 
 mod adopted;
+mod differs;
 mod follow;
 mod start;
 
@@ -22,6 +23,7 @@ use weft_protocol::files::ShimExit;
 use weft_wire::WallTime;
 
 pub(crate) use self::adopted::{Adopted, adopted, let_go, note_adopted};
+pub(crate) use self::differs::differs;
 use self::follow::{follow, kill};
 pub(crate) use self::start::run;
 use super::engines::{NO_DRIVER, News};
@@ -149,6 +151,7 @@ fn instance(container: &Container, file: &ContainerFile) -> Instance {
         exit: None,
         image: container.image.clone(),
         digest: if digest.is_empty() { container.image_id.clone() } else { digest.clone() },
+        limits: String::new(),
     }
 }
 

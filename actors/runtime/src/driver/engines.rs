@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, broadcast, watch};
-use weft_engine::{Engine, Error, Fact, Notice, Owner, Search, Summary};
+use weft_engine::{Candidate, Engine, Error, Fact, Notice, Origin, Owner, Search, Summary};
+use weft_protocol::EngineFacts;
 use weft_wire::Backoff;
 
 /// Between two looks for an engine where there is none.
@@ -86,6 +87,41 @@ impl Engines {
             Ok(State::Here(engine)) => Ok(engine.clone()),
             Ok(State::Away(why)) => Err(why.clone()),
             _ => Err("the look for a container engine was broken off".into()),
+        }
+    }
+
+    /// The engine, if one is known by now. The first time an engine is looked for where a socket of
+    /// one is there already; none is started for it.
+    pub(crate) fn known(self: &Arc<Self>) -> Option<Engine> {
+        if !self.begun.load(Ordering::Relaxed) {
+            let candidates = self.search.as_ref()?.candidates().ok()?;
+            let there = |candidate: &Candidate| {
+                candidate.origin != Origin::Own && candidate.socket.exists()
+            };
+            if candidates.iter().any(there) {
+                self.begin().ok()?;
+            }
+        }
+        match &*self.state.borrow() {
+            State::Here(engine) => Some(engine.clone()),
+            State::Unsought | State::Away(_) => None,
+        }
+    }
+
+    /// What is known of it now; it is looked for as by [`Self::known`].
+    pub(crate) fn facts(self: &Arc<Self>) -> EngineFacts {
+        let known = self.known();
+        let problem = match &*self.state.borrow() {
+            State::Away(why) => why.clone(),
+            State::Here(_) | State::Unsought => String::new(),
+        };
+        match known {
+            Some(engine) => EngineFacts {
+                kind: engine.flavour().to_string().to_lowercase(),
+                version: engine.version().to_owned(),
+                problem,
+            },
+            None => EngineFacts { kind: "process".to_owned(), version: String::new(), problem },
         }
     }
 

@@ -65,6 +65,7 @@ impl Guard {
             ports: Vec::new(),
             stop_grace_ms: 0,
             lease: Some(until),
+            hold: crate::limits::Hold::default(),
             container: container.to_owned(),
         };
         let path = own.join(SPEC_FILE);

@@ -79,7 +79,7 @@ pub(crate) async fn run(hands: Hands, assignment: Assignment, mut inbox: mpsc::R
                 Lease::Waits(_) => Some(0),
             };
             place(&shared, &key, &assignment.files)?;
-            prepare(&shared.config, &key, &assignment, ports, peers, lease)
+            prepare(&shared.config, &key, &assignment, ports, peers, lease, shared.limiter())
         })
         .await
     };

@@ -34,16 +34,11 @@ pub(crate) fn problem(
     }
     if let Some(check) = &spec.health {
         match check.kind {
-            HealthKind::Grpc => {
-                return Some(
-                    "health kind `grpc` is not in this version: use `tcp`, `http` or `exec`".into(),
-                );
-            }
             HealthKind::Exec if check.command.is_empty() => {
                 return Some("health kind `exec` needs a `command`".into());
             }
             HealthKind::Exec => {}
-            HealthKind::Tcp | HealthKind::Http => {
+            HealthKind::Tcp | HealthKind::Http | HealthKind::Grpc => {
                 if let Some(problem) = probe_problem(spec, &check.port) {
                     return Some(problem);
                 }

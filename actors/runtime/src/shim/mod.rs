@@ -38,6 +38,7 @@ use weft_protocol::files::{FILES_VERSION, ShimExit, ShimFile};
 use weft_wire::{Clock, SystemClock};
 
 use crate::disk::{Durable, read_json, write_json};
+use crate::limits::Hold;
 use crate::process;
 use fence::Fence;
 pub(crate) use fence::{LEASE_ENDED, is_in_container};
@@ -142,6 +143,7 @@ fn run(spec: &ShimSpec) -> Result<(), Failed> {
             started_at: SystemClock.wall(),
             ports: spec.ports.clone(),
             lease: spec.lease,
+            limits: spec.hold.text.clone(),
             exit: None,
         },
         peers: Vec::new(),
@@ -151,6 +153,8 @@ fn run(spec: &ShimSpec) -> Result<(), Failed> {
         kill_at: None,
         events,
         child: None,
+        hold: spec.hold.clone(),
+        kills: spec.hold.kills(),
     };
     // Before the component exists: see the module's comment.
     setup("shim.json", write_json(&shim.state_path, &shim.file, Durable::No))?;
@@ -169,7 +173,7 @@ fn run(spec: &ShimSpec) -> Result<(), Failed> {
         shim.file.exit = Some(not_started(LEASE_ENDED.to_owned(), true));
         return shim.leave(&inbox, lock);
     }
-    match spawn(spec, &log, drained) {
+    match shim.held(|| spawn(spec, &log, drained)) {
         Ok(pid) => {
             shim.child = process::to_pid(pid);
             fence.guard(shim.child);
@@ -358,9 +362,27 @@ struct Shim {
     kill_at: Option<Instant>,
     events: Sender<Event>,
     child: Option<Pid>,
+    hold: Hold,
+    /// For want of memory, before it was started.
+    kills: u64,
 }
 
 impl Shim {
+    /// Starts the program in its groups, and notes what cannot be.
+    fn held(&mut self, start: impl FnOnce() -> Result<u32, String>) -> Result<u32, String> {
+        let entered = self.hold.enter();
+        let started = start();
+        let left = self.hold.leave();
+        let pid = started.as_ref().ok().and_then(|pid| process::to_pid(*pid));
+        let limited = if pid.is_some() { self.hold.limit(pid) } else { Ok(()) };
+        for (what, done) in [("start", entered), ("leave", left), ("limit", limited)] {
+            if let Err(error) = done {
+                self.file.limits.push_str(&format!("; not in force ({what}: {error})"));
+            }
+        }
+        started
+    }
+
     /// Takes events until the component has ended.
     fn serve(&mut self, inbox: &Receiver<Event>, grace: Duration) {
         while self.file.exit.is_none() {
@@ -417,10 +439,13 @@ impl Shim {
 
     fn ended(&mut self, status: WaitStatus) {
         let (code, signal) = (status.exit_status(), status.terminating_signal());
-        let lease_ended = self.fence.has_ended() && signal == Some(Signal::KILL.as_raw());
+        let killed = signal == Some(Signal::KILL.as_raw());
+        let lease_ended = self.fence.has_ended() && killed;
+        let no_memory = killed && !self.requested && self.hold.kills() > self.kills;
         self.file.exit = Some(ShimExit {
             status: match (code, signal) {
                 _ if lease_ended => LEASE_ENDED.to_owned(),
+                (_, Some(signal)) if no_memory => format!("out of memory: signal {signal}"),
                 (Some(code), _) => format!("exit {code}"),
                 (None, Some(signal)) => format!("signal {signal}"),
                 (None, None) => "ended".to_owned(),
@@ -474,6 +499,8 @@ impl Shim {
         let durable = if self.peers.is_empty() { Durable::Yes } else { Durable::No };
         let _ = write_json(&self.state_path, &self.file, durable);
         let _ = std::fs::remove_file(&self.socket_path);
+        // The next shim's are made when the lock is free.
+        self.hold.remove();
         drop(lock);
         self.tell_all(&ShimEvent::Exited(self.file.clone()));
         Ok(())

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use weft_protocol::ComponentKey;
 use weft_protocol::files::ShimFile;
 
+use crate::limits::Hold;
+
 /// Version of these types that this build speaks.
 pub const SHIM_PROTOCOL: u16 = 1;
 
@@ -73,6 +75,9 @@ pub struct ShimSpec {
     /// the program.
     #[serde(default)]
     pub container: String,
+    /// What the program is held to.
+    #[serde(default)]
+    pub hold: Hold,
 }
 
 /// A daemon's line.

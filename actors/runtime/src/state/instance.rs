@@ -41,6 +41,8 @@ pub(crate) struct Instance {
     pub(crate) image: String,
     /// What that name meant.
     pub(crate) digest: String,
+    /// What holds a process to its `resources`, for people.
+    pub(crate) limits: String,
 }
 
 impl Instance {
@@ -84,6 +86,7 @@ impl From<ShimFile> for Instance {
             exit: file.exit,
             image: String::new(),
             digest: String::new(),
+            limits: file.limits,
         }
     }
 }

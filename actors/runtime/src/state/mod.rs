@@ -144,6 +144,8 @@ pub(crate) enum Input {
     Timer(u64),
     /// An operator wants it started anew.
     Restart,
+    /// What runs was changed by somebody else: it is stopped, and the start makes it anew.
+    Repair,
     /// An operator wants it started if it does not run.
     Revive,
     /// What [`Component::lease`] was told is news.
@@ -258,6 +260,8 @@ pub(crate) struct Component {
     failures: VecDeque<Instant>,
     in_a_row: u32,
     restart_requested: bool,
+    /// It is for a repair.
+    repairs: bool,
     is_restart: bool,
     timer: u64,
     bad_probes: u32,
@@ -322,6 +326,7 @@ impl Component {
             failures: VecDeque::new(),
             in_a_row: 0,
             restart_requested: false,
+            repairs: false,
             is_restart: false,
             timer: 0,
             bad_probes: 0,
@@ -443,11 +448,18 @@ impl Component {
             Input::Unassigned => self.unassigned = true,
             Input::Sure => self.held = false,
             Input::Restart => {
+                self.repairs = false;
                 // One that is being started is being started anew.
                 self.restart_requested =
                     self.desired() == Desired::Running && self.phase != Phase::Starting;
                 if self.next.phase == NextPhase::Refused {
                     self.next = self.next.anew();
+                }
+            }
+            Input::Repair => {
+                if self.phase == Phase::Up && !self.restart_requested {
+                    self.restart_requested = self.desired() == Desired::Running;
+                    self.repairs = self.restart_requested;
                 }
             }
             Input::Revive => {
@@ -650,6 +662,7 @@ impl Component {
                         self.prepare();
                         None
                     }
+                    Desired::Running if self.restart_requested && self.repairs => Some("reconcile"),
                     Desired::Running if self.restart_requested => Some("operator"),
                     Desired::Running if differs => Some(self.cause),
                     Desired::Running | Desired::Ignore => None,
@@ -692,7 +705,8 @@ impl Component {
                     Desired::Running if self.is_unsure() => {}
                     Desired::Running if self.restart_requested => {
                         self.restart_requested = false;
-                        self.cause = "operator";
+                        self.cause = if self.repairs { "reconcile" } else { "operator" };
+                        self.repairs = false;
                         self.forgive();
                         self.start(at);
                     }

@@ -3,6 +3,7 @@
 use weft_protocol::{Assignment, ComponentStatus, Desired, Driver, Health};
 
 use super::{Component, HELD, Phase};
+use crate::limits::by_engine;
 
 impl Component {
     /// The row that lists show; `urls` is the shell's.
@@ -52,6 +53,11 @@ impl Component {
             ),
             digest: file.map_or_else(String::new, |f| f.digest.clone()),
             container: file.map_or_else(String::new, |f| f.container().to_owned()),
+            limits: match file {
+                Some(f) if f.driver() == Driver::Process => f.limits.clone(),
+                Some(_) => assignment.map_or_else(String::new, |a| by_engine(a.spec.resources)),
+                None => String::new(),
+            },
             refused: if self.is_refused() { assignment.map_or(0, |a| a.revision) } else { 0 },
         }
     }

@@ -136,6 +136,7 @@ impl Bench {
             exit: None,
             image: String::new(),
             digest: String::new(),
+            limits: String::new(),
         }
     }
 

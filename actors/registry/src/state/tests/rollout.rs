@@ -113,6 +113,7 @@ impl World {
                 image: String::new(),
                 digest: String::new(),
                 container: String::new(),
+                limits: String::new(),
                 refused: 0,
             });
         }

@@ -2,13 +2,14 @@
 //! what is there.
 
 use tokio::sync::mpsc;
-use weft_engine::{Container, Engine, Error, container_name};
+use weft_engine::{Container, ContainerSpec, Engine, Error, Summary, container_name};
 use weft_protocol::Assignment;
 use weft_protocol::files::{FILES_VERSION, replica_dir};
 
 use super::follow::follow;
 use super::{
-    AGAIN, ContainerFile, idle, instance, is_ours, lease_ended, ours, permanence, read, write,
+    AGAIN, ContainerFile, differs, idle, instance, is_ours, lease_ended, ours, permanence, read,
+    write,
 };
 use crate::adopt;
 use crate::blobs::place::place;
@@ -159,7 +160,9 @@ async fn start(
         Some(_) => one.labels.get(MADE_FROM) == from.as_ref(),
         None => kept.as_ref().is_some_and(|adopted| adopted.is(one)),
     });
-    if let Some(same) = same {
+    if let Some(same) = same
+        && !is_changed(engine, same, &made).await?
+    {
         match started(hands, engine, assignment, &same.id).await {
             Ok((container, guard)) => {
                 for other in there.iter().filter(|other| other.id != same.id) {
@@ -244,6 +247,18 @@ async fn start(
             Err(failed)
         }
     }
+}
+
+/// Whether somebody made it another one than it was; what was adopted was never one of Weft's.
+async fn is_changed(engine: &Engine, one: &Summary, made: &ContainerSpec) -> Result<bool, Error> {
+    if one.owner.is_none() {
+        return Ok(false);
+    }
+    let differ = differs(&engine.inspect(&one.id).await?, made);
+    if !differ.is_empty() {
+        tracing::warn!(container = one.name, ?differ, "was changed: it is made anew");
+    }
+    Ok(!differ.is_empty())
 }
 
 /// Whether it is the adopted container of another replica of the component.
