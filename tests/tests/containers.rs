@@ -389,3 +389,27 @@ fn nodes_that_share_an_engine_keep_apart_and_weft_down_leaves_no_container() {
     }
     assert_eq!(podman.ids(), Vec::<String>::new(), "`weft down` removes them");
 }
+
+#[test]
+fn a_restart_starts_the_same_container_again_and_only_once_and_a_deploy_makes_it_anew() {
+    let Some(mut boxes) = Boxes::start(1) else { return };
+    boxes.cluster.deploy(0, &web("n1", IMAGE, "one"));
+    let first = row(&boxes, 0, "web", is_running);
+    let id = text(&first["container"]);
+    // What it keeps to itself stays; without its image, too.
+    boxes.podman[0].podman(&["exec", &id, "/bin/sh", "-c", "echo mine >/mine"]).ok();
+    boxes.podman[0].podman(&["untag", IMAGE]).ok();
+    boxes.cluster.weft(0, &["restart", "web"]).ok();
+    let second = row(&boxes, 0, "web", |row| is_running(row) && row["pid"] != first["pid"]);
+    assert_eq!(text(&second["container"]), id);
+    assert_eq!(boxes.podman[0].podman(&["exec", &id, "cat", "/mine"]).ok().stdout.trim(), "mine");
+    boxes.cluster.restart(0);
+    let third = row(&boxes, 0, "web", is_running);
+    assert_eq!((&third["pid"], &third["container"]), (&second["pid"], &second["container"]));
+
+    boxes.podman[0].podman(&["tag", &text(&second["digest"]), IMAGE]).ok();
+    let file = boxes.cluster.definition("web", &web("n1", IMAGE, "one"));
+    boxes.cluster.weft(0, &["deploy", "-f", &file]).ok();
+    let anew = row(&boxes, 0, "web", is_running);
+    assert_ne!(text(&anew["container"]), id);
+}

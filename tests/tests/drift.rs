@@ -83,7 +83,7 @@ fn a_container_that_was_changed_and_one_of_nothing_are_drift_and_others_are_nobo
     });
     assert_eq!(podman.field("mine", "{{.State.Status}}"), "running");
 
-    // A restart makes it anew; the orphan goes by hand.
+    // What is started again is made anew first, since it was changed; the orphan goes by hand.
     boxes.cluster.weft(0, &["restart", "web"]).ok();
     podman.podman(&["rm", "-f", "--time", "0", "ghost"]).ok();
     boxes.cluster.wait_until("all is as recorded", DEADLINE, |_| {

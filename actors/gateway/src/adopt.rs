@@ -56,7 +56,7 @@ pub(crate) async fn adopt(asker: &Asker, message: AdoptService) -> Result<Adopti
     }
     let spec = definition(service, &member.name, &good);
     let epoch = |component: &str| {
-        state.service(service).map_or(0, |record| record.in_force().epoch_of(component))
+        state.service(service).map_or(0, |record| record.in_force().epoch_of(component).start)
     };
     let claims = good
         .iter()

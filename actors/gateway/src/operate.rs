@@ -423,7 +423,7 @@ fn expect(
     // counts.
     let nothing_new = !applied.changed || old.index >= applied.index;
     let epoch = |view: &StateView, component: &str| {
-        view.service(&target.service).map_or(0, |service| service.epoch_of(component))
+        view.service(&target.service).map_or(0, |service| service.epoch_of(component).start)
     };
     wanted(view, Some(target))
         .into_iter()

@@ -38,6 +38,21 @@ pub enum RevisionVerdict {
     Failed,
 }
 
+/// How often a component was to be started anew without a change of its definition.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Epoch {
+    /// Raised each time.
+    pub start: u64,
+    /// What `start` was when it was last to be made anew, too; after that it was restarted in place
+    /// (orchestration §7: the same container).
+    pub make: u64,
+}
+
+/// The epoch of a component among those that are listed.
+pub(crate) fn epoch_of(epochs: &[(String, Epoch)], component: &str) -> Epoch {
+    epochs.iter().find(|(name, _)| name == component).map_or(Epoch::default(), |(_, epoch)| *epoch)
+}
+
 /// A service as agreed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceRecord {
@@ -51,9 +66,9 @@ pub struct ServiceRecord {
     pub active: bool,
     /// Per component where it differs from `active`: (component, desired).
     pub desired: Vec<(String, Desired)>,
-    /// Raised to have components started anew without a change of definition:
-    /// (component, epoch); a component not listed has epoch 0.
-    pub epochs: Vec<(String, u64)>,
+    /// Raised to have components started anew without a change of definition, by component; one
+    /// that is not listed has the first.
+    pub epochs: Vec<(String, Epoch)>,
     /// Torn down by an operator; history stays.
     pub undeployed: bool,
     /// A rolling update that goes on or stopped half-way.
@@ -77,8 +92,8 @@ impl ServiceRecord {
     }
 
     /// The component's start epoch.
-    pub fn epoch_of(&self, component: &str) -> u64 {
-        self.epochs.iter().find(|(name, _)| name == component).map_or(0, |(_, epoch)| *epoch)
+    pub fn epoch_of(&self, component: &str) -> Epoch {
+        epoch_of(&self.epochs, component)
     }
 }
 

@@ -43,9 +43,9 @@ pub use blobs::{
     ReadBlobRefs, SHIPPED_FILES_MAX, SHIPPED_MAX, ShippedFile, check_shipped, valid_digest,
 };
 pub use cluster::{
-    Applied, Capacity, Command, DeployOptions, FORMAT_LEVEL, NodeRecord, OperatorRecord, Placement,
-    PlacementMove, Previous, Proposal, Revision, RevisionVerdict, ServiceRecord, StateView,
-    TokenRecord,
+    Applied, Capacity, Command, DeployOptions, Epoch, FORMAT_LEVEL, NodeRecord, OperatorRecord,
+    Placement, PlacementMove, Previous, Proposal, Revision, RevisionVerdict, ServiceRecord,
+    StateView, TokenRecord,
 };
 pub use diff::{changed_fields, changed_service_fields, spec_hash};
 pub use event::{AuditRecord, Event, EventFilter, EventKind, Outcome};

@@ -271,7 +271,8 @@ impl Operation {
                 let version = record.version_of(replica);
                 let same = status.is_none_or(|status| {
                     let hash = spec_hash(&record.spec, component);
-                    (&status.spec_hash, status.epoch) == (&hash, record.epoch_of(&component.name))
+                    (&status.spec_hash, status.epoch)
+                        == (&hash, record.epoch_of(&component.name).start)
                 });
                 if rollout.is_some() && version.revision != record.revision {
                     progress.left.push(format!("{key} is of revision {}", version.revision));

@@ -10,7 +10,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use weft_wire::WallTime;
 
-use crate::{ServiceRecord, ServiceSpec, UpdateOrder};
+use crate::cluster::epoch_of;
+use crate::{Epoch, ServiceRecord, ServiceSpec, UpdateOrder};
 
 /// A definition as it is put in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +21,7 @@ pub struct Version {
     /// The definition, whole.
     pub spec: ServiceSpec,
     /// As [`ServiceRecord::epochs`].
-    pub epochs: Vec<(String, u64)>,
+    pub epochs: Vec<(String, Epoch)>,
 }
 
 /// A rolling update that goes on, or that stopped half-way.
@@ -114,13 +115,13 @@ pub struct VersionRef<'a> {
     pub revision: u64,
     /// The definition.
     pub spec: &'a ServiceSpec,
-    epochs: &'a [(String, u64)],
+    epochs: &'a [(String, Epoch)],
 }
 
 impl VersionRef<'_> {
     /// The component's start epoch.
-    pub fn epoch_of(&self, component: &str) -> u64 {
-        self.epochs.iter().find(|(name, _)| name == component).map_or(0, |(_, epoch)| *epoch)
+    pub fn epoch_of(&self, component: &str) -> Epoch {
+        epoch_of(self.epochs, component)
     }
 }
 

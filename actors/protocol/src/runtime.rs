@@ -35,6 +35,10 @@ pub struct Assignment {
     pub spec_hash: String,
     /// Raised to have it started anew.
     pub epoch: u64,
+    /// Its epoch when it was last to be made anew, too: a container of that epoch or a later one is
+    /// started again in its place.
+    #[serde(default)]
+    pub made: u64,
     /// Placement generation.
     pub generation: u64,
     /// What is wanted.
@@ -84,7 +88,7 @@ pub struct ComponentStatus {
     pub revision: u64,
     /// Of the spec it runs, hex.
     pub spec_hash: String,
-    /// Start epoch it runs of: see [`ServiceRecord::epochs`](crate::ServiceRecord::epochs).
+    /// Start epoch it runs of: see [`Epoch::start`](crate::Epoch::start).
     pub epoch: u64,
     /// Times it was started again after ending by itself.
     pub restarts: u64,

@@ -22,7 +22,11 @@ fn uuid(n: u128) -> Uuid {
 fn rollout() -> Rollout {
     Rollout {
         operation: 7,
-        other: Version { revision: 1, spec: spec(), epochs: vec![("api".into(), 2)] },
+        other: Version {
+            revision: 1,
+            spec: spec(),
+            epochs: vec![("api".into(), Epoch { start: 2, make: 1 })],
+        },
         order: UpdateOrder::StartFirst,
         order_reason: "it has host ports".into(),
         extra: 1,
@@ -429,6 +433,7 @@ fn lines() -> Vec<String> {
                 revision: 1,
                 spec_hash: "ef".into(),
                 epoch: 2,
+                made: 0,
                 generation: 3,
                 desired: Desired::Running,
                 fenced: true,

@@ -301,7 +301,7 @@ fn is_of(
     version: VersionRef<'_>,
     component: &weft_protocol::ComponentSpec,
 ) -> bool {
-    status.epoch == version.epoch_of(&component.name)
+    status.epoch == version.epoch_of(&component.name).start
         && status.spec_hash == spec_hash(version.spec, component)
 }
 

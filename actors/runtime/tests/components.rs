@@ -280,6 +280,7 @@ fn component(name: &str, cmd: &[&str]) -> Assignment {
         revision: 1,
         spec_hash: "a".into(),
         epoch: 0,
+        made: 0,
         generation: 1,
         desired: Desired::Running,
         fenced: false,

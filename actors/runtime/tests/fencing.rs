@@ -113,6 +113,7 @@ fn fenced() -> Assignment {
         revision: 1,
         spec_hash: "a".into(),
         epoch: 0,
+        made: 0,
         generation: 4,
         desired: Desired::Running,
         fenced: true,

@@ -102,6 +102,25 @@ pub(crate) struct Fresh {
     pub(crate) consistent: bool,
 }
 
+/// `weft config`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Config {
+    #[command(subcommand)]
+    pub(crate) verb: ConfigVerb,
+}
+
+/// What of a configuration.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum ConfigVerb {
+    /// Print every setting, its value and where it comes from
+    #[command(after_help = "Example: weft config explain --node-file /var/lib/weft/node.toml")]
+    Explain {
+        /// Of a daemon that is started with this file, instead of this command
+        #[arg(long, value_name = "FILE")]
+        node_file: Option<PathBuf>,
+    },
+}
+
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -179,6 +198,8 @@ pub(crate) enum Verb {
     Node(Node),
     /// Show who leads, who votes and how far each node is
     Cluster(Cluster),
+    /// Show what this command, or a node, is configured to do, and who says so
+    Config(Config),
     /// Show who you are to the cluster
     Whoami,
     /// Print this command's version

@@ -6,6 +6,7 @@ pub(crate) mod agreed;
 mod alerts;
 mod change;
 mod cluster;
+mod config;
 pub(crate) mod definition;
 pub(crate) mod deploy;
 mod drain;
@@ -40,7 +41,7 @@ use std::time::Duration;
 use serde::Serialize;
 use weft_wire::RequestId;
 
-use crate::args::{Cli, Global, Verb};
+use crate::args::{Cli, ConfigVerb, Global, Verb};
 use crate::attach::{Attached, Attacher};
 use crate::context::Context;
 use crate::error::{CliError, Exit, Result};
@@ -148,6 +149,9 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Verb::Chaos(args) => actors::chaos(&app, &args).await,
         Verb::Node(args) => node::run(&app, &args).await,
         Verb::Cluster(args) => cluster::run(&app, &args).await,
+        Verb::Config(args) => match args.verb {
+            ConfigVerb::Explain { node_file } => config::explain(&app, node_file.as_deref()),
+        },
         Verb::Version => version(&app),
         Verb::Completions { shell } => completions(shell),
         Verb::Man { dir } => man::run(&app, &dir),

@@ -527,8 +527,10 @@ fn a_restart_waits_for_the_new_process_and_an_undeploy_until_it_is_gone() {
     testing::run(async |tree| {
         let (shared, _face) = set_up(&tree).await;
         alone(&shared);
-        shared.world.lock().on_propose =
-            |world| world.state.services[0].epochs = vec![("api".into(), 1)];
+        shared.world.lock().on_propose = |world| {
+            world.state.services[0].epochs =
+                vec![("api".into(), weft_protocol::Epoch { start: 1, make: 0 })]
+        };
         let mut items = open(&tree, lifecycle(LifecycleAction::Restart)).await;
         let seen = [next(&mut items).await, next(&mut items).await];
         assert!(matches!(

@@ -273,3 +273,55 @@ proptest! {
         prop_assert_eq!(reply.nodes.len(), 3);
     }
 }
+
+#[test]
+fn what_runs_elsewhere_than_it_is_placed_is_drift_once_that_should_be_over() {
+    let at = |seconds: i64| WallTime::from_micros(seconds * 1_000_000);
+    let row = |node: &str, replica: u32, state: ComponentState, pid: u32| {
+        let mut status = status(key("web", replica, "api"), state);
+        (status.pid, status.since) = (pid, at(100));
+        ComponentRow { node: node.into(), status }
+    };
+    let seen = |state: &StateView, row: ComponentRow, now: i64| {
+        let found = misplaced(state, &[row], at(now));
+        found.first().map(|drift| (drift.desired, drift.reason.clone()))
+    };
+    use ComponentState::{Pending, Running, Stopped};
+    let mut state = state();
+    assert_eq!(seen(&state, row("n1", 1, Running, 7), 200), None, "it is there");
+    // Not taken up.
+    let idle = || row("n1", 1, Pending, 0);
+    assert_eq!(seen(&state, idle(), 104), None, "that takes a while");
+    let expected = (Desired::Running, "placed on n1, which does not run it".to_owned());
+    assert_eq!(seen(&state, idle(), 105), Some(expected));
+    // On another one.
+    let expected = (Desired::Stopped, "runs on n2, and is placed on n1".to_owned());
+    assert_eq!(seen(&state, row("n2", 1, Running, 7), 105), Some(expected));
+    assert_eq!(seen(&state, row("n2", 1, Stopped, 0), 105), None, "what has stopped is no matter");
+    // Being moved from there.
+    state.placements[0].previous = Some(weft_protocol::Previous { node: node_id(2), lost: false });
+    assert_eq!(seen(&state, row("n2", 1, Running, 7), 105), None);
+    // Nowhere.
+    state.placements.clear();
+    let expected = (Desired::Stopped, "runs on n2, and is placed nowhere".to_owned());
+    assert_eq!(seen(&state, row("n2", 1, Running, 7), 105), Some(expected));
+    assert_eq!(seen(&state, idle(), 105), None, "it waits for a place");
+}
+
+#[test]
+fn a_container_that_is_nobodys_is_listed_once_however_many_nodes_share_its_engine() {
+    let stranger = |id: &str, name: &str| ForeignRow {
+        id: id.into(),
+        name: name.into(),
+        image: "x:1".into(),
+        state: ComponentState::Running,
+    };
+    let odd = |rows: Vec<ForeignRow>| Ok(Oddities { foreign: rows, ..Oddities::default() });
+    let answers = vec![
+        (member(1), odd(vec![stranger("1", "b"), stranger("2", "a")])),
+        (member(2), odd(vec![stranger("1", "b")])),
+        (member(3), Err(silent())),
+    ];
+    let names: Vec<_> = foreign(answers).into_iter().map(|(node, row)| (node, row.name)).collect();
+    assert_eq!(names, [("n1".to_owned(), "a".to_owned()), ("n1".to_owned(), "b".to_owned())]);
+}

@@ -1,6 +1,6 @@
 //! The one door of change: a proposal in, what it did out.
 
-use weft_protocol::{Applied, Command, CommandRef, DeployOptions, Desired, Proposal};
+use weft_protocol::{Applied, Command, CommandRef, DeployOptions, Desired, Epoch, Proposal};
 use weft_wire::{Failure, FailureKind, NodeId, OperatorId, WallTime};
 
 use super::refusal::{conflict, unknown_component};
@@ -215,7 +215,7 @@ impl ClusterState {
             .map(|c| c.name.clone())
             .collect();
         for component in components {
-            raise_epoch(record, &component);
+            raise_epoch(record, &component, false);
         }
         record.updated_at = at;
         out.push(Change::Service(target.service.clone()));
@@ -272,13 +272,20 @@ pub(super) fn want(record: &mut weft_protocol::ServiceRecord, component: &str, d
     }
 }
 
-/// Has a component started anew.
-pub(super) fn raise_epoch(record: &mut weft_protocol::ServiceRecord, component: &str) {
-    match record.epochs.iter_mut().find(|(name, _)| name == component) {
-        Some((_, epoch)) => *epoch = epoch.saturating_add(1),
+/// Has a component started anew, and made anew or in place.
+pub(super) fn raise_epoch(record: &mut weft_protocol::ServiceRecord, component: &str, make: bool) {
+    let at = match record.epochs.iter().position(|(name, _)| name == component) {
+        Some(at) => at,
         None => {
-            record.epochs.push((component.to_owned(), 1));
-            record.epochs.sort();
+            let at = record.epochs.partition_point(|(name, _)| name.as_str() < component);
+            record.epochs.insert(at, (component.to_owned(), Epoch::default()));
+            at
+        }
+    };
+    if let Some((_, epoch)) = record.epochs.get_mut(at) {
+        epoch.start = epoch.start.saturating_add(1);
+        if make {
+            epoch.make = epoch.start;
         }
     }
 }

@@ -9,7 +9,7 @@ use weft_protocol::{
 use weft_wire::{Failure, FailureKind, WallTime};
 
 use super::apply::{Change, raise_epoch, want};
-use super::refusal::{invalid, unknown_component};
+use super::refusal::{conflict, invalid, unknown_component};
 use super::{COMPONENTS_MAX, ClusterState, REPLICAS_MAX, REVISIONS_KEPT, Service};
 
 impl ClusterState {
@@ -41,6 +41,9 @@ impl ClusterState {
             .help(format!("set `node` to one of {}, or leave it out", self.node_names())));
         }
 
+        if let Some(refused) = self.route_taken(&effective) {
+            return Err(refused);
+        }
         if effective.files != spec.files {
             return Err(invalid(format!(
                 "`files` of service `{}` are another component's too: they are not what was deployed",
@@ -100,7 +103,7 @@ impl ClusterState {
             .collect();
         if !options.if_changed && !is_new {
             for component in targeted.iter().filter(|c| before.spec.component(c).is_some()) {
-                raise_epoch(record, component);
+                raise_epoch(record, component, true);
             }
         }
         record.undeployed = false;
@@ -148,6 +151,48 @@ impl ClusterState {
         spec.replicas = replicas;
         let options = DeployOptions { if_changed: true, ..DeployOptions::default() };
         self.deploy(&spec, &options, by, at, out)
+    }
+
+    /// A route that another service's is in the way of: two of one node cannot listen on one port for
+    /// one host name (orchestration §3.3). The names that services have by themselves are their own.
+    fn route_taken(&self, spec: &ServiceSpec) -> Option<Failure> {
+        let listens = |spec: &ServiceSpec| -> Vec<(u16, String, String)> {
+            let of = |component: &weft_protocol::ComponentSpec| {
+                let name = component.name.clone();
+                let named = component.routes.iter().filter(|route| !route.hostname.is_empty());
+                named
+                    .map(move |route| (route.port, route.hostname.to_lowercase(), name.clone()))
+                    .collect::<Vec<_>>()
+            };
+            spec.components.iter().flat_map(of).collect()
+        };
+        let wanted = listens(spec);
+        let apart = |other: &ServiceSpec| {
+            !spec.node.is_empty() && !other.node.is_empty() && spec.node != other.node
+        };
+        let others = self.services.values().map(|service| &service.record).filter(|record| {
+            record.name != spec.name && !record.undeployed && !apart(&record.spec)
+        });
+        for record in others {
+            for (port, host, holder) in listens(&record.spec) {
+                let Some((_, _, component)) =
+                    wanted.iter().find(|(p, h, _)| (*p, h) == (port, &host))
+                else {
+                    continue;
+                };
+                let name = &record.name;
+                return Some(
+                    conflict(format!("port {port} of `{host}` is a route of `{name}/{holder}`"))
+                        .service(&spec.name)
+                        .component(component)
+                        .step("check routes")
+                        .help(
+                            "give the route another `port` or `hostname`, or undeploy the holder",
+                        ),
+                );
+            }
+        }
+        None
     }
 
     /// What is in force after the deploy: for one component, all the others as they are.

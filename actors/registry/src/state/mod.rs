@@ -196,7 +196,8 @@ impl ClusterState {
                     service_version: version.spec.version.clone(),
                     revision: version.revision,
                     spec_hash: spec_hash(version.spec, component),
-                    epoch: version.epoch_of(&component.name),
+                    epoch: version.epoch_of(&component.name).start,
+                    made: version.epoch_of(&component.name).make,
                     generation: placement.generation,
                     fenced: record.spec.on_partition == weft_protocol::OnPartition::Stop,
                     desired: match record.desired_of(&component.name) {

@@ -66,7 +66,7 @@ impl ClusterState {
         };
         let plain = |version: &Version| -> BTreeSet<(String, String, u64)> {
             let epoch = |name: &str| {
-                version.epochs.iter().find(|(of, _)| of == name).map_or(0, |(_, epoch)| *epoch)
+                version.epochs.iter().find(|(of, _)| of == name).map_or(0, |(_, epoch)| epoch.start)
             };
             let components = version.spec.components.iter();
             components

@@ -221,7 +221,7 @@ impl Machine {
     }
 
     fn epoch(&self, name: &str, component: &str) -> u64 {
-        self.state.view().service(name).expect("service").epoch_of(component)
+        self.state.view().service(name).expect("service").epoch_of(component).start
     }
 }
 
@@ -678,6 +678,40 @@ fn an_undeployed_service_keeps_its_history_and_can_be_deployed_again() {
     let back = m.deploy(two());
     assert_eq!(back.revision, 1);
     assert_eq!(m.wanted("web", "api"), Desired::Running);
+}
+
+#[test]
+fn a_route_that_another_service_of_the_node_has_is_refused_with_its_holder() {
+    let mut m = Machine::with_nodes(2);
+    let with = |name: &str, host: &str, port: u16, node: &str| {
+        let mut api = component("api", "1");
+        api.routes.push(weft_protocol::RouteSpec {
+            name: String::new(),
+            port,
+            mode: weft_protocol::RouteMode::L4,
+            hostname: host.into(),
+            public: false,
+            backend_tls: None,
+        });
+        let mut spec = service(name, 1, vec![api]);
+        spec.node = node.into();
+        spec
+    };
+    m.deploy(with("one", "a.example", 443, "n1"));
+    m.deploy(with("one", "a.example", 443, ""));
+    let deploy = |spec| Command::Deploy { spec: Box::new(spec), options: DeployOptions::default() };
+    let refusal = m.refused(deploy(with("two", "A.example", 443, "n2")));
+    assert_eq!(refusal.kind, FailureKind::Conflict);
+    assert!(refusal.message.contains("`one/api`"), "{refusal:?}");
+    m.deploy(with("one", "a.example", 443, "n1"));
+    // On another node, on another port, by another name, by the service's own name, or later.
+    m.deploy(with("two", "a.example", 443, "n2"));
+    m.deploy(with("three", "a.example", 444, ""));
+    m.deploy(with("four", "b.example", 443, ""));
+    m.deploy(with("five", "", 443, ""));
+    m.deploy(with("six", "", 443, ""));
+    m.ok(Command::Undeploy { service: "one".into() });
+    m.deploy(with("seven", "a.example", 443, "n1"));
 }
 
 #[test]

@@ -54,6 +54,9 @@ struct ContainerFile {
     /// What the image's name meant when it was made.
     #[serde(default)]
     digest: String,
+    /// Epoch that it was last started for; its label has that it was made for.
+    #[serde(default)]
+    epoch: u64,
     /// It bears no labels: somebody else made it.
     #[serde(default)]
     adopted: Option<Adopted>,
@@ -140,8 +143,8 @@ fn instance(container: &Container, file: &ContainerFile) -> Instance {
             (None, None) => String::new(),
         },
         epoch: match (owner, adopted) {
-            (Some(owner), _) => owner.epoch,
-            (None, adopted) => adopted.map_or(0, |adopted| adopted.epoch),
+            (Some(owner), _) => owner.epoch.max(file.epoch),
+            (None, adopted) => adopted.map_or(0, |adopted| adopted.epoch.max(file.epoch)),
         },
         revision: owner.map_or(0, |owner| owner.revision),
         generation: owner.map_or(0, |owner| owner.generation),
@@ -191,6 +194,14 @@ pub(crate) async fn prepare(
         return Err((problem, Permanence::Permanent));
     }
     let engine = hands.shared.engines.engine().await.map_err(|why| (why, Permanence::Passing))?;
+    // A restart in place needs no image; what cannot be listed is looked at again by the start.
+    let adopted = read(&hands.dir()).adopted.is_some_and(|adopted| adopted.is_of(assignment));
+    let is_same =
+        |owner: &Owner| owner.spec_hash == assignment.spec_hash && owner.epoch >= assignment.made;
+    let there = ours(hands, &engine).await.unwrap_or_default();
+    if there.iter().any(|one| one.owner.as_ref().map_or(adopted, is_same)) {
+        return Ok(());
+    }
     match engine.ensure_image(&assignment.spec.image, "", None, |_| {}).await {
         Ok(_) => Ok(()),
         Err(error) => {

@@ -108,6 +108,7 @@ fn assignment_of(spec: &ComponentSpec, service: &str, replica: u32) -> Assignmen
         revision: 0,
         spec_hash: String::new(),
         epoch: 0,
+        made: 0,
         generation: 0,
         desired: weft_protocol::Desired::Running,
         fenced: false,
@@ -203,7 +204,7 @@ pub(crate) fn container(
         "{:?} {} {}",
         ContainerSpec { name: String::new(), ..made.clone() },
         assignment.spec_hash,
-        assignment.epoch
+        assignment.made
     );
     made.labels.insert(MADE_FROM.to_owned(), format!("{:016x}", fingerprint(from.as_bytes())));
     made.owner = Some(Owner {

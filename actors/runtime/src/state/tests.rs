@@ -41,6 +41,7 @@ fn assignment(policy: RestartPolicy) -> Assignment {
         revision: 1,
         spec_hash: "a".into(),
         epoch: 0,
+        made: 0,
         generation: 1,
         desired: Desired::Running,
         fenced: false,

@@ -34,7 +34,7 @@ impl Adopted {
 
     /// Whether it is an instance of what is wanted: nothing was deployed or restarted since.
     pub(super) fn is_of(&self, assignment: &Assignment) -> bool {
-        self.spec_hash == assignment.spec_hash && self.epoch == assignment.epoch
+        self.spec_hash == assignment.spec_hash && self.epoch >= assignment.made
     }
 }
 

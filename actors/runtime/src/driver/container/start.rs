@@ -173,6 +173,7 @@ async fn start(
                     version: FILES_VERSION,
                     name: container.name.clone(),
                     stopping: None,
+                    epoch: assignment.epoch,
                     ..before
                 };
                 write(hands, &file).await?;
@@ -205,6 +206,7 @@ async fn start(
             name: made.name.clone(),
             stopping: None,
             digest: digest.clone(),
+            epoch: assignment.epoch,
             adopted: None,
         };
         write(hands, &file).await?;
