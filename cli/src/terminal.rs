@@ -3,7 +3,7 @@
 
 use std::io::Write;
 
-use rustix::termios::{OptionalActions, Termios};
+use rustix::termios::{OptionalActions, OutputModes, Termios};
 
 /// Across and down, in characters; `None`: none of the standard streams is a terminal that says.
 pub(crate) fn size() -> Option<(u16, u16)> {
@@ -14,15 +14,26 @@ pub(crate) fn size() -> Option<(u16, u16)> {
     (said.ws_col > 0 && said.ws_row > 0).then_some((said.ws_col, said.ws_row))
 }
 
-/// Standard input in raw mode: every byte as it is typed, none echoed, none a signal.
+/// The terminal of standard input, changed for as long as this lives.
 pub(crate) struct Raw(Termios);
 
 impl Raw {
-    /// `None`: standard input is no terminal, or cannot be changed.
+    /// Raw mode: every byte as it is typed, none echoed, none a signal. `None`: it is no terminal,
+    /// or cannot be changed.
     pub(crate) fn enter() -> Option<Self> {
+        Self::change(Termios::make_raw)
+    }
+
+    /// What is written is shown as it is, since another terminal has put the ends of lines right.
+    /// `None`: as [`Raw::enter`].
+    pub(crate) fn output() -> Option<Self> {
+        Self::change(|terminal| terminal.output_modes.remove(OutputModes::OPOST))
+    }
+
+    fn change(change: impl FnOnce(&mut Termios)) -> Option<Self> {
         let saved = rustix::termios::tcgetattr(std::io::stdin()).ok()?;
         let mut raw = saved.clone();
-        raw.make_raw();
+        change(&mut raw);
         rustix::termios::tcsetattr(std::io::stdin(), OptionalActions::Now, &raw).ok()?;
         Some(Self(saved))
     }

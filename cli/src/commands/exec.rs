@@ -56,7 +56,11 @@ pub(crate) async fn run(app: &App, args: &Exec) -> Result<u8> {
     let first = attached.next(&mut items, true, app.question()).await?;
     let Some(ExecItem::Started { node, .. }) = first else { return Err(cut_off(&attached)) };
     // Only now: what is refused is said on a terminal that is as it was.
-    let raw = if args.tty && args.stdin { Raw::enter() } else { None };
+    let raw = match (args.tty, args.stdin) {
+        (true, true) => Raw::enter(),
+        (true, false) => Raw::output(),
+        (false, _) => None,
+    };
     let to = Remote { attached: &attached, node, id };
     let ended = async {
         if app.output.json {

@@ -60,24 +60,29 @@ impl Choice {
         Self { column: Column::Cpu, reversed: false }
     }
 
-    /// Takes what was read from the terminal at once.
-    pub(crate) fn typed(&mut self, bytes: &[u8]) -> Key {
-        match bytes {
-            [b'q' | b'Q' | 3, ..] => Key::Leave,
+    /// Takes what was read from the terminal at once: one key, or several.
+    pub(crate) fn typed(&mut self, mut bytes: &[u8]) -> Key {
+        let mut done = Key::Ignore;
+        while let Some(length) = first_key(bytes) {
+            let (key, rest) = bytes.split_at(length);
+            bytes = rest;
+            match self.key(key) {
+                Key::Leave => return Key::Leave,
+                Key::Draw => done = Key::Draw,
+                Key::Ignore => {}
+            }
+        }
+        done
+    }
+
+    fn key(&mut self, key: &[u8]) -> Key {
+        match key {
+            b"q" | b"Q" | b"\x03" => Key::Leave,
             b"s" | b"\x1b[C" | b"\x1bOC" => self.step(1),
             b"S" | b"\x1b[D" | b"\x1bOD" => self.step(Column::ALL.len() - 1),
             b"r" | b"R" | b"\x1b[A" | b"\x1b[B" | b"\x1bOA" | b"\x1bOB" => {
                 self.reversed = !self.reversed;
                 Key::Draw
-            }
-            // Several at once, as when somebody types fast.
-            [first, rest @ ..] if *first != 0x1b && !rest.is_empty() => {
-                let one = self.typed(&[*first]);
-                if one == Key::Leave {
-                    return one;
-                }
-                let others = self.typed(rest);
-                if others == Key::Ignore { one } else { others }
             }
             _ => Key::Ignore,
         }
@@ -110,6 +115,20 @@ impl Choice {
         let by = by.then_with(|| name(a).cmp(&name(b)));
         if self.reversed { by.reverse() } else { by }
     }
+}
+
+/// Bytes of the first key: one, or an escape sequence to its last byte. `None`: there is none.
+fn first_key(bytes: &[u8]) -> Option<usize> {
+    let length = match bytes {
+        [] => return None,
+        [0x1b, b'O', ..] => 3,
+        [0x1b, b'[', rest @ ..] => {
+            let last = rest.iter().position(|byte| (0x40..=0x7e).contains(byte));
+            last.map_or(bytes.len(), |last| last + 3)
+        }
+        _ => 1,
+    };
+    Some(length.min(bytes.len()))
 }
 
 /// Everything, for a terminal `rows` high; `None`: as long as it is.
@@ -281,11 +300,11 @@ mod tests {
         assert_eq!(choice.typed(b"rs"), Key::Draw);
         assert_eq!(choice.column, Column::Memory);
         assert_eq!(order(choice).first().map(String::as_str), Some("a#1"));
-        assert_eq!(choice.typed(b"\x1b[D"), Key::Draw);
-        assert_eq!(choice.typed(b"\x1b[D"), Key::Draw);
+        assert_eq!(choice.typed(b"\x1b[Drr\x1b[D"), Key::Draw, "typed fast");
         assert_eq!(choice.column, Column::Name);
         assert_eq!(choice.typed(b"\x1b[5~"), Key::Ignore);
-        for leave in [&b"q"[..], b"\x03", b"sq"] {
+        assert_eq!(choice.typed(b"\x1b["), Key::Ignore);
+        for leave in [&b"q"[..], b"\x03", b"sq", b"\x1b[Cq"] {
             assert_eq!(choice.typed(leave), Key::Leave);
         }
     }
