@@ -12,6 +12,7 @@ mod output;
 mod paths;
 #[cfg(test)]
 mod reference;
+mod terminal;
 mod up;
 
 use std::process::ExitCode;
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
     // Reads of standard input cannot be cancelled; don't wait for them.
     runtime.shutdown_background();
     match result {
-        Ok(exit) => ExitCode::from(exit as u8),
+        Ok(exit) => ExitCode::from(exit),
         Err(error) => end(&error, json),
     }
 }

@@ -8,6 +8,7 @@ pub mod net;
 pub mod nodes;
 pub mod observe;
 pub mod podman;
+pub mod pty;
 pub mod writer;
 
 use std::io::{Read, Write};

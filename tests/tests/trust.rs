@@ -191,6 +191,9 @@ fn an_operator_who_is_no_admin_is_told_so_with_exit_code_4() {
         vec!["node", "token", "--json"],
         vec!["node", "remove", "n1", "--force", "--yes", "--json"],
         vec!["actors", "restart", "registry@n1", "--json"],
+        vec!["exec", "hello", "--json", "--", "true"],
+        vec!["stats", "--json"],
+        vec!["top", "--json"],
     ] {
         let done = by_certificate(&cluster, &file, &args);
         assert_eq!(done.code, 4, "{args:?}: {done:?}");

@@ -10,12 +10,13 @@ use std::time::Duration;
 use weft_link::{ItemSink, Meta, Reply};
 use weft_protocol::{
     ActorTree, AdoptService, AlertFilter, AttachInfo, ClusterActors, ClusterActorsReply,
-    ClusterAlerts, ClusterEvents, ClusterLogs, ClusterNodeStatus, ClusterNodes, ClusterOperations,
-    ClusterPs, ClusterStatus, Command, CommandRef, DeployService, DescribeNode, EventFilter,
-    FindBlobs, LifecycleRequest, ListComponents, ListServices, NodeReply, NodeRow, PlanItem,
-    PlanService, Propose, PsReply, PullFile, PurgeService, PushFile, QueryAlerts, QueryEvents,
-    ReadDrift, ReadFacts, ReadHistory, ReadHost, ReadOddities, ReadReadiness, Readiness,
-    RecoverNodes, RemoveNode, ServiceHistory, ServiceRow, StatusReply, VERSION,
+    ClusterAlerts, ClusterEvents, ClusterExec, ClusterLogs, ClusterNodeStatus, ClusterNodes,
+    ClusterOperations, ClusterPs, ClusterStatus, ClusterUsage, Command, CommandRef, DeployService,
+    DescribeNode, EventFilter, FindBlobs, LifecycleRequest, ListComponents, ListServices,
+    NodeReply, NodeRow, PlanItem, PlanService, Propose, PsReply, PullFile, PurgeService, PushFile,
+    QueryAlerts, QueryEvents, ReadDrift, ReadFacts, ReadHistory, ReadHost, ReadOddities,
+    ReadReadiness, Readiness, RecoverNodes, RemoveNode, ServiceHistory, ServiceRow, StatusReply,
+    VERSION,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope, Serve};
 use weft_wire::{AskError, Identity, Message, NodeId};
@@ -25,8 +26,8 @@ use crate::http::{Alive, HttpFace};
 use crate::macp::MacpFace;
 use crate::operate::Operation;
 use crate::{
-    adopt, check, facts, follow, nodes, operate, operations, plan, purge, readiness, recover, rows,
-    ship, transfer,
+    adopt, check, exec, facts, follow, nodes, operate, operations, plan, purge, readiness, recover,
+    rows, ship, transfer, usage,
 };
 
 /// How many events `status` shows.
@@ -125,7 +126,9 @@ impl Actor for Gateway {
             .subscription::<ClusterAlerts>()
             .subscription::<ClusterLogs>()
             .subscription::<DeployService>()
-            .subscription::<LifecycleRequest>();
+            .subscription::<LifecycleRequest>()
+            .subscription::<ClusterExec>()
+            .subscription::<ClusterUsage>();
     }
 }
 
@@ -383,6 +386,40 @@ impl Serve<ClusterLogs> for Gateway {
     }
 }
 
+impl Serve<ClusterExec> for Gateway {
+    fn serve(&mut self, message: ClusterExec, sink: ItemSink<ClusterExec>, scope: &Scope<Self>) {
+        let asker = self.asker(sink.meta());
+        let working = Working::new(&self.operations);
+        scope.spawn(async move {
+            let _working = working;
+            let ended = tokio::select! {
+                () = sink.closed() => return,
+                ended = exec::exec(asker, message, &sink) => ended,
+            };
+            if let Err(error) = ended {
+                sink.fail(error).await;
+            }
+        });
+    }
+}
+
+impl Serve<ClusterUsage> for Gateway {
+    fn serve(&mut self, message: ClusterUsage, sink: ItemSink<ClusterUsage>, scope: &Scope<Self>) {
+        let asker = self.asker(sink.meta());
+        let working = Working::new(&self.operations);
+        scope.spawn(async move {
+            let _working = working;
+            let ended = tokio::select! {
+                () = sink.closed() => return,
+                ended = usage::usage(asker, message, &sink) => ended,
+            };
+            if let Err(error) = ended {
+                sink.fail(error).await;
+            }
+        });
+    }
+}
+
 impl Serve<DeployService> for Gateway {
     fn serve(
         &mut self,
@@ -421,7 +458,7 @@ impl Gateway {
     }
 }
 
-async fn ps(asker: &Asker, target: Option<&CommandRef>) -> Result<PsReply, AskError> {
+pub(crate) async fn ps(asker: &Asker, target: Option<&CommandRef>) -> Result<PsReply, AskError> {
     let strangers = async {
         match target {
             None => asker.ask_all(ReadOddities { drift: false }).await,
@@ -493,7 +530,7 @@ async fn status(asker: &Asker, service: String) -> Result<StatusReply, AskError>
     Ok(StatusReply { ps: ps?, drift, events: rows::merge_events(events, most), operations, alerts })
 }
 
-async fn all_nodes(asker: &Asker) -> Vec<NodeRow> {
+pub(crate) async fn all_nodes(asker: &Asker) -> Vec<NodeRow> {
     let (state, agreement, signs) =
         tokio::join!(asker.state(), asker.agreement(), nodes::signs(asker));
     let directory = asker.fabric.directory();

@@ -11,6 +11,7 @@ mod actor;
 mod adopt;
 mod around;
 mod check;
+mod exec;
 mod facts;
 mod follow;
 mod http;
@@ -28,6 +29,7 @@ mod rows;
 mod ship;
 mod transfer;
 mod update;
+mod usage;
 
 pub use actor::{Gateway, GatewayConfig, factory};
 pub use http::HttpFace;

@@ -11,6 +11,7 @@ mod blobs;
 mod cluster;
 mod diff;
 mod event;
+mod exec;
 mod facts;
 pub mod files;
 mod gateway;
@@ -29,6 +30,7 @@ mod session;
 mod state;
 mod time;
 mod transfer;
+mod usage;
 
 pub use adopt::{
     AdoptService, AdoptedContainer, Adoption, ClaimContainers, ContainerClaim, FindForeign,
@@ -49,6 +51,10 @@ pub use cluster::{
 };
 pub use diff::{changed_fields, changed_service_fields, spec_hash};
 pub use event::{AuditRecord, Event, EventFilter, EventKind, Outcome};
+pub use exec::{
+    ClusterExec, EXEC_ARGV_MAX, EXEC_PIECE, Exec, ExecCommand, ExecInput, ExecItem, ExecResize,
+    ExecSize, ExecTaken,
+};
 pub use facts::{
     ClusterNodeStatus, EngineFacts, NodeFacts, NodeStatusRow, PeerFacts, ReadEngine, ReadFacts,
 };
@@ -103,6 +109,7 @@ pub use transfer::{
     FILE_MAX, FILE_MODE, FileContent, Octets, PullFile, PulledFile, PushFile, PushedFile,
     PushedReplica, ReadFile, WriteFile, file_about, file_parts,
 };
+pub use usage::{ClusterUsage, ComponentUsage, Overview, ReadUsage, UsageRow, UsageView};
 
 /// Version of Weft, from the package.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -285,6 +285,45 @@ fn agreement() -> AgreementView {
     }
 }
 
+fn exec() -> ExecCommand {
+    ExecCommand {
+        argv: vec!["sh".into(), "-c".into(), "true".into()],
+        env: vec![("TERM".into(), "xterm".into())],
+        user: "0:0".into(),
+        workdir: "/srv".into(),
+        tty: Some(ExecSize { columns: 80, rows: 24 }),
+        stdin: true,
+    }
+}
+
+fn usage() -> UsageView {
+    UsageView {
+        rows: vec![UsageRow {
+            node: "n2".into(),
+            usage: ComponentUsage {
+                key: key(),
+                at: time(),
+                cpu: 1,
+                memory: 2,
+                memory_limit: 3,
+                pids: 4,
+                read: 5,
+                written: 6,
+                received: Some(7),
+                sent: None,
+                error: "x".into(),
+            },
+        }],
+        nodes: vec![NodeReply { node: "n1".into(), error: String::new() }],
+        overview: Some(Overview {
+            nodes: Vec::new(),
+            hosts: vec![("n2".into(), HostFigures::default())],
+            ps: PsReply { rows: Vec::new(), nodes: Vec::new() },
+            events: vec![event()],
+        }),
+    }
+}
+
 fn commands() -> Vec<Command> {
     vec![
         Command::Bootstrap { node: node_record(), operator: operator(), ca: "PEM".into() },
@@ -524,6 +563,23 @@ fn lines() -> Vec<String> {
             check: false,
         }),
         line(&PullFile { service: "web".into(), replica: 2, path: "conf/a".into() }),
+        line(&Exec { id: uuid(8), key: key(), command: exec() }),
+        line(&ExecInput { id: uuid(8), sequence: 3, bytes: Octets(vec![0, 255]), end: true }),
+        line(&ExecResize { id: uuid(8), size: ExecSize { columns: 132, rows: 50 } }),
+        line(&ClusterExec {
+            id: uuid(8),
+            target: target(),
+            replica: 2,
+            node: "n2".into(),
+            command: exec(),
+        }),
+        value("exec-item", &ExecItem::Started { node: node(), name: "n2".into(), key: key() }),
+        value("exec-item", &ExecItem::Output { error: true, bytes: Octets(vec![1, 2]) }),
+        value("exec-item", &ExecItem::Ended { code: 127, reason: "no".into() }),
+        value("exec-taken", &[ExecTaken::Yes, ExecTaken::Later, ExecTaken::Closed]),
+        line(&ReadUsage { target: Some(target()) }),
+        line(&ClusterUsage { target: None, every_ms: 2000, rounds: 2, overview: true }),
+        value("usage", &usage()),
         line(&WriteFile {
             service: "web".into(),
             replica: 1,

@@ -17,10 +17,10 @@ use weft_link::{Call, ItemSink, Refusal, Reply};
 use weft_protocol::files::{FILES_VERSION, component_dir};
 use weft_protocol::{
     Assign, Assignment, CheckSpec, ClaimContainers, ComponentKey, ComponentState, ComponentStatus,
-    Desired, Driver, Duty, EnsureBlobs, FindForeign, HaveBlobs, ListComponents, LogLine, Observed,
-    PutBlobPart, ReadBlobPart, ReadDuty, ReadEngine, ReadFile, ReadLogs, ReadOddities, RemoveData,
-    ReplicaKey, RestartComponents, RestartedComponents, SpecProblem, StartComponents,
-    WatchComponents, WriteFile, valid_name,
+    Desired, Driver, Duty, EnsureBlobs, Exec, ExecInput, ExecResize, FindForeign, HaveBlobs,
+    ListComponents, LogLine, Observed, PutBlobPart, ReadBlobPart, ReadDuty, ReadEngine, ReadFile,
+    ReadLogs, ReadOddities, ReadUsage, RemoveData, ReplicaKey, RestartComponents,
+    RestartedComponents, SpecProblem, StartComponents, WatchComponents, WriteFile, valid_name,
 };
 use weft_supervision::{
     Actor, ActorError, Child, ChildSpec, Factory, Handle, Incarnation, Intensity, Routes, Scope,
@@ -33,6 +33,7 @@ use crate::blobs::{Blobs, place::Placed};
 use crate::component::{ComponentActor, POST_RETRY, Wanted, random};
 use crate::disk::{Durable, make_dir, read_json, write_json};
 use crate::driver::engines::Engines;
+use crate::exec::Session;
 use crate::files::{Resolver, sweep};
 use crate::launch::spec_problem;
 use crate::leases::{self, LOOK_EVERY};
@@ -147,6 +148,7 @@ pub fn factory(config: RuntimeConfig) -> impl Factory<Runtime> {
         stale: Mutex::new(BTreeSet::new()),
         board: Mutex::new(BTreeMap::new()),
         looked: Mutex::default(),
+        execs: Mutex::new(BTreeMap::new()),
         news: broadcast::channel(1024).0,
     });
     move |_: Incarnation| -> Making {
@@ -191,6 +193,8 @@ pub(crate) struct Shared {
     pub(crate) board: Mutex<BTreeMap<ComponentKey, ComponentStatus>>,
     /// Containers that were compared with what they are made from.
     pub(crate) looked: Mutex<Looked>,
+    /// Commands that operators run.
+    pub(crate) execs: Mutex<BTreeMap<Uuid, Arc<Session>>>,
     news: broadcast::Sender<ComponentStatus>,
 }
 
@@ -215,6 +219,16 @@ impl Shared {
             *opened = true;
         }
         Ok(())
+    }
+
+    /// A component's row.
+    pub(crate) fn status_of(&self, key: &ComponentKey) -> Option<ComponentStatus> {
+        self.board.lock().get(key).cloned()
+    }
+
+    /// All rows.
+    pub(crate) fn statuses(&self) -> Vec<ComponentStatus> {
+        self.board.lock().values().cloned().collect()
     }
 
     /// Changes the port table, one at a time, and stores it if it changed.
@@ -290,8 +304,12 @@ impl Actor for Runtime {
             .ask::<PutBlobPart>()
             .ask::<ReadBlobPart>()
             .ask::<EnsureBlobs>()
+            .ask::<ExecInput>()
+            .ask::<ExecResize>()
+            .ask::<ReadUsage>()
             .subscription::<ReadLogs>()
-            .subscription::<WatchComponents>();
+            .subscription::<WatchComponents>()
+            .subscription::<Exec>();
     }
 
     fn started(&mut self, scope: &Scope<Self>) -> Result<(), ActorError> {
@@ -410,6 +428,13 @@ impl Runtime {
                 user.split(':').next()?.parse().ok()
             })
             .collect()
+    }
+
+    /// Bytes of memory that a component may use, by its definition; 0: as many as there are.
+    pub(crate) fn memory_limit(&self, of: &ComponentKey) -> u64 {
+        let wanted = self.entries.get(of).map(|entry| entry.wanted.lock());
+        let spec = wanted.as_ref().and_then(|wanted| Some(&wanted.assignment.as_ref()?.spec));
+        spec.and_then(|spec| spec.resources.memory).unwrap_or(0)
     }
 
     /// A component's actor.

@@ -43,19 +43,23 @@ pub(crate) fn spec_problem(
             ));
         }
     }
-    if !spec.user.is_empty() {
-        let me = rustix::process::getuid().as_raw().to_string();
-        let uid = spec.user.split(':').next().unwrap_or_default();
-        let root = me == "0" && uid == "root";
-        if uid != me && !root {
-            return Some(format!(
-                "user `{}`: a process of another user is not in this version: leave `user` out",
-                spec.user
-            ));
-        }
+    if let Some(problem) = other_user(&spec.user) {
+        return Some(format!("{problem}: leave `user` out"));
     }
     let home = replica_dir(data_dir, service, replica);
     find_program(spec, files, &home, &workdir(spec, data_dir, service, replica)).err()
+}
+
+/// Why a process cannot be of that user, or `None`.
+pub(crate) fn other_user(user: &str) -> Option<String> {
+    if user.is_empty() {
+        return None;
+    }
+    let me = rustix::process::getuid().as_raw().to_string();
+    let uid = user.split(':').next().unwrap_or_default();
+    let root = me == "0" && uid == "root";
+    let other = uid != me && !root;
+    other.then(|| format!("user `{user}`: a process of another user is not in this version"))
 }
 
 /// Where a probe connects: a route by its place, or a port number.

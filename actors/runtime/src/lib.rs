@@ -9,6 +9,7 @@
 //!   definitions; `transfer`: both, as others ask for them.
 //! - [`limits`]: how a process is held to its `resources`.
 //! - `odd`: containers that are not as agreed, or nobody's.
+//! - `exec`: commands that operators run beside components; `usage`: what components use.
 //! - `halt`: stopping everything without actors, when the node is of no cluster any more.
 //! - `actor`: the runtime actor above them; `logs`, `ports`, `probe`, `launch`, `outbox`: its tools.
 #![forbid(unsafe_code)]
@@ -20,6 +21,7 @@ mod boottime;
 mod component;
 mod disk;
 mod driver;
+mod exec;
 mod files;
 mod halt;
 mod launch;
@@ -37,6 +39,7 @@ pub mod shim;
 mod state;
 mod transfer;
 mod turns;
+mod usage;
 
 pub use actor::{Runtime, RuntimeConfig, factory};
 pub use halt::{Boxes, Needs, remove_containers, stop_components};

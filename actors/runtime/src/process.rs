@@ -106,6 +106,19 @@ pub(crate) fn session_members(shim: &ProcessFile) -> Vec<ProcessFile> {
         .collect()
 }
 
+/// Running processes of a session, its leader among them.
+pub(crate) fn of_session(leader: u32) -> Vec<u32> {
+    all()
+        .filter(|(pid, stat)| (*pid == leader || stat.session == leader) && !stat.is_over())
+        .map(|(pid, _)| pid)
+        .collect()
+}
+
+/// Whether a process of that pid runs.
+pub(crate) fn is_there(pid: u32) -> bool {
+    stat(pid).is_some_and(|stat| !stat.is_over())
+}
+
 /// Running children of a process.
 pub(crate) fn children_of(parent: u32) -> Vec<u32> {
     all().filter(|(_, stat)| stat.parent == parent && !stat.is_over()).map(|(pid, _)| pid).collect()

@@ -3,6 +3,7 @@
 mod actors;
 mod cluster;
 mod definitions;
+mod inside;
 mod service;
 mod transfer;
 
@@ -18,6 +19,7 @@ pub(crate) use cluster::{
     Cluster, ClusterVerb, Down, Init, Join, LabelChange, Login, Node, NodeVerb, Up,
 };
 pub(crate) use definitions::{Edit, Export, Recover, Service, ServiceVerb, ShowDefinition, Sync};
+pub(crate) use inside::{Exec, Stats, Top};
 pub(crate) use service::{
     Adopt, Alerts, Deploy, Events, History, Hold, Lifecycle, List, Logs, Operations, Plan, Ps,
     Purge, Rollback, Scale, Status, Undeploy, Validate,
@@ -62,7 +64,7 @@ pub(crate) struct Global {
     /// Attach to this node (default: the local one, else the first of the context that answers)
     #[arg(long, global = true, value_name = "NODE")]
     pub(crate) node: Option<String>,
-    /// Restrict a command to this node (`adopt`)
+    /// Restrict a command to this node (`adopt`, `exec`)
     #[arg(long, global = true, value_name = "NODE", hide = true)]
     pub(crate) on: Option<String>,
     /// Print JSON with stable field names; streams print one object a line
@@ -184,6 +186,12 @@ pub(crate) enum Verb {
     Status(Status),
     /// Print what components wrote
     Logs(Logs),
+    /// Run a command in a component's container, or beside its process
+    Exec(Exec),
+    /// Show what components use
+    Stats(Stats),
+    /// Watch nodes, services, the busiest components and the newest events
+    Top(Top),
     /// Print what happened
     Events(Events),
     /// Print the alerts that fired, and what became of their command

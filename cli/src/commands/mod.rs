@@ -11,6 +11,7 @@ pub(crate) mod definition;
 pub(crate) mod deploy;
 mod drain;
 mod events;
+mod exec;
 mod follow;
 mod history;
 pub(crate) mod init;
@@ -27,7 +28,9 @@ mod recover;
 mod service;
 pub(crate) mod ship;
 mod show;
+mod stats;
 mod sync;
+mod top;
 mod transfer;
 mod validate;
 
@@ -100,18 +103,27 @@ pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Runs a parsed command line.
+/// Runs a parsed command line; the exit code.
 ///
 /// # Errors
 /// Whatever kept it from being done.
-pub(crate) async fn run(cli: Cli) -> Result<Exit> {
+pub(crate) async fn run(cli: Cli) -> Result<u8> {
     let output = Output::new(&cli.global);
     let app = App { output, global: cli.global, env: Env::read() };
-    if app.global.on.is_some() && !matches!(cli.verb, Verb::Adopt(_)) {
-        return Err(CliError::usage("--on is only for `adopt` in this version")
+    if app.global.on.is_some() && !matches!(cli.verb, Verb::Adopt(_) | Verb::Exec(_)) {
+        return Err(CliError::usage("--on is only for `adopt` and `exec` in this version")
             .help("--node chooses the node to attach to; replicas are placed by name"));
     }
     match cli.verb {
+        // It ends as what it runs.
+        Verb::Exec(args) => exec::run(&app, &args).await,
+        verb => run_verb(app, verb).await.map(|exit| exit as u8),
+    }
+}
+
+async fn run_verb(app: App, verb: Verb) -> Result<Exit> {
+    match verb {
+        Verb::Exec(args) => exec::run(&app, &args).await.map(|_| Exit::Ok),
         Verb::Init(args) => init::run(&app, &args),
         Verb::Join(args) => join::run(&app, &args).await,
         Verb::Login(args) => login::login(&app, &args).await,
@@ -142,6 +154,8 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Verb::Ps(args) => show::ps(&app, &args).await,
         Verb::Status(args) => show::status(&app, &args).await,
         Verb::Logs(args) => logs::run(&app, &args).await,
+        Verb::Stats(args) => stats::run(&app, &args).await,
+        Verb::Top(_) => top::run(&app).await,
         Verb::Events(args) => events::run(&app, &args).await,
         Verb::Alerts(args) => alerts::run(&app, &args).await,
         Verb::Operations(args) => operations::run(&app, &args).await,

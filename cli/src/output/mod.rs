@@ -6,6 +6,8 @@ pub(crate) mod node_status;
 pub(crate) mod operations;
 pub(crate) mod progress;
 pub(crate) mod table;
+pub(crate) mod top;
+pub(crate) mod usage;
 pub(crate) mod views;
 
 use std::io::{IsTerminal, Write};
@@ -147,7 +149,8 @@ fn asked(question: &str, agrees: impl Fn(&str) -> bool) -> Result<()> {
 /// `weft ps | head` is not a failure worth words; the caller ends quietly on this code.
 pub(crate) const BROKEN_PIPE: &str = "broken-pipe";
 
-fn broken(error: &std::io::Error) -> CliError {
+/// Writing to standard output has failed.
+pub(crate) fn broken(error: &std::io::Error) -> CliError {
     if error.kind() == std::io::ErrorKind::BrokenPipe {
         return CliError::new(crate::error::Exit::Ok, BROKEN_PIPE, "output closed");
     }

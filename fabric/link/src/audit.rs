@@ -114,10 +114,15 @@ impl AuditStub {
 
     /// Adds to the address what is asked for there.
     pub(crate) fn about(&mut self, what: &str) {
-        if let Some(entry) = &mut self.0.entry {
+        if let (Some(entry), false) = (&mut self.0.entry, what.is_empty()) {
             entry.target.push(' ');
             entry.target.push_str(what);
         }
+    }
+
+    /// There is to be no record.
+    pub(crate) fn forget(mut self) {
+        self.0.entry = None;
     }
 
     /// Writes the record; later calls do nothing.

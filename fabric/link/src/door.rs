@@ -257,6 +257,9 @@ impl Inner {
                 caller.identity, caller.role, rule.name
             )));
         }
+        if let Some(audit) = audit.take_if(|_| rule.part) {
+            audit.forget();
+        }
         Ok(Admitted { caller, place, mailbox, class: rule.class })
     }
 

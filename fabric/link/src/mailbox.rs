@@ -32,17 +32,19 @@ pub struct Rule {
     pub class: Class,
     /// Whether it opens a subscription.
     pub subscription: bool,
+    /// Whether it is part of a request that the audit has already.
+    pub part: bool,
 }
 
 impl Rule {
     /// The rule of an ask or tell.
     pub const fn of<M: Message>() -> Self {
-        Self { allow: M::ALLOW, name: M::NAME, class: M::CLASS, subscription: false }
+        Self { allow: M::ALLOW, name: M::NAME, class: M::CLASS, subscription: false, part: M::PART }
     }
 
     /// The rule of a subscription.
     pub const fn of_subscription<M: Subscription>() -> Self {
-        Self { allow: M::ALLOW, name: M::NAME, class: M::CLASS, subscription: true }
+        Self { allow: M::ALLOW, name: M::NAME, class: M::CLASS, subscription: true, part: M::PART }
     }
 }
 
@@ -183,6 +185,7 @@ impl Letter {
             Parcel::Local(any) => {
                 let local = any.downcast::<LocalSubscribe<S>>().ok()?;
                 if let Some(audit) = &mut audit {
+                    audit.about(&local.message.about());
                     audit.finish(None);
                 }
                 Some((local.message, ItemSink { port: SinkPort::Local(local.sink), meta }))
@@ -191,6 +194,7 @@ impl Letter {
                 match decode::<S>(id, version, &body) {
                     Ok(message) => {
                         if let Some(audit) = &mut audit {
+                            audit.about(&message.about());
                             audit.finish(None);
                         }
                         let _ = sink.try_send(accepted_frame());

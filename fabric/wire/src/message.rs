@@ -87,6 +87,9 @@ pub trait Message: Serialize + DeserializeOwned + Clone + Send + 'static {
     /// Whether sending it twice does no harm; then the address may send it again after the
     /// actor was recreated.
     const IDEMPOTENT: bool = false;
+    /// Part of a request that is in the audit already, such as a key somebody typed: recorded
+    /// only when it is refused.
+    const PART: bool = false;
     /// What is answered.
     type Reply: Serialize + DeserializeOwned + Send + 'static;
 
@@ -101,6 +104,11 @@ pub trait Message: Serialize + DeserializeOwned + Clone + Send + 'static {
 pub trait Subscription: Message<Reply = ()> {
     /// One element of the stream.
     type Item: Serialize + DeserializeOwned + Send + 'static;
+
+    /// What the audit says it is about, beside the address; empty: nothing. No secrets.
+    fn about(&self) -> String {
+        String::new()
+    }
 }
 
 #[cfg(test)]

@@ -158,6 +158,11 @@ impl ExecSession {
         self.resizer().resize(size).await
     }
 
+    /// Names the command, apart from its connection.
+    pub fn handle(&self) -> ExecHandle {
+        ExecHandle { engine: self.engine.clone(), id: self.id.clone() }
+    }
+
     /// Something that can resize while this is busy.
     pub fn resizer(&self) -> Resizer {
         Resizer { engine: self.engine.clone(), id: self.id.clone() }
@@ -185,6 +190,29 @@ impl ExecSession {
             };
             limited(what, CODE_LIMIT, asked).await
         }
+    }
+}
+
+/// A command that runs or ran, apart from its connection.
+#[derive(Debug, Clone)]
+pub struct ExecHandle {
+    engine: Engine,
+    id: String,
+}
+
+impl ExecHandle {
+    /// Its first process, as the machine of the engine numbers it; `None`: it does not run.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn pid(&self) -> Result<Option<u32>, Error> {
+        let asked = self.engine.docker.inspect_exec(&self.id);
+        let found = match self.engine.call("look for a command's process", LOOK, asked).await {
+            Err(Error::NotFound { .. }) => return Ok(None),
+            other => other?,
+        };
+        let pid = found.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
+        Ok(pid.filter(|_| found.running == Some(true)))
     }
 }
 

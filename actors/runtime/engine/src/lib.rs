@@ -35,7 +35,9 @@ pub use container::{Container, ContainerState, Ended, Summary, observed};
 pub use engine::{Engine, Flavour};
 pub use error::{Error, NameHolder};
 pub use events::{Fact, Happened, Notice, Watch};
-pub use exec::{ExecChunk, ExecInput, ExecOutput, ExecSession, ExecSpec, Resizer, TtySize};
+pub use exec::{
+    ExecChunk, ExecHandle, ExecInput, ExecOutput, ExecSession, ExecSpec, Resizer, TtySize,
+};
 pub use exit::ExitWatch;
 pub use find::{Candidate, Found, Origin, Passed, Search, find};
 pub use image::{Credentials, Image, PullProgress};

@@ -14,6 +14,7 @@
 //!
 //! A fenced component runs under a lease, whose end `fence` enforces.
 
+pub(crate) mod exec;
 mod fence;
 pub(crate) mod log;
 mod protocol;
@@ -61,12 +62,17 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// Exits 0 when the component has ended (however it did), or with one of the `EXIT_` codes.
 ///
 /// `--idle`: does nothing until it is ended; the program of a shim that watches over a container.
+///
+/// `--exec`: runs a command for an operator, as the daemon says on standard input.
 pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut args = args.into_iter().peekable();
     if args.peek().is_some_and(|arg| arg == "--idle") {
         loop {
             std::thread::park();
         }
+    }
+    if args.peek().is_some_and(|arg| arg == "--exec") {
+        return exec::exec_main();
     }
     let (code, text) = match spec_path(args).and_then(|path| load(&path)) {
         Ok(spec) => match run(&spec) {
