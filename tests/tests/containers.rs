@@ -407,7 +407,8 @@ fn a_restart_starts_the_same_container_again_and_only_once_and_a_deploy_makes_it
     let third = row(&boxes, 0, "web", is_running);
     assert_eq!((&third["pid"], &third["container"]), (&second["pid"], &second["container"]));
 
-    boxes.podman[0].podman(&["tag", &text(&second["digest"]), IMAGE]).ok();
+    let image = boxes.podman[0].field(&id, "{{.Image}}");
+    boxes.podman[0].podman(&["tag", &image, IMAGE]).ok();
     let file = boxes.cluster.definition("web", &web("n1", IMAGE, "one"));
     boxes.cluster.weft(0, &["deploy", "-f", &file]).ok();
     let anew = row(&boxes, 0, "web", is_running);

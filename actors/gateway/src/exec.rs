@@ -136,7 +136,7 @@ mod tests {
         let names: Vec<&str> = components.iter().map(String::as_str).collect();
         let state =
             StateView { services: vec![record(spec("web", 2, &names))], ..StateView::default() };
-        let ps = PsReply { rows, nodes: Vec::<NodeReply>::new() };
+        let ps = PsReply { rows, nodes: Vec::<NodeReply>::new(), foreign: Vec::new() };
         let message = ClusterExec {
             id: uuid::Uuid::nil(),
             target: target.parse().expect("a target"),

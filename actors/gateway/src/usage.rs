@@ -83,7 +83,11 @@ async fn overview(asker: &Asker) -> Overview {
     Overview {
         nodes,
         hosts,
-        ps: ps.unwrap_or_else(|_| weft_protocol::PsReply { rows: Vec::new(), nodes: Vec::new() }),
+        ps: ps.unwrap_or_else(|_| weft_protocol::PsReply {
+            rows: Vec::new(),
+            nodes: Vec::new(),
+            foreign: Vec::new(),
+        }),
         events: rows::merge_events(events, most),
     }
 }

@@ -142,7 +142,7 @@ pub(crate) fn lines(
     let empty = Overview {
         nodes: Vec::new(),
         hosts: Vec::new(),
-        ps: weft_protocol::PsReply { rows: Vec::new(), nodes: Vec::new() },
+        ps: weft_protocol::PsReply { rows: Vec::new(), nodes: Vec::new(), foreign: Vec::new() },
         events: Vec::new(),
     };
     let overview = now.overview.as_ref().unwrap_or(&empty);
