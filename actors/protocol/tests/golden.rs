@@ -318,7 +318,7 @@ fn usage() -> UsageView {
         overview: Some(Overview {
             nodes: Vec::new(),
             hosts: vec![("n2".into(), HostFigures::default())],
-            ps: PsReply { rows: Vec::new(), nodes: Vec::new() },
+            ps: PsReply { rows: Vec::new(), nodes: Vec::new(), foreign: Vec::new() },
             events: vec![event()],
         }),
     }
