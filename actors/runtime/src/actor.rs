@@ -66,7 +66,7 @@ pub struct RuntimeConfig {
     pub data_dir: PathBuf,
     /// The node's name, as components see it in `WEFT_NODE`.
     pub node_name: String,
-    /// The program called as `<it> shim --spec <file>`: `weftd`.
+    /// The program called as `<it> shim --spec <file>`: see [`crate::shim::program_beside`].
     pub shim_program: PathBuf,
     /// Host side of routes; loopback.
     pub host: IpAddr,

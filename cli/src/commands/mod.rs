@@ -21,6 +21,7 @@ mod lost;
 mod man;
 mod node;
 mod operations;
+mod provision;
 mod recover;
 mod service;
 pub(crate) mod ship;
