@@ -58,7 +58,7 @@ fn the_image_is_made_without_pulling_anything_and_a_node_in_it_becomes_ready() {
         TAG,
         "init",
         "--data",
-        "/var/lib/weft",
+        "/var/lib/weft/node",
     ]);
     podman.podman(&["run", "-d", "--name", "weft", "--network", "host", "-v", &data, TAG]).ok();
     let ready = || {

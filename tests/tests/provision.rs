@@ -26,6 +26,8 @@ impl Machine {
             ("passwd", "root:x:0:0::/root:/bin/sh\n"),
             ("group", "root:x:0:\n"),
             ("subuid", "ada:100000:65536\n"),
+            ("shadow", "root:*:20000:0:99999:7:::\n"),
+            ("gshadow", "root:*::\n"),
         ] {
             std::fs::write(dir.path().join("root/etc").join(file), text).expect("writes");
         }

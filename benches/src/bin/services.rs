@@ -1,6 +1,6 @@
 //! How long services take to run: 20 components, one, and the replacement of one that was killed.
 //!
-//! `services [rounds] [--json]`: each round (default 5) does all of it with Weft's two drivers, with
+//! `services [rounds] [--json] [--log <file>]`: each round (default 5) does all of it with Weft's two drivers, with
 //! plain `podman` and with bare processes, one after the other, so that they share whatever the
 //! machine does meanwhile. It needs root, iproute2, Podman, runc and a static busybox. One node, a
 //! real `weftd`, in a network namespace; plain `podman` has storage and a namespace of its own.
@@ -8,7 +8,8 @@
 //! Created → running is measured from the start of the command (`weft deploy`, `podman run -d`)
 //! until the program has given its sign of life and whoever started it says that it runs: the
 //! runtime's own list, or the end of `podman run`. Killed → running from the signal, from outside,
-//! until the sign of life of the next start.
+//! until the sign of life of the next start. With `--log` the daemon logs at debug, and its log is
+//! copied there: it says how long each call to the engine took.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -195,17 +196,20 @@ fn watch(socket: std::path::PathBuf) -> mpsc::Receiver<(Instant, Seen)> {
 }
 
 impl Bench {
-    fn new() -> Option<Self> {
+    fn new(debug: bool) -> Option<Self> {
         if skip() {
             return None;
         }
         let net = Net::new(2)?;
         let podman = Podman::start(&net, 0);
         let plain = Podman::start(&net, 1);
-        let settings = vec![
+        let mut settings = vec![
             format!("engine.socket={}", podman.socket().display()),
             "engine.allow_host_mounts=true".to_owned(),
         ];
+        if debug {
+            settings.push("log.level=debug".to_owned());
+        }
         let cluster = NetCluster::with(net, 1, Options { settings, ..Options::default() });
         let dir = cluster.scratch().join("signs");
         std::fs::create_dir_all(&dir).expect("a directory");
@@ -292,7 +296,8 @@ impl Bench {
         let signs: Vec<String> =
             components.iter().map(|component| format!("{service}-{component}")).collect();
         let mut command = self.boxes.cluster.command(0);
-        command.args(["deploy", "-f", &file, "--quiet"]).stdin(Stdio::null());
+        command.args(["deploy", "-f", &file, "--quiet"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         let begun = SystemClock.now();
         let mut deploy = command.spawn().expect("weft starts");
         let signed = self.signs.wait(&signs, 1, DEADLINE);
@@ -436,18 +441,20 @@ fn print(rows: &[Row]) {
 }
 
 fn main() -> ExitCode {
-    let (mut rounds, mut json) = (5usize, false);
-    for arg in std::env::args().skip(1) {
+    let (mut rounds, mut json, mut log) = (5usize, false, None);
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
         match arg.parse() {
             Ok(count) => rounds = count,
             Err(_) if arg == "--json" => json = true,
+            Err(_) if arg == "--log" => log = args.next(),
             Err(_) => {
-                eprintln!("usage: services [rounds] [--json]");
+                eprintln!("usage: services [rounds] [--json] [--log <file>]");
                 return ExitCode::from(2);
             }
         }
     }
-    let Some(mut bench) = Bench::new() else { return ExitCode::FAILURE };
+    let Some(mut bench) = Bench::new(log.is_some()) else { return ExitCode::FAILURE };
     let load = || std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let begun = SystemClock.now();
     let load = load().split(' ').next().unwrap_or_default().to_owned();
@@ -457,6 +464,11 @@ fn main() -> ExitCode {
         bench.weft(Who::WeftProcess);
         bench.bare();
         eprintln!("round {round} of {rounds}, {:.0} s so far", begun.elapsed().as_secs_f64());
+    }
+    if let Some(log) = log
+        && let Err(error) = std::fs::write(&log, bench.boxes.cluster.log(0))
+    {
+        eprintln!("{log}: {error}");
     }
     let rows = bench.rows();
     if json {
