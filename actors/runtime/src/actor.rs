@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{Notify, Semaphore, broadcast};
 use uuid::Uuid;
 use weft_engine::Search;
 use weft_link::{Call, ItemSink, Refusal, Reply};
@@ -34,7 +34,7 @@ use crate::disk::{Durable, make_dir, read_json, write_json};
 use crate::driver::engines::Engines;
 use crate::files::{Resolver, sweep};
 use crate::launch::spec_problem;
-use crate::leases::{self, LOOK_EVERY};
+use crate::leases;
 use crate::logs::Merged;
 use crate::outbox::Outbox;
 use crate::ports::{Ports, is_free};
@@ -134,6 +134,7 @@ pub fn factory(config: RuntimeConfig) -> impl Factory<Runtime> {
         peers: Mutex::new(BTreeMap::new()),
         outbox: Mutex::new(Outbox::default()),
         book: Mutex::new(Book::default()),
+        leased: Notify::new(),
         mending: Arc::new(Semaphore::new(MENDING)),
         taken: Mutex::new(None),
         stale: Mutex::new(BTreeSet::new()),
@@ -171,6 +172,8 @@ pub(crate) struct Shared {
     pub(crate) outbox: Mutex<Outbox>,
     /// Leases of fenced replicas.
     pub(crate) book: Mutex<Book>,
+    /// There may be a lease to see to.
+    pub(crate) leased: Notify,
     /// Turns of those that are started again because they ended.
     pub(crate) mending: Arc<Semaphore>,
     /// The position acted upon last in this process, and what was said there.
@@ -280,7 +283,7 @@ impl Actor for Runtime {
             self.add(scope, key, Wanted { assignment, dropped: false, sure, cause: "reconcile" });
         }
         self.flush(scope);
-        scope.every(LOOK_EVERY, Self::see_to_leases);
+        self.follow_leases(scope);
         scope.every(self.shared.config.blob_sweep, Self::sweep_blobs);
         Ok(())
     }
@@ -395,6 +398,7 @@ impl Runtime {
         set_peers(&self.shared, assignments.iter());
         self.reserve_ports(scope, assignments);
         self.shared.book.lock().want(&leases::wanted(assignments.iter()));
+        self.shared.leased.notify_one();
         let listed: BTreeMap<_, _> = assignments.iter().map(|a| (&a.key, a)).collect();
         for (key, entry) in &self.entries {
             if !listed.contains_key(key) {
