@@ -1,9 +1,9 @@
 //! What nodes take that have nothing to do: memory and processor time of `weftd` and of the shims.
 //!
-//! `idle [seconds] [settle] [--json]`: three nodes in network namespaces, with 0, 20 and 200 process
+//! `idle [seconds] [settle] [--json] [--set <key=value>]…`: three nodes in network namespaces, with 0, 20 and 200 process
 //! components, each measured for so many seconds (default 60) after so many to settle (default 20).
 //! All components are on the first node, so that one daemon has to look after all of them. It needs
-//! root and iproute2; with Podman there, an engine's own service and a `conmon` are shown beside.
+//! root and iproute2; `--set` is for each daemon, such as `membership.profile=wan`; with Podman there, an engine's own service and a `conmon` are shown beside.
 //!
 //! Memory is PSS and private memory from `/proc/<pid>/smaps_rollup`: of pages that several processes
 //! share, PSS counts the share of each, and three daemons of one machine share their program.
@@ -267,13 +267,15 @@ fn print(rows: &[Row]) {
 }
 
 fn main() -> ExitCode {
-    let (mut numbers, mut json) = (Vec::new(), false);
-    for arg in std::env::args().skip(1) {
+    let (mut numbers, mut json, mut settings) = (Vec::new(), false, Vec::new());
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
         match arg.parse::<u64>() {
             Ok(number) => numbers.push(number),
             Err(_) if arg == "--json" => json = true,
+            Err(_) if arg == "--set" => settings.extend(args.next()),
             Err(_) => {
-                eprintln!("usage: idle [seconds] [settle] [--json]");
+                eprintln!("usage: idle [seconds] [settle] [--json] [--set <key=value>]…");
                 return ExitCode::from(2);
             }
         }
@@ -286,7 +288,7 @@ fn main() -> ExitCode {
     }
     let mut rows = baseline(seconds.min(Duration::from_secs(10)));
     let Some(net) = Net::new(NODES) else { return ExitCode::FAILURE };
-    let cluster = NetCluster::with(net, NODES, Options::default());
+    let cluster = NetCluster::with(net, NODES, Options { settings, ..Options::default() });
     let mut services = 0;
     for (components, goal) in STEPS {
         while services * A_SERVICE < components {
