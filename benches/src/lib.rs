@@ -1,1 +1,5 @@
 //! Benchmarks: each is a binary of its own, with its baseline in the same run.
+#![forbid(unsafe_code)]
+
+pub mod figures;
+pub mod signs;

@@ -479,7 +479,7 @@ impl Node {
             ..weft_runtime::RuntimeConfig::new(
                 data_dir.clone(),
                 name.clone(),
-                std::env::current_exe()?,
+                weft_runtime::shim::program_beside(&std::env::current_exe()?),
             )
         };
         tree.add(ActorKind::Runtime, ChildSpec::default(), weft_runtime::factory(runtime));

@@ -112,6 +112,11 @@ impl Podman {
         eventually("podman's socket listens", || UnixStream::connect(self.socket()).ok());
     }
 
+    /// Pid of its API service, if it was started and not silenced.
+    pub fn service_pid(&self) -> Option<u32> {
+        self.service.as_ref().map(Child::id)
+    }
+
     /// Kills its API service; containers go on.
     pub fn silence(&mut self) {
         if let Some(mut service) = self.service.take() {

@@ -12,7 +12,9 @@ usage: cargo xtask <command>
 
   up [--release] [args...]   build, then `weft up` with the given arguments
   test [--quick]             formats, lints, all tests, docs; what CI runs (--quick: no docs build)
-  bench <name> [args...]     run a benchmark in release: remote, mailbox, propose, failover
+  bench <name> [args...]     run a benchmark in release: remote, mailbox, propose, failover,
+                             services, idle
+  image [tag]                the container image of weftd, by podman, in release; nothing is pulled
   tidy                       only the checks on the tree itself (who may know whom, and so on)
 ";
 
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
             "up" => up(rest),
             "test" => test(rest),
             "bench" => bench(rest),
+            "image" => image(rest),
             "tidy" => check::tidy(&root()).map(|()| 0),
             "help" | "--help" | "-h" => {
                 print!("{USAGE}");
@@ -81,7 +84,7 @@ fn up(args: &[String]) -> Result<u8, String> {
     let release = args.iter().any(|arg| arg == "--release");
     let rest: Vec<_> = args.iter().filter(|arg| *arg != "--release").collect();
     let mut build = cargo();
-    build.args(["build", "--quiet", "-p", "weft-node", "-p", "weft-cli", "-p", "weft-hello"]);
+    build.args(["build", "--quiet", "--bins"]).args(PROGRAMS);
     if release {
         build.arg("--release");
     }
@@ -162,7 +165,12 @@ fn test(args: &[String]) -> Result<u8, String> {
 }
 
 /// Each is a binary of weft-bench.
-const BENCHES: [&str; 4] = ["remote", "mailbox", "propose", "failover"];
+const BENCHES: [&str; 6] = ["remote", "mailbox", "propose", "failover", "services", "idle"];
+/// Those of them that start real nodes.
+const ON_NODES: [&str; 3] = ["failover", "services", "idle"];
+/// What a cluster needs built: `weftd`, `weft-shim`, `weft` and `hello`.
+const PROGRAMS: [&str; 8] =
+    ["-p", "weft-node", "-p", "weft-runtime", "-p", "weft-cli", "-p", "weft-hello"];
 
 fn bench(args: &[String]) -> Result<u8, String> {
     let all = BENCHES.join(", ");
@@ -172,10 +180,8 @@ fn bench(args: &[String]) -> Result<u8, String> {
     if !BENCHES.contains(&name.as_str()) {
         return Err(format!("bench: `{name}` is not a benchmark: expected one of {all}"));
     }
-    if name == "failover" {
-        // It starts real nodes.
-        let programs = ["-p", "weft-node", "-p", "weft-cli", "-p", "weft-hello"];
-        step("build", cargo().args(["build", "--release", "--quiet", "--bins"]).args(programs))?;
+    if ON_NODES.contains(&name.as_str()) {
+        step("build", cargo().args(["build", "--release", "--quiet", "--bins"]).args(PROGRAMS))?;
     }
     step(
         name,
@@ -183,5 +189,24 @@ fn bench(args: &[String]) -> Result<u8, String> {
             .args(["run", "--release", "--quiet", "-p", "weft-bench", "--bin", name, "--"])
             .args(rest),
     )?;
+    Ok(0)
+}
+
+/// The context, then the image (node/container).
+fn image(args: &[String]) -> Result<u8, String> {
+    let tag = match args {
+        [] => format!("localhost/weft:{}", env!("CARGO_PKG_VERSION")),
+        [tag] if !tag.starts_with('-') => tag.clone(),
+        _ => return Err("image: expected at most a tag, such as localhost/weft:1".into()),
+    };
+    step("build", cargo().args(["build", "--release", "--quiet", "--bins"]).args(PROGRAMS))?;
+    let (recipe, target) = (root().join("node/container"), target_dir()?);
+    let context = target.join("image");
+    let programs = target.join("release");
+    step("context", Command::new(recipe.join("context.sh")).arg(programs).arg(&context))?;
+    let file = recipe.join("Containerfile");
+    let build = ["build", "--pull=never", "-t", &tag];
+    step("image", Command::new("podman").args(build).arg("-f").arg(file).arg(context))?;
+    eprintln!("{tag} is made; node/container/Containerfile says how to run it");
     Ok(0)
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{Notify, Semaphore, broadcast};
 use uuid::Uuid;
 use weft_engine::Search;
 use weft_link::{Call, ItemSink, Refusal, Reply};
@@ -36,7 +36,7 @@ use crate::driver::engines::Engines;
 use crate::exec::Session;
 use crate::files::{Resolver, sweep};
 use crate::launch::spec_problem;
-use crate::leases::{self, LOOK_EVERY};
+use crate::leases;
 use crate::limits::Limiter;
 use crate::logs::Merged;
 use crate::odd::{Looked, REPAIR_EVERY};
@@ -71,7 +71,7 @@ pub struct RuntimeConfig {
     pub data_dir: PathBuf,
     /// The node's name, as components see it in `WEFT_NODE`.
     pub node_name: String,
-    /// The program called as `<it> shim --spec <file>`: `weftd`.
+    /// The program called as `<it> shim --spec <file>`: see [`crate::shim::program_beside`].
     pub shim_program: PathBuf,
     /// Host side of routes; loopback.
     pub host: IpAddr,
@@ -143,6 +143,7 @@ pub fn factory(config: RuntimeConfig) -> impl Factory<Runtime> {
         peers: Mutex::new(BTreeMap::new()),
         outbox: Mutex::new(Outbox::default()),
         book: Mutex::new(Book::default()),
+        leased: Notify::new(),
         mending: Arc::new(Semaphore::new(MENDING)),
         taken: Mutex::new(None),
         stale: Mutex::new(BTreeSet::new()),
@@ -184,6 +185,8 @@ pub(crate) struct Shared {
     pub(crate) outbox: Mutex<Outbox>,
     /// Leases of fenced replicas.
     pub(crate) book: Mutex<Book>,
+    /// There may be a lease to see to.
+    pub(crate) leased: Notify,
     /// Turns of those that are started again because they ended.
     pub(crate) mending: Arc<Semaphore>,
     /// The position acted upon last in this process, and what was said there.
@@ -319,7 +322,7 @@ impl Actor for Runtime {
             self.add(scope, key, Wanted { assignment, dropped: false, sure, cause: "reconcile" });
         }
         self.flush(scope);
-        scope.every(LOOK_EVERY, Self::see_to_leases);
+        self.follow_leases(scope);
         scope.every(self.shared.config.blob_sweep, Self::sweep_blobs);
         if self.shared.config.repair {
             scope.every(REPAIR_EVERY, Self::repair);
@@ -459,6 +462,7 @@ impl Runtime {
         set_peers(&self.shared, assignments.iter());
         self.reserve_ports(scope, assignments);
         self.shared.book.lock().want(&leases::wanted(assignments.iter()));
+        self.shared.leased.notify_one();
         let listed: BTreeMap<_, _> = assignments.iter().map(|a| (&a.key, a)).collect();
         for (key, entry) in &self.entries {
             if !listed.contains_key(key) {

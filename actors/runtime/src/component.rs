@@ -202,6 +202,7 @@ impl ComponentActor {
                 && let Some(until) = file.lease
             {
                 book.took_over(&self.key, file.generation, until);
+                self.shared.leased.notify_one();
             }
             book.lease(&replica(&self.key), now_ms())
         };

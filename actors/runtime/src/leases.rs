@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use weft_link::{Call, Refusal};
 use weft_protocol::{Assignment, ComponentKey, Desired, ReplicaKey};
 use weft_supervision::Scope;
@@ -15,7 +16,7 @@ use crate::component::POST_RETRY;
 use crate::state::lease::{Book, Lease};
 
 /// Between looks at whether something is to be asked or has ended.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// An answer that takes longer is worth little.
 const ANSWER_WITHIN: Duration = Duration::from_millis(1_500);
 
@@ -34,6 +35,28 @@ pub(crate) fn replica(key: &ComponentKey) -> ReplicaKey {
 }
 
 impl Runtime {
+    /// Sees to leases again and again as long as there are any.
+    pub(crate) fn follow_leases(&self, scope: &Scope<Self>) {
+        let (own, shared) = (scope.clone(), self.shared.clone());
+        scope.spawn(async move {
+            loop {
+                // A node without fenced replicas is not woken for them.
+                while shared.book.lock().is_empty() {
+                    shared.leased.notified().await;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+                let (done, ran) = oneshot::channel();
+                own.post(move |runtime, scope| {
+                    runtime.see_to_leases(scope);
+                    let _ = done.send(());
+                });
+                if ran.await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
     /// Asks if it is time, and tells components what is not as they know it.
     pub(crate) fn see_to_leases(&mut self, scope: &Scope<Self>) {
         let leader = scope.fabric().directory().leader;

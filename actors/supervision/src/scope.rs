@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -115,10 +116,11 @@ impl<A: Actor> Scope<A> {
     }
 
     /// Runs `f` as a message to itself every `period` (at least 1 ms) of real time, first after
-    /// one period, until the incarnation ends. The next period starts when `f` has run.
+    /// one period, until the incarnation ends. Left out while the last one has not run yet.
     pub fn every(&self, period: Duration, f: impl FnMut(&mut A, &Self) + Send + 'static) {
         let scope = self.clone();
         let f = Arc::new(Mutex::new(f));
+        let waits = Arc::new(AtomicBool::new(false));
         let period = period.max(Duration::from_millis(1));
         self.spawn(async move {
             let mut ticks = tokio::time::interval(period);
@@ -126,13 +128,16 @@ impl<A: Actor> Scope<A> {
             ticks.tick().await;
             loop {
                 ticks.tick().await;
-                let (done, ran) = oneshot::channel();
-                let f = f.clone();
-                scope.post(move |actor, scope| {
+                // Not awaited: an idle node would wake another thread for every answer.
+                if waits.swap(true, Ordering::AcqRel) {
+                    continue;
+                }
+                let (f, waits) = (f.clone(), waits.clone());
+                let posted = scope.post(move |actor, scope| {
                     (f.lock())(actor, scope);
-                    let _ = done.send(());
+                    waits.store(false, Ordering::Release);
                 });
-                if ran.await.is_err() {
+                if !posted {
                     return;
                 }
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::{Change, name, socket, ttl};
+use super::{Change, name, socket, ssh_target, ttl};
 
 /// `weft init`.
 #[derive(Debug, Clone, Args)]
@@ -41,7 +41,7 @@ pub(crate) struct Init {
     after_help = "Example: weft join weft1.… --name n2 --data /var/lib/weft --bind 10.0.0.2:7443"
 )]
 pub(crate) struct Join {
-    /// The token that `weft node token` printed
+    /// The token that `weft node token` printed; `-`: read it from standard input
     pub(crate) token: String,
     /// Name of this node (default: the token's, else the host name)
     #[arg(long, value_parser = name)]
@@ -148,6 +148,13 @@ pub(crate) enum NodeVerb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Print a script that makes a machine with systemd a node, or run it there over ssh
+    #[command(after_help = "What it does: a user `weft` of a fixed number, the programs in \
+        /usr/local/bin, the join with a token made for it,\na systemd unit that is enabled and \
+        started. It can be repeated: what is done is left as it is.\n\
+        Examples: weft node provision n2 --bind 10.0.0.2:7443 >n2.sh\n          \
+        weft node provision n2 --bind 10.0.0.2:7443 --podman --ssh root@n2.example")]
+    Provision(Provision),
     /// Take a node out of the cluster for ever and deny its certificate
     #[command(visible_alias = "rm", after_help = "Example: weft node remove n3 --force --yes")]
     Remove {
@@ -208,6 +215,45 @@ pub(crate) enum NodeVerb {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+/// `weft node provision`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Provision {
+    /// Name of the new node
+    #[arg(value_parser = name)]
+    pub(crate) name: String,
+    /// Where its fabric listens, `ip:port`: an address of that machine which the others reach
+    #[arg(long, value_name = "IP:PORT", value_parser = socket)]
+    pub(crate) bind: String,
+    /// Where other nodes reach it, if that is not where it listens
+    #[arg(long, value_name = "IP:PORT", value_parser = socket)]
+    pub(crate) advertise: Option<String>,
+    /// Where its gateway listens, `ip:port`
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9765", value_parser = socket)]
+    pub(crate) gateway: String,
+    /// Run it there over ssh, as a login that is root, and send the programs
+    #[arg(long, value_name = "USER@HOST", value_parser = ssh_target)]
+    pub(crate) ssh: Option<String>,
+    /// The login is not root but may `sudo` without a password
+    #[arg(long, requires = "ssh")]
+    pub(crate) sudo: bool,
+    /// For components in containers, with a rootless Podman: the unit for it, numbers for its
+    /// users, and lingering
+    #[arg(long)]
+    pub(crate) podman: bool,
+    /// Number of the user `weft` and its group; it must never change afterwards
+    #[arg(long, value_name = "UID", default_value_t = 743, value_parser = clap::value_parser!(u32).range(1..=65_000))]
+    pub(crate) uid: u32,
+    /// With --ssh: directory that has weftd, weft and weft-shim (default: this program's)
+    #[arg(long, value_name = "DIR", requires = "ssh")]
+    pub(crate) programs: Option<PathBuf>,
+    /// The join token is good for this long, at most 7d
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = ttl)]
+    pub(crate) ttl: Duration,
+    /// Print what would be done; make no token, touch nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// `weft cluster`.

@@ -16,7 +16,7 @@ use weft_wire::{Clock, SystemClock, WallTime};
 
 pub(crate) use actors::{ActorRef, Actors, ActorsVerb, Chaos, ChaosVerb};
 pub(crate) use cluster::{
-    Cluster, ClusterVerb, Down, Init, Join, LabelChange, Login, Node, NodeVerb, Up,
+    Cluster, ClusterVerb, Down, Init, Join, LabelChange, Login, Node, NodeVerb, Provision, Up,
 };
 pub(crate) use definitions::{Edit, Export, Recover, Service, ServiceVerb, ShowDefinition, Sync};
 pub(crate) use inside::{Exec, Stats, Top};
@@ -254,6 +254,17 @@ fn socket(text: &str) -> Result<String, String> {
     text.parse::<std::net::SocketAddr>()
         .map(|address| address.to_string())
         .map_err(|_| "expected ip:port, such as 10.0.0.1:7443 or [fd00::1]:7443".into())
+}
+
+/// `host`, `user@host` or `ssh://user@host:port`: nothing that `ssh` could take for anything else.
+fn ssh_target(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.@:/[]%".contains(c);
+    if !text.is_empty() && !text.starts_with('-') && text.chars().all(fits) {
+        Ok(text.into())
+    } else {
+        Err("expected a host as ssh takes it, such as root@n2.example or ssh://root@10.0.0.2:2222"
+            .into())
+    }
 }
 
 /// A time, or how long before now.

@@ -43,7 +43,8 @@ struct View {
 }
 
 pub(crate) async fn run(app: &App, args: &Join) -> Result<Exit> {
-    let token = read_token(&args.token)?;
+    let token = if args.token == "-" { from_input()? } else { args.token.clone() };
+    let token = read_token(&token)?;
     check_name(&token, args.name.as_deref())?;
     let name =
         args.name.clone().or_else(|| token.name.clone()).or_else(host_name).ok_or_else(|| {
@@ -88,6 +89,19 @@ pub(crate) async fn run(app: &App, args: &Join) -> Result<Exit> {
     );
     app.output.result(&view, text)?;
     Ok(Exit::Ok)
+}
+
+/// The first line of standard input: a token among the arguments can be read by every user of the
+/// machine.
+///
+/// # Errors
+/// Exit 2 if nothing can be read.
+fn from_input() -> Result<String> {
+    let mut line = String::new();
+    std::io::stdin()
+        .read_line(&mut line)
+        .map_err(|error| CliError::usage("no token on standard input").cause(error))?;
+    Ok(line.trim().to_owned())
 }
 
 /// A token that fixes the name admits no other.

@@ -23,6 +23,7 @@ mod lost;
 mod man;
 mod node;
 mod operations;
+mod provision;
 mod purge;
 mod recover;
 mod service;

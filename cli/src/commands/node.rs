@@ -9,7 +9,7 @@ use weft_protocol::{
 };
 use weft_wire::{ActorKind, Address};
 
-use super::{App, agreed, drain, request};
+use super::{App, agreed, drain, provision, request};
 use crate::args::{LabelChange, Node, NodeVerb};
 use crate::error::{CliError, Exit, Result, clean};
 use crate::output::agreed::LabelView;
@@ -21,6 +21,7 @@ pub(crate) async fn run(app: &App, args: &Node) -> Result<Exit> {
         NodeVerb::List => list(app).await,
         NodeVerb::Status { target } => status(app, target.as_deref()).await,
         NodeVerb::Token { ttl, name, dry_run } => token(app, *ttl, name.as_deref(), *dry_run).await,
+        NodeVerb::Provision(args) => provision::run(app, args).await,
         NodeVerb::Remove { target, force, dry_run } => remove(app, target, *force, *dry_run).await,
         NodeVerb::Drain { target, change } => drain::drain(app, target, *change).await,
         NodeVerb::Undrain { target, dry_run } => drain::undrain(app, target, *dry_run).await,

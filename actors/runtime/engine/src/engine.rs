@@ -14,6 +14,7 @@ use bollard::query_parameters::{
 use bollard::{API_DEFAULT_VERSION, ClientVersion, Docker};
 use futures_util::StreamExt;
 use serde::Deserialize;
+use weft_wire::{Clock, SystemClock};
 
 use crate::container::{Container, Ended, Summary};
 use crate::error::{Error, NameHolder};
@@ -30,7 +31,7 @@ pub(crate) const CHANGE: Duration = Duration::from_secs(60);
 /// Podman takes seconds for its version on a busy machine.
 const VERSION: Duration = Duration::from_secs(15);
 /// Between looks while a container's end is being written down.
-const SETTLE: [u64; 6] = [2, 5, 10, 20, 50, 100];
+const SETTLE: [u64; 9] = [1, 1, 2, 3, 5, 10, 20, 50, 100];
 /// An end takes no longer to be written down.
 const SETTLE_LIMIT: Duration = Duration::from_secs(15);
 
@@ -393,9 +394,12 @@ pub(crate) async fn limited<T>(
     limit: Duration,
     future: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    tokio::time::timeout(limit, future)
+    let begun = SystemClock.now();
+    let answer = tokio::time::timeout(limit, future)
         .await
-        .unwrap_or_else(|_| Err(Error::Timeout { what: what.to_owned(), after: limit }))
+        .unwrap_or_else(|_| Err(Error::Timeout { what: what.to_owned(), after: limit }));
+    tracing::debug!(what, ok = answer.is_ok(), took = ?begun.elapsed(), "asked the engine");
+    answer
 }
 
 fn api_version(text: &str) -> Option<ClientVersion> {

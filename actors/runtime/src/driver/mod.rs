@@ -78,7 +78,8 @@ pub(crate) async fn take_over(hands: Hands, wanted: Option<Driver>, inbox: mpsc:
     if !wanted && !container::may_be(&hands.dir()) {
         return hands.say(Input::Found(finding));
     }
-    container::take_over(hands, finding, wanted, inbox).await;
+    // Apart, here and below: a process' task, which stays, would be as large as a container's.
+    Box::pin(container::take_over(hands, finding, wanted, inbox)).await;
 }
 
 /// One run from its start to its end.
@@ -87,11 +88,11 @@ pub(crate) async fn run(hands: Hands, assignment: Assignment, inbox: mpsc::Recei
         Driver::Process => {
             // It may have been one until now.
             if container::may_be(&hands.dir()) {
-                container::remove(&hands).await;
+                Box::pin(container::remove(&hands)).await;
             }
             process::run(hands, assignment, inbox).await;
         }
-        Driver::Container => container::run(hands, assignment, inbox).await,
+        Driver::Container => Box::pin(container::run(hands, assignment, inbox)).await,
     }
 }
 
@@ -130,7 +131,7 @@ async fn fetched(
     };
     let fabric = hands.scope.fabric();
     tokio::select! {
-        done = fetch::ensure(&hands.shared, fabric, &assignment.files, tell) => done,
+        done = Box::pin(fetch::ensure(&hands.shared, fabric, &assignment.files, tell)) => done,
         () = cancelled => Err(String::new()),
     }
 }

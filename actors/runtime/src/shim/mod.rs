@@ -55,6 +55,13 @@ const WRITE_LIMIT: Duration = Duration::from_secs(1);
 /// After the component's end, its pipes may hold data for at most this long.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
+/// The program that a daemon starts shims with: `weft-shim` beside it, a fiftieth of its size, or
+/// itself if that is not there. A shim that is older than the daemon refuses what it cannot read.
+pub fn program_beside(daemon: &Path) -> PathBuf {
+    let small = daemon.with_file_name("weft-shim");
+    if small.is_file() { small } else { daemon.to_owned() }
+}
+
 /// Runs a component until it ends: `--spec <file>`, a [`ShimSpec`]. Standard input, if it is a
 /// socket, is the first daemon's connection. SIGTERM stops the component; SIGINT and SIGHUP are
 /// ignored.

@@ -245,6 +245,11 @@ impl Book {
         }
     }
 
+    /// Whether nothing is fenced here, and nothing is to be heard of what was.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.in_flight.is_empty()
+    }
+
     /// Every replica that is wanted or has a lease, as it is.
     pub(crate) fn all(&self, now: u64) -> BTreeMap<ReplicaKey, Lease> {
         self.entries.keys().map(|key| (key.clone(), self.lease(key, now))).collect()
