@@ -89,7 +89,13 @@ fn the_units_are_as_systemd_wants_them_and_keep_components_when_the_daemon_stops
         assert!(text.contains(&*program.to_string_lossy()));
         std::fs::write(&unit, text).expect("writes");
         let done = run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&unit));
-        assert_eq!((done.code, done.stdout.as_str(), done.stderr.as_str()), (0, "", ""));
+        // Known from systemd 254 on; the unit says so.
+        let newer = |line: &&str| {
+            !line.contains("Unknown key 'DelegateSubgroup'")
+                && !line.contains("Unknown key name 'DelegateSubgroup'")
+        };
+        let said: Vec<&str> = done.stderr.lines().filter(newer).collect();
+        assert_eq!((done.code, done.stdout.as_str(), said), (0, "", Vec::new()));
         seen += 1;
     }
     assert_eq!(seen, 2);
