@@ -458,7 +458,7 @@ impl Gateway {
     }
 }
 
-pub(crate) async fn ps(asker: &Asker, target: Option<&CommandRef>) -> Result<PsReply, AskError> {
+async fn ps(asker: &Asker, target: Option<&CommandRef>) -> Result<PsReply, AskError> {
     let strangers = async {
         match target {
             None => asker.ask_all(ReadOddities { drift: false }).await,

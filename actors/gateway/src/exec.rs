@@ -113,7 +113,7 @@ fn choose<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_protocol::{ComponentKey, ExecCommand, NodeReply};
+    use weft_protocol::{ComponentKey, ExecCommand};
 
     use crate::rows::tests::{record, spec, status};
 
@@ -136,7 +136,7 @@ mod tests {
         let names: Vec<&str> = components.iter().map(String::as_str).collect();
         let state =
             StateView { services: vec![record(spec("web", 2, &names))], ..StateView::default() };
-        let ps = PsReply { rows, nodes: Vec::<NodeReply>::new(), foreign: Vec::new() };
+        let ps = PsReply { rows, nodes: Vec::new(), foreign: Vec::new() };
         let message = ClusterExec {
             id: uuid::Uuid::nil(),
             target: target.parse().expect("a target"),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use weft_link::ItemSink;
 use weft_protocol::{
-    ClusterUsage, EventFilter, NodeReply, Overview, QueryEvents, ReadHost, ReadUsage, UsageRow,
-    UsageView,
+    ClusterUsage, EventFilter, ListComponents, NodeReply, Overview, PsReply, QueryEvents, ReadHost,
+    ReadUsage, UsageRow, UsageView,
 };
 use weft_wire::AskError;
 
@@ -71,7 +71,7 @@ async fn overview(asker: &Asker) -> Overview {
     let (nodes, hosts, ps, events) = tokio::join!(
         actor::all_nodes(asker),
         asker.ask_all(ReadHost {}),
-        actor::ps(asker, None),
+        ps(asker),
         asker.ask_all(QueryEvents { filter }),
     );
     let hosts = hosts
@@ -80,14 +80,11 @@ async fn overview(asker: &Asker) -> Overview {
         .collect();
     let events = events.into_iter().filter_map(|(_, answer)| answer.ok()).collect();
     let most = usize::try_from(EVENTS).unwrap_or(usize::MAX);
-    Overview {
-        nodes,
-        hosts,
-        ps: ps.unwrap_or_else(|_| weft_protocol::PsReply {
-            rows: Vec::new(),
-            nodes: Vec::new(),
-            foreign: Vec::new(),
-        }),
-        events: rows::merge_events(events, most),
-    }
+    Overview { nodes, hosts, ps, events: rows::merge_events(events, most) }
+}
+
+/// Weft's own components; what else engines have is not asked for so often.
+async fn ps(asker: &Asker) -> PsReply {
+    let (state, answers) = tokio::join!(asker.state(), asker.ask_all(ListComponents {}));
+    rows::ps(state.as_ref(), asker.fabric.name(), &answers, None)
 }

@@ -229,6 +229,17 @@ impl Shared {
         self.board.lock().get(key).cloned()
     }
 
+    /// Ends when this node has nothing to do with a component any more.
+    pub(crate) async fn forgotten(&self, key: &ComponentKey) {
+        let mut news = self.news.subscribe();
+        while self.board.lock().contains_key(key) {
+            // Also after it fell behind.
+            if let Err(broadcast::error::RecvError::Closed) = news.recv().await {
+                return;
+            }
+        }
+    }
+
     /// All rows.
     pub(crate) fn statuses(&self) -> Vec<ComponentStatus> {
         self.board.lock().values().cloned().collect()

@@ -9,18 +9,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use uuid::Uuid;
 use weft_link::{Call, Reply};
 use weft_protocol::files::{ShimFile, component_dir, log_file, replica_dir};
 use weft_protocol::{
     Assign, Assignment, ChaosActor, ChaosKind, CheckSpec, ComponentKey, ComponentSpec,
-    ComponentState, ComponentStatus, Desired, Driver, Duty, Health, HealthCheck, HealthKind,
-    ListComponents, LogStream, Observed, ReadDuty, ReadLogs, Resources, RestartComponents,
-    RestartPolicy, RouteMode, RouteSpec, Transition, WatchComponents,
+    ComponentState, ComponentStatus, Desired, Driver, Duty, Exec, ExecCommand, ExecInput, ExecItem,
+    ExecTaken, Health, HealthCheck, HealthKind, ListComponents, LogStream, Observed, Octets,
+    ReadDuty, ReadLogs, Resources, RestartComponents, RestartPolicy, RouteMode, RouteSpec,
+    Transition, WatchComponents,
 };
 use weft_runtime::{RuntimeConfig, factory};
 use weft_supervision::testing::{self, TestTree};
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope};
-use weft_wire::{ActorKind, Address, AskError, Clock, Failure, FailureKind, SystemClock};
+use weft_wire::{
+    ActorKind, Address, AskError, Caller, Clock, Failure, FailureKind, Identity, OperatorId, Role,
+    SystemClock,
+};
 
 const SHIM: &str = env!("CARGO_BIN_EXE_weft-shim");
 
@@ -1144,6 +1149,114 @@ fn a_data_directory_with_a_long_path_works() {
     daemon(&deep, async |node| {
         assert_eq!(node.running("api").await.pid, first, "connected through its socket");
         node.assign(2, &[]).await;
+        node.gone(&dir).await;
+    });
+}
+
+fn operator(n: u128) -> Caller {
+    let identity = Identity::Operator(OperatorId::new(Uuid::from_u128(n)));
+    Caller { identity, role: Role::Admin, via: None }
+}
+
+/// A command beside `api`; its items.
+async fn exec(node: &Node, n: u128, script: &str) -> weft_link::Items<ExecItem> {
+    let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
+    let command = ExecCommand { argv, stdin: true, ..ExecCommand::default() };
+    let exec = Exec { id: Uuid::from_u128(n), key: key("api"), command };
+    let call = Call { caller: Some(operator(1)), ..Call::within(testing::PATIENCE) };
+    let to = Address::here(ActorKind::Runtime);
+    let mut items = node.tree.fabric().subscribe(to, exec, call).await.unwrap();
+    let first = items.next().await.unwrap().unwrap();
+    assert!(matches!(first, ExecItem::Started { .. }), "{first:?}");
+    items
+}
+
+async fn feed(
+    node: &Node,
+    who: u128,
+    (n, sequence): (u128, u64),
+    bytes: &[u8],
+    end: bool,
+) -> Result<ExecTaken, AskError> {
+    let bytes = Octets(bytes.to_vec());
+    let input = ExecInput { id: Uuid::from_u128(n), sequence, bytes, end };
+    let call = Call { caller: Some(operator(who)), ..Call::within(testing::PATIENCE) };
+    node.tree.fabric().ask(Address::here(ActorKind::Runtime), input, call).await
+}
+
+/// What it wrote to standard output, and its end.
+async fn said(items: &mut weft_link::Items<ExecItem>) -> (Vec<u8>, Result<u8, AskError>) {
+    let mut out = Vec::new();
+    loop {
+        let item = tokio::time::timeout(testing::PATIENCE, items.next()).await.expect("an end");
+        match item.expect("an end") {
+            Ok(ExecItem::Output { bytes, .. }) => out.extend(bytes.0),
+            Ok(ExecItem::Ended { code, .. }) => return (out, Ok(code)),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => return (out, Err(error)),
+        }
+    }
+}
+
+#[test]
+fn input_of_a_command_is_taken_once_in_order_and_from_nobody_else() {
+    let dir = Dir::new();
+    daemon(dir.path(), async |node| {
+        node.assign(1, &[sleeper("api")]).await;
+        node.running("api").await;
+        let mut items = exec(node, 7, "cat; exit 3").await;
+        assert_eq!(feed(node, 1, (7, 0), b"a", false).await, Ok(ExecTaken::Yes));
+        // Another admin does not even learn that it is there.
+        for (who, n) in [(2, 7), (1, 8)] {
+            let refused = feed(node, who, (n, 1), b"evil", false).await;
+            let Err(AskError::Failed(failure)) = refused else { panic!("{refused:?}") };
+            assert_eq!(failure.kind, FailureKind::NotFound);
+        }
+        assert_eq!(feed(node, 1, (7, 0), b"a", false).await, Ok(ExecTaken::Yes), "again");
+        let gap = feed(node, 1, (7, 2), b"c", true).await;
+        assert!(matches!(gap, Err(AskError::Failed(f)) if f.kind == FailureKind::Conflict));
+        assert_eq!(feed(node, 1, (7, 1), b"b", false).await, Ok(ExecTaken::Yes));
+        assert_eq!(feed(node, 1, (7, 2), b"c", true).await, Ok(ExecTaken::Yes));
+        assert_eq!(said(&mut items).await, (b"abc".to_vec(), Ok(3)));
+        node.end(2, &dir).await;
+    });
+}
+
+#[test]
+fn a_command_ends_with_its_listener_its_component_and_its_runtime() {
+    let dir = Dir::new();
+    daemon(dir.path(), async |node| {
+        node.assign(1, &[sleeper("api")]).await;
+        let first = node.running("api").await;
+        let left = |what: &'static str| {
+            let dir = &dir;
+            testing::eventually(what, move || {
+                // The component and its shim.
+                (dir.processes().len() == 2).then_some(())
+            })
+        };
+        let script = "trap '' HUP; sleep 1000 & echo on; wait";
+        let on = async |items: &mut weft_link::Items<ExecItem>| {
+            let item = items.next().await.unwrap().unwrap();
+            assert!(matches!(item, ExecItem::Output { .. }), "{item:?}");
+        };
+        let mut items = exec(node, 1, script).await;
+        on(&mut items).await;
+        drop(items);
+        left("nobody listens").await;
+
+        let mut items = exec(node, 2, script).await;
+        on(&mut items).await;
+        let chaos = ChaosActor { path: "runtime".into(), kind: ChaosKind::Panic };
+        let _ = node.tree.ask(chaos).await;
+        left("the runtime panicked").await;
+        assert_eq!(node.running("api").await.pid, first.pid);
+
+        let mut items = exec(node, 3, script).await;
+        on(&mut items).await;
+        node.assign(2, &[]).await;
+        let (_, end) = said(&mut items).await;
+        assert!(matches!(end, Err(AskError::Failed(f)) if f.message.contains("was removed")));
         node.gone(&dir).await;
     });
 }

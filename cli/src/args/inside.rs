@@ -23,7 +23,7 @@ pub(crate) struct Exec {
     /// Give it a terminal
     #[arg(short, long)]
     pub(crate) tty: bool,
-    /// In this replica; needed where several run
+    /// In this replica; needed where several run, unless --on NODE leaves one
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) replica: Option<u32>,
     /// Set a variable, on top of the component's

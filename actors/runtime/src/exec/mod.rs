@@ -160,6 +160,10 @@ async fn serve(
     let outcome = tokio::select! {
         outcome = run => outcome,
         () = sink.closed() => return Ok(()),
+        () = shared.forgotten(&key) => {
+            let text = format!("{key} was removed from this node, and the command ended with it");
+            Err(Failure::new(FailureKind::Conflict, text))
+        }
     };
     let (code, reason) =
         outcome.map_err(|failure| failure.service(&key.service).component(&key.component))?;
