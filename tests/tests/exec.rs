@@ -328,7 +328,7 @@ name = "busy"
 
 [[components]]
 name = "loop"
-cmd = ["/bin/sh", "-c", "(while :; do :; done) & (while :; do :; done) & wait"]
+cmd = ["/bin/sh", "-c", "for i in 1 2 3 4; do while :; do :; done & done; wait"]
 stop_grace = "1s"
 "#;
 
@@ -342,7 +342,7 @@ fn a_busy_process_is_seen_with_all_that_descends_from_it() {
         let row = rows.as_array()?.first()?.clone();
         (row["cpu_percent"].as_f64()? > 50.0).then_some(row)
     });
-    assert_eq!((&row["component"], &row["pids"]), (&"loop".into(), &3.into()), "{row}");
+    assert_eq!((&row["component"], &row["pids"]), (&"loop".into(), &5.into()), "{row}");
     assert!(row["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 100_000), "{row}");
     let table = cluster.weft(&["stats", "busy/loop", "--no-stream"]).ok().stdout;
     let header = table.lines().next().expect("a header");
@@ -412,7 +412,7 @@ stop_grace = "1s"
 [[components]]
 name = "loop"
 image = "{IMAGE}"
-cmd = ["/bin/sh", "-c", "while :; do :; done"]
+cmd = ["/bin/sh", "-c", "for i in 1 2 3 4; do while :; do :; done & done; wait"]
 stop_grace = "1s"
 "#
     )
