@@ -406,6 +406,7 @@ mod tests {
             file: "/c/weft.toml".into(),
             name: "default".into(),
             cluster: String::new(),
+            registry: String::new(),
             services_dir: "/c/services".into(),
             nodes: nodes
                 .iter()

@@ -125,7 +125,8 @@ async fn attach(words: &[OsString]) -> Result<Attached> {
 
 /// The value of an option among words that nobody has parsed.
 fn value(words: &[OsString], option: &str) -> Option<OsString> {
-    let mut words = words.iter();
+    // The last is what is being typed.
+    let mut words = words.iter().take(words.len().saturating_sub(1));
     loop {
         let word = words.next()?;
         if word == option {
@@ -167,6 +168,7 @@ mod tests {
         assert_eq!(value(&words, "--config"), Some("f".into()));
         assert_eq!(value(&words, "--node"), None);
         assert_eq!(value(&words[..3], "--config"), None);
+        assert_eq!(value(&words[..4], "--config"), None, "it is being typed");
     }
 
     #[test]

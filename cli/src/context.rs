@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use weft_config::cli::{CliConfig, NodeEntry, config_path};
+use weft_config::service::ParseOptions;
 use weft_identity::{DenyList, IdentityFiles, StoredIdentity, Trust};
 use weft_wire::{Clock, ClusterId, SystemClock, WallTime};
 
@@ -22,6 +23,8 @@ pub(crate) struct Context {
     pub(crate) cluster: String,
     /// Where definitions lie.
     pub(crate) services_dir: PathBuf,
+    /// From which an omitted `image` is derived (`[build] registry`); may be empty.
+    pub(crate) registry: String,
     /// Nodes to try, in order.
     pub(crate) nodes: Vec<NodeEntry>,
     /// The operator's certificate, key and trust bundle; empty: none.
@@ -55,6 +58,19 @@ pub(crate) fn services_dir(global: &Global, env: &Env) -> Result<PathBuf> {
     Ok(load(global, env, &file_of(global, env)?)?.services_dir)
 }
 
+/// From which an omitted `image` is derived; needs no context. May be empty.
+///
+/// # Errors
+/// Exit 2: mistakes in the CLI file.
+pub(crate) fn registry(global: &Global, env: &Env) -> Result<String> {
+    Ok(load(global, env, &file_of(global, env)?)?.registry)
+}
+
+/// How definitions are read where images come from that registry.
+pub(crate) fn parse_options(registry: &str) -> ParseOptions<'_> {
+    ParseOptions { registry: (!registry.is_empty()).then_some(registry), ..ParseOptions::default() }
+}
+
 fn load(global: &Global, env: &Env, file: &Path) -> Result<CliConfig> {
     // A file that was named must exist; the default one may not.
     if global.config.is_some() && !file.exists() {
@@ -84,6 +100,7 @@ impl Context {
             name,
             cluster: context.cluster,
             services_dir: config.services_dir,
+            registry: config.registry,
             nodes: context.nodes,
             identity_dir: context.identity_dir,
             socket: context.socket,

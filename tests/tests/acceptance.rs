@@ -165,7 +165,7 @@ fn the_acceptance_path_is_walked_from_the_first_sync_to_the_return_of_a_lost_nod
 
 fn who_is_there(path: &Path31) {
     let who = path.both(&["whoami"]);
-    assert_eq!(text(&who["name"]), "ops", "{who}");
+    assert_eq!(text(&who["role"]), "admin", "{who}");
     path.weft(&["login"]).ok();
     let nodes = path.both(&["node", "list"]);
     assert_eq!(nodes.as_array().map(Vec::len), Some(3));
@@ -184,9 +184,11 @@ fn what_runs_already_becomes_a_service(path: &Path31) {
     // Empty: it discovers, and does nothing.
     let done = path.both(&["sync"]);
     assert_eq!(done["services"].as_array().map(Vec::len), Some(0), "{done}");
-    let foreign = path.rows("-");
-    let names: Vec<&str> = foreign.iter().map(|row| text(&row["component"])).collect();
-    assert_eq!(names, ["old", "old-job"], "{foreign:?}");
+    let foreign = path.until("both are listed", || {
+        let rows = path.rows("-");
+        let names: Vec<&str> = rows.iter().map(|row| text(&row["component"])).collect();
+        (names == ["old", "old-job"]).then_some(rows)
+    });
     assert!(foreign.iter().all(|row| row["desired"] == "ignore"));
 
     let started = || ["old", "old-job"].map(|name| podman.field(name, "{{.State.StartedAt}}"));

@@ -138,6 +138,14 @@ fn what_cannot_be_adopted_is_named_with_its_reason_and_nothing_is_made() {
     assert!(rows[1].0 == "shop-db" && rows[1].2.contains("allow_host_mounts"), "{rows:?}");
     is(&boxes, "shop", "shop", "running");
 
+    // What has no fixed tag is taken as it runs, and what that means is said.
+    boxes.podman[0].podman(&["tag", IMAGE, "localhost/loose:latest"]).ok();
+    let run = ["run", "-d", "--name", "loose", "localhost/loose:latest", "sleep", "1000"];
+    boxes.podman[0].podman(&run).ok();
+    let loose = boxes.cluster.weft(1, &["adopt", "loose", "--dry-run", "--json"]).ok().json();
+    let lost = loose["containers"][0]["lost"].to_string();
+    assert!(lost.contains("its exact image"), "{loose}");
+
     // A longer name that is a service has what begins with it.
     begin(&boxes, 0, "shop-db-old", &[], "d");
     boxes.podman[0].podman(&["rm", "-f", "-t", "0", "shop-db"]).ok();

@@ -328,3 +328,32 @@ fn what_a_node_lost_with_its_engines_storage_is_recovered_from_the_cluster_alone
     let again = boxes.cluster.weft(0, &["recover", "n1"]).ok();
     assert!(again.stdout.contains("nothing is down"), "{again:?}");
 }
+
+#[test]
+fn an_omitted_image_is_derived_from_the_registry_that_the_cli_file_or_the_environment_names() {
+    let bench = Bench::new();
+    bench.write(
+        "shop",
+        "name = \"shop\"\nversion = \"7\"\n[[components]]\nname = \"api\"\ndriver = \"container\"\n",
+    );
+    let refused = bench.weft(&["validate"]);
+    assert_eq!(refused.code, 2, "{refused:?}");
+    let with = |args: &[&str]| {
+        run(bench
+            .cluster
+            .command(args)
+            .env("WEFT_SERVICES_DIR", &bench.dir)
+            .env("WEFT_BUILD_REGISTRY", "r.example:5000"))
+    };
+    with(&["validate"]).ok();
+    let plan = with(&["plan", "shop"]);
+    assert!(!plan.stderr.contains("image"), "{plan:?}");
+    let explained = bench.weft(&["config", "explain", "--json"]).ok().json();
+    let of = |key: &str| explained.as_array()?.iter().find(|line| line["key"] == key).cloned();
+    let dir = of("services.dir").expect("it is explained");
+    assert_eq!(dir["origin"], "WEFT_SERVICES_DIR", "{dir}");
+    let node = bench.cluster.data_dir("n1").join("node.toml");
+    let node = node.to_string_lossy();
+    let text = bench.weft(&["config", "explain", "--node-file", &node]).ok().stdout;
+    assert!(text.contains("node.name = \"n1\"  # file, line "), "{text}");
+}

@@ -4,6 +4,7 @@
 use serde_json::Value;
 use weft_tests::DEADLINE;
 use weft_tests::podman::{Boxes, IMAGE, Podman};
+use weft_wire::{Clock, SystemClock};
 
 const WEB: &str = "name = \"web\"\n\n[[components]]\nname = \"web\"\nimage = \"localhost/weft-test:1\"\n\
     cmd = [\"/bin/sh\", \"-c\", \"exec sleep 1000\"]\nstop_grace = \"1s\"\nenv = [\"A=1\"]\n";
@@ -40,8 +41,9 @@ fn a_container_that_was_changed_and_one_of_nothing_are_drift_and_others_are_nobo
     podman
         .podman(&["run", "-d", "--name", "mine", "--network", "host", IMAGE, "sleep", "1000"])
         .ok();
-    let row = boxes.cluster.ps_json(0).into_iter().find(|row| row["component"] == "mine");
-    let row = row.expect("it is listed");
+    let (row, _) = boxes.cluster.wait_until("it is listed", DEADLINE, |cluster| {
+        cluster.ps_json(0).into_iter().find(|row| row["component"] == "mine")
+    });
     assert_eq!(
         (row["service"].as_str(), row["state"].as_str(), row["desired"].as_str()),
         (Some("-"), Some("running"), Some("ignore")),
@@ -65,7 +67,8 @@ fn a_container_that_was_changed_and_one_of_nothing_are_drift_and_others_are_nobo
     run.extend(labels.iter().map(String::as_str));
     run.extend([IMAGE, "sleep", "1000"]);
     podman.podman(&run).ok();
-    let orphan = of_kind(&boxes, "orphan").expect("it is drift");
+    let (orphan, _) =
+        boxes.cluster.wait_until("it is drift", DEADLINE, |_| of_kind(&boxes, "orphan"));
     assert_eq!(
         (orphan["service"].as_str(), orphan["observed"].as_str(), orphan["node"].as_str()),
         (Some("ghost"), Some("running"), Some("n1")),
@@ -103,7 +106,13 @@ fn a_node_that_mends_everything_makes_a_changed_container_anew_and_one_that_rest
         boxes.cluster.start_daemon(0);
         boxes.cluster.answers(0);
         if !mends {
-            boxes.cluster.wait_until("it is drift", DEADLINE, |_| of_kind(&boxes, "spec"));
+            // For longer than a node that mends it takes.
+            boxes.cluster.wait_until("it is drift, and stays so", DEADLINE, |_| {
+                let since = of_kind(&boxes, "spec")?["since"].as_str().map(weft_tests::micros)?;
+                (SystemClock.wall().as_micros() - since > 8_000_000).then_some(())
+            });
+            let command = boxes.podman[0].field("web", "{{.Config.Cmd}}");
+            assert!(command.contains("sleep 2000"), "{command}");
             continue;
         }
         boxes.cluster.wait_until("it is made anew", DEADLINE, |cluster| {

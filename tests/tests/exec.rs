@@ -283,7 +283,8 @@ fn a_terminal_has_the_operators_size_its_keys_and_comes_back_as_it_was() {
     let args =
         ["exec", "-t", "idle/api", "--replica", "1", "--", "sh", "-c", "test -t 1 && stty size"];
     let mut one = OnTerminal::start(&mut cluster.command(&args), 90, 20);
-    assert_eq!(one.end(), (0, true));
+    let end = one.end();
+    assert_eq!(end, (0, true), "{}", one.shown());
     one.shows("20 90\r\n");
 }
 

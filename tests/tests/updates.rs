@@ -174,7 +174,9 @@ fn an_update_can_be_tried_on_a_canary_paused_resumed_and_rolled_back_and_a_servi
     cluster.weft(&["resume", "web"]).ok();
     eventually("all are new", || (revisions() == [2, 2, 2]).then_some(()));
 
-    deploy(&cluster, &web("canary = 1", "env = [\"A=2\"]"), &[]).ok();
+    // Said at the deploy instead of in the definition.
+    let done = deploy(&cluster, &web("", "env = [\"A=2\"]"), &["--canary", "1"]).ok();
+    assert!(done.stderr.contains("weft resume web"), "{done:?}");
     cluster.weft(&["rollback", "web"]).ok();
     eventually("the one before", || (revisions() == [2, 2, 2]).then_some(()));
     cluster.weft(&["rollback", "web", "1"]).ok();

@@ -20,6 +20,12 @@ pub(crate) async fn purge(asker: &Asker, message: PurgeService) -> Result<Purged
     };
     let state = asker.state().await?;
     let Some(record) = state.service(service) else {
+        // Done before, when this is the request sent again.
+        let command = Command::Purge { service: service.to_owned() };
+        let again = Propose { request: message.request, command };
+        if !message.dry_run && asker.ask(again, AGREE).await.is_ok() {
+            return Ok(PurgedService { revisions: 0, data: Vec::new() });
+        }
         let text = format!("no service `{service}`");
         let help = "`weft purge --dry-run` lists what is undeployed".to_owned();
         return Err(refuse(FailureKind::NotFound, text, help));

@@ -223,7 +223,9 @@ pub(crate) fn misplaced(state: &StateView, rows: &[ComponentRow], now: WallTime)
                 .placements
                 .iter()
                 .find(|place| place.service == key.service && place.replica == key.replica);
-            let runs = status.pid != 0 || !status.container.is_empty();
+            // One that is being stopped may take as long as it was given.
+            let runs = (status.pid != 0 || !status.container.is_empty())
+                && status.state != ComponentState::Stopping;
             let (desired, reason) = match place {
                 Some(_) if status.state == ComponentState::Pending => {
                     (status.desired, format!("placed on {}, which does not run it", row.node))

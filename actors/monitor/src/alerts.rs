@@ -76,6 +76,9 @@ pub struct TooOften {
 /// Type and subject: service and component, or a node's name and nothing.
 type Key = (AlertKind, String, String);
 
+/// What a deploy or an operator stops to start it again is no drift for so long.
+const ON_ITS_WAY: Duration = Duration::from_secs(5);
+
 /// One change into drift.
 #[derive(Debug, Clone, Copy)]
 struct Drifting {
@@ -297,7 +300,12 @@ impl Alerts {
 
     /// How long drift of this component may last before it fires.
     fn patience(&self, fact: &Fact) -> Duration {
-        if self.rules.at_once && !fact.asked { Duration::ZERO } else { self.rules.alert_after }
+        match fact.asked {
+            // It is on its way from what was to what is wanted.
+            true => self.rules.alert_after.max(ON_ITS_WAY),
+            false if self.rules.at_once => Duration::ZERO,
+            false => self.rules.alert_after,
+        }
     }
 
     fn fire(&mut self, mut alert: Alert, wall: WallTime, id: Uuid) -> Alert {

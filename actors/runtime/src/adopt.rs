@@ -49,7 +49,10 @@ pub(crate) async fn find(
             Err(error) => return Err(engine_error(node, &error)),
         };
         let image = engine.image(&container.image_id).await.map_err(|e| engine_error(node, &e))?;
-        let (spec, lost) = container.adopted(&component, image.as_ref());
+        let (spec, mut lost) = container.adopted(&component, image.as_ref());
+        if !is_pinned(&spec.image) {
+            lost.push(format!("its exact image, since `{}` may mean another one then", spec.image));
+        }
         let problem = if valid_name(&component) {
             recipe::problem(config, &spec, &message.service, REPLICA).unwrap_or_default()
         } else {
@@ -66,6 +69,13 @@ pub(crate) async fn find(
         });
     }
     Ok(found)
+}
+
+/// Whether a reference has a digest, or a tag other than `latest` (orchestration §3.4).
+fn is_pinned(image: &str) -> bool {
+    let name = image.rsplit_once('/').map_or(image, |(_, name)| name);
+    image.contains('@')
+        || name.split_once(':').is_some_and(|(_, tag)| !tag.eq_ignore_ascii_case("latest"))
 }
 
 /// Notes the claims in the components' directories, where their drivers find them.

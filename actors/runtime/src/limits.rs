@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use rustix::fs::{Access, access};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde::{Deserialize, Serialize};
@@ -102,9 +103,15 @@ impl Limiter {
         let beneath = Path::new(&format!("{PREFIX}{node}")).join(name);
         if let Some(bytes) = wanted.memory {
             let text = format!("memory {}", shown(bytes));
-            match make(self.memory.as_ref(), &beneath, |version, dir| match version {
-                2 => fs::write(dir.join("memory.max"), bytes.to_string()),
-                _ => fs::write(dir.join("memory.limit_in_bytes"), bytes.to_string()),
+            match make(self.memory.as_ref(), &beneath, |version, dir| {
+                // Nor in swap, where that can be said.
+                let (limit, swap, most) = match version {
+                    2 => ("memory.max", "memory.swap.max", 0),
+                    _ => ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", bytes),
+                };
+                fs::write(dir.join(limit), bytes.to_string())?;
+                let _ = fs::write(dir.join(swap), most.to_string());
+                Ok(())
             }) {
                 Ok((group, version)) => {
                     said.push(format!("{text} (cgroup v{version})"));
@@ -154,30 +161,45 @@ fn shown(bytes: u64) -> String {
     }
 }
 
-/// Makes a group, or takes the one that is there, and limits it.
+/// Makes a group, or takes the one that is there, and limits it. One at a time: the directory above
+/// is shared, and a shim that ends may remove it at any moment.
 fn make(
     place: Option<&Place>,
     beneath: &Path,
     limit: impl Fn(u8, &Path) -> io::Result<()>,
 ) -> Result<(Group, u8), String> {
+    static ONE: Mutex<()> = Mutex::new(());
     let Some(place) = place else { return Err("no cgroup that this node may use".into()) };
+    let _one = ONE.lock();
     let dir = place.base.join(beneath);
-    let made = || {
-        if let Some(parent) = dir.parent().filter(|parent| !parent.is_dir()) {
-            fs::create_dir(parent)?;
+    let attempt = || {
+        if let Some(parent) = dir.parent() {
+            create(parent)?;
             enable(place, parent);
         }
-        if !dir.is_dir() {
-            fs::create_dir(&dir)?;
-        }
-        limit(place.version, &dir)
+        let fresh = create(&dir)?;
+        limit(place.version, &dir).inspect_err(|_| {
+            if fresh {
+                let _ = fs::remove_dir(&dir);
+            }
+        })
     };
-    match made() {
+    let made = match attempt() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => attempt(),
+        made => made,
+    };
+    match made {
         Ok(()) => Ok((Group { dir, back: place.own.clone() }, place.version)),
-        Err(error) => {
-            let _ = fs::remove_dir(&dir);
-            Err(format!("cgroup: {error}"))
-        }
+        Err(error) => Err(format!("cgroup: {error}")),
+    }
+}
+
+/// Whether it was not there.
+fn create(dir: &Path) -> io::Result<bool> {
+    match fs::create_dir(dir) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

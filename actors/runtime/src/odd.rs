@@ -79,18 +79,20 @@ impl Runtime {
             let specs = odd.drift.into_iter().filter(|drift| drift.kind == DriftKind::Spec);
             let mut looked = shared.looked.lock();
             let now = Instant::now();
-            let due = |key: &ComponentKey| {
-                let before = looked.repaired.insert(key.clone(), now);
-                before.is_none_or(|before| now.duration_since(before) >= REPAIR_AGAIN)
-            };
+            looked.repaired.retain(|_, before| now.duration_since(*before) < REPAIR_AGAIN);
+            let due = |key: &ComponentKey| !looked.repaired.contains_key(key);
             Ok::<_, Error>(specs.map(|drift| key_of(&drift)).filter(due).collect::<Vec<_>>())
         };
         scope.spawn_then(looked, |runtime, keys, _| {
             for key in keys.unwrap_or_default() {
-                tracing::warn!(component = %key, "its container was changed: it is made anew");
-                if let Some(child) = runtime.child(&key) {
-                    // One whose actor is being restarted is looked at again.
-                    let _ = child.post(|actor, scope| actor.repair(scope));
+                let row = runtime.shared.board.lock().get(&key).map(|row| row.state);
+                let Some(child) = runtime.child(&key) else { continue };
+                // One that is being started, or whose actor is, is looked at again.
+                if row == Some(ComponentState::Running)
+                    && child.post(|actor, scope| actor.repair(scope)).is_ok()
+                {
+                    tracing::warn!(component = %key, "its container was changed: it is made anew");
+                    runtime.shared.looked.lock().repaired.insert(key, Instant::now());
                 }
             }
         });
@@ -117,7 +119,14 @@ async fn look(
     let adopted = tokio::task::spawn_blocking(move || adopt::owned(&data_dir)).await;
     let adopted = adopted.unwrap_or_default();
     let mut odd = Oddities::default();
-    for one in engine.list(&[]).await? {
+    let all = engine.list(&[]).await?;
+    {
+        let there = |id: &str| all.iter().any(|one| one.id == id);
+        let mut looked = shared.looked.lock();
+        looked.found.retain(|(id, _), _| there(id));
+        looked.since.retain(|id, _| there(id));
+    }
+    for one in all {
         let Some(owner) = &one.owner else {
             if !adopted.contains_key(&one.id) {
                 odd.foreign.push(foreign(&one));
@@ -195,13 +204,7 @@ async fn changed(
         Err(error) => return Err(error),
     };
     let differ = differs(&container, &made);
-    let mut looked = shared.looked.lock();
-    // Those that are gone are forgotten by forgetting all: what is there is looked at again.
-    if looked.found.len() > 10_000 {
-        looked.found.clear();
-        looked.since.clear();
-    }
-    looked.found.insert(id, differ.clone());
+    shared.looked.lock().found.insert(id, differ.clone());
     Ok(differ)
 }
 

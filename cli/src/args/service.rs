@@ -23,6 +23,9 @@ pub(crate) struct Deploy {
     /// Leave components alone whose definition did not change
     #[arg(long)]
     pub(crate) if_changed: bool,
+    /// Have the update wait for `weft resume` after so many replicas, whatever `[update] canary` says
+    #[arg(long, value_name = "N")]
+    pub(crate) canary: Option<u32>,
     #[command(flatten)]
     pub(crate) change: Change,
 }

@@ -4,10 +4,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use weft_config::Diagnostics;
-use weft_config::service::{ParseOptions, Parsed, Stem, parse, parse_file};
+use weft_config::service::{Parsed, Stem, parse_file, parse_with};
 use weft_protocol::{CommandRef, ServiceSpec};
 
 use super::ship;
+use crate::context::parse_options;
 use crate::error::{CliError, Exit, Result};
 use crate::output::Output;
 use crate::paths::{absolute, normal};
@@ -69,10 +70,10 @@ pub(crate) fn read_arguments(
 pub(crate) fn resolve(
     reference: Option<&CommandRef>,
     source: &Source,
-    services_dir: &Path,
+    (services_dir, registry): (&Path, &str),
     output: &Output,
 ) -> Result<Wanted> {
-    let options = ParseOptions::default();
+    let options = parse_options(registry);
     let (parsed, dir) = match source {
         Source::File(path) => (parse_file(path, Stem::Any, options), parent(&absolute(path)?)),
         Source::Stdin => {
@@ -86,7 +87,7 @@ pub(crate) fn resolve(
                         .cause(error));
                 }
             }
-            (parse(&text, "<stdin>"), absolute(Path::new("."))?)
+            (parse_with(&text, "<stdin>", options), absolute(Path::new("."))?)
         }
         Source::Named => {
             let Some(reference) = reference else {
@@ -203,8 +204,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp dir");
         let file = dir.path().join("web.toml");
         std::fs::write(&file, WEB).expect("writes");
-        let wanted =
-            resolve(None, &Source::File(file), Path::new("/none"), &output()).expect("resolves");
+        let wanted = resolve(None, &Source::File(file), (Path::new("/none"), ""), &output())
+            .expect("resolves");
         let spec = wanted.spec.expect("has a spec");
         let here = absolute(dir.path()).expect("absolute");
         assert_eq!(spec.components[0].cmd[0], here.join("api").to_string_lossy());
@@ -218,7 +219,8 @@ mod tests {
         let file = dir.path().join("web.toml");
         let text = WEB.replacen('\n', "\nfiles = [\"bin/api\"]\n", 1);
         std::fs::write(&file, text.replace("./bin/../api", "./bin/api")).expect("writes");
-        let read = || resolve(None, &Source::File(file.clone()), Path::new("/none"), &output());
+        let read =
+            || resolve(None, &Source::File(file.clone()), (Path::new("/none"), ""), &output());
         assert_eq!(read().expect_err("not there").exit, Exit::Usage);
         std::fs::create_dir(dir.path().join("bin")).expect("makes");
         std::fs::write(dir.path().join("bin/api"), "abc").expect("writes");
@@ -232,10 +234,12 @@ mod tests {
     fn the_services_directory_comes_before_the_registry() {
         let dir = tempfile::tempdir().expect("temp dir");
         let web = reference("web/api");
-        let wanted = resolve(Some(&web), &Source::Named, dir.path(), &output()).expect("resolves");
+        let wanted =
+            resolve(Some(&web), &Source::Named, (dir.path(), ""), &output()).expect("resolves");
         assert_eq!((wanted.spec, wanted.component.as_str()), (None, "api"));
         std::fs::write(dir.path().join("web.toml"), WEB).expect("writes");
-        let wanted = resolve(Some(&web), &Source::Named, dir.path(), &output()).expect("resolves");
+        let wanted =
+            resolve(Some(&web), &Source::Named, (dir.path(), ""), &output()).expect("resolves");
         assert!(wanted.spec.is_some());
     }
 
@@ -243,8 +247,9 @@ mod tests {
     fn an_unknown_component_lists_the_valid_ones() {
         let dir = tempfile::tempdir().expect("temp dir");
         std::fs::write(dir.path().join("web.toml"), WEB).expect("writes");
-        let error = resolve(Some(&reference("web/db")), &Source::Named, dir.path(), &output())
-            .expect_err("refused");
+        let error =
+            resolve(Some(&reference("web/db")), &Source::Named, (dir.path(), ""), &output())
+                .expect_err("refused");
         assert_eq!(error.exit, Exit::Usage);
         assert!(error.to_string().contains("api, sh"), "{error}");
     }
@@ -254,8 +259,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp dir");
         let file = dir.path().join("web.toml");
         std::fs::write(&file, WEB.replace("cmd = [\"sh\"]", "cmdd = [\"sh\"]")).expect("writes");
-        let error =
-            resolve(None, &Source::File(file), Path::new("/none"), &output()).expect_err("refused");
+        let error = resolve(None, &Source::File(file), (Path::new("/none"), ""), &output())
+            .expect_err("refused");
         let text = error.to_string();
         assert_eq!(error.exit, Exit::Usage);
         assert!(text.contains("web.toml:9:1") && text.contains("^^^^"), "{text}");
@@ -267,9 +272,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp dir");
         let file = dir.path().join("x.toml");
         std::fs::write(&file, WEB).expect("writes");
-        let error =
-            resolve(Some(&reference("shop")), &Source::File(file), Path::new("/none"), &output())
-                .expect_err("refused");
+        let error = resolve(
+            Some(&reference("shop")),
+            &Source::File(file),
+            (Path::new("/none"), ""),
+            &output(),
+        )
+        .expect_err("refused");
         assert!(error.to_string().contains("`web`, not of `shop`"), "{error}");
     }
 

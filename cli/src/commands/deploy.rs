@@ -19,7 +19,12 @@ use crate::output::views::{ChangeView, PlanView, plan_table};
 pub(crate) async fn run(app: &App, args: &Deploy) -> Result<Exit> {
     let (reference, source) = read_arguments(args.target.as_deref(), args.file.as_deref())?;
     let context = app.context()?;
-    let wanted = resolve(reference.as_ref(), &source, &context.services_dir, &app.output)?;
+    let wanted = resolve(
+        reference.as_ref(),
+        &source,
+        (&context.services_dir, &context.registry),
+        &app.output,
+    )?;
     let attached = app.attach().await?;
     let options = DeployOptions {
         component: wanted.component.clone(),
@@ -31,6 +36,17 @@ pub(crate) async fn run(app: &App, args: &Deploy) -> Result<Exit> {
         Some(last(app, &attached, &wanted, !args.change.dry_run).await?)
     } else {
         None
+    };
+    let (wanted, stored) = match args.canary {
+        None => (wanted, stored),
+        Some(canary) => {
+            let mut wanted = wanted;
+            let spec = wanted.spec.take().or(stored.map(Box::new));
+            let mut spec = spec.ok_or_else(|| none(&wanted.service))?;
+            spec.update.canary = canary;
+            wanted.spec = Some(spec);
+            (wanted, None)
+        }
     };
     if args.change.dry_run {
         let spec = wanted.spec.or(stored.map(Box::new)).ok_or_else(|| none(&wanted.service))?;
@@ -80,7 +96,12 @@ pub(crate) async fn plan(app: &App, args: &Plan) -> Result<Exit> {
     }
     let (reference, source) = read_arguments(args.target.as_deref(), args.file.as_deref())?;
     let context = app.context()?;
-    let wanted = resolve(reference.as_ref(), &source, &context.services_dir, &app.output)?;
+    let wanted = resolve(
+        reference.as_ref(),
+        &source,
+        (&context.services_dir, &context.registry),
+        &app.output,
+    )?;
     let attached = app.attach().await?;
     agreed::catch_up(app, &attached, args.fresh).await?;
     let options = DeployOptions {

@@ -42,6 +42,14 @@ async fn list(app: &App) -> Result<Exit> {
     let rows = rows?;
     let views: Vec<NodeView> = rows.iter().map(NodeView::from).collect();
     app.output.result(&views, nodes_table(&rows))?;
+    let mut versions: Vec<&str> =
+        rows.iter().map(|row| row.version.as_str()).filter(|v| !v.is_empty()).collect();
+    versions.sort_unstable();
+    versions.dedup();
+    if versions.len() > 1 {
+        let text = format!("nodes run different versions: {}", versions.join(", "));
+        app.output.notice(clean(&text));
+    }
     if let Some(remark) = remark {
         app.output.notice(remark);
     }

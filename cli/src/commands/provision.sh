@@ -125,6 +125,14 @@ else
 fi
 
 # --- enable
+# Also what an earlier run, that was broken off, put there: what runs is another program then.
+if [ -z "$root" ]; then
+  systemctl daemon-reload || failed enable "systemctl daemon-reload failed"
+  pid=$(systemctl show --property MainPID --value "$unit" 2>/dev/null || :)
+  if [ "${pid:-0}" != 0 ] && [ "$(readlink "/proc/$pid/exe" 2>/dev/null || :)" != "$bin/weftd" ]; then
+    restart=1
+  fi
+fi
 enabled=ok
 if [ -n "$root" ]; then
   rm -f "$units/multi-user.target.wants/$other"

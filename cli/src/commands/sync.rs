@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use weft_config::service::{ParseOptions, Stem, parse_file};
+use weft_config::service::{Stem, parse_file};
 use weft_protocol::{
     DeployOptions, LifecycleAction, LifecycleRequest, ServiceRecord, ServiceSpec, StateView,
     changed_service_fields,
@@ -18,6 +18,7 @@ use super::validate::files_in;
 use super::{App, agreed, millis, request, ship};
 use crate::args::Sync;
 use crate::attach::Attached;
+use crate::context::parse_options;
 use crate::error::{CliError, Exit, Result};
 use crate::paths::absolute;
 
@@ -171,8 +172,9 @@ fn read_all(app: &App, dir: &Path) -> Result<(Vec<ServiceSpec>, Sources)> {
     let mut sources = Sources::new();
     let mut mistakes = Vec::new();
     let mut bad = 0usize;
+    let registry = app.context()?.registry;
     for file in files_in(dir)? {
-        match parse_file(&file, Stem::MustMatch, ParseOptions::default()) {
+        match parse_file(&file, Stem::MustMatch, parse_options(&registry)) {
             Ok(mut parsed) => {
                 for warning in &parsed.warnings {
                     app.output.notice(warning);

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use weft_config::Diagnostics;
-use weft_config::service::{ParseOptions, Stem, parse, parse_file};
+use weft_config::service::{Stem, parse_file, parse_with};
 
 use super::App;
 use super::definition::drawn;
 use crate::args::Validate;
-use crate::context::services_dir;
+use crate::context::{parse_options, registry, services_dir};
 use crate::error::{CliError, Exit, Result};
 
 #[derive(Serialize)]
@@ -36,6 +36,7 @@ pub(crate) fn run(app: &App, args: &Validate) -> Result<Exit> {
     } else {
         (args.files.clone(), Stem::Any)
     };
+    let registry = registry(&app.global, &app.env)?;
     let mut views = Vec::new();
     let mut bad = 0usize;
     for file in &files {
@@ -46,9 +47,9 @@ pub(crate) fn run(app: &App, args: &Validate) -> Result<Exit> {
                 .lock()
                 .read_to_string(&mut text)
                 .map_err(|e| CliError::io("read", file, &e))?;
-            parse(&text, "<stdin>")
+            parse_with(&text, "<stdin>", parse_options(&registry))
         } else {
-            parse_file(file, stem, ParseOptions::default())
+            parse_file(file, stem, parse_options(&registry))
         };
         let (service, errors, warnings) = match outcome {
             Ok(parsed) => (Some(parsed.spec.name), Diagnostics::default(), parsed.warnings),

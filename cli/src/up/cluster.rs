@@ -397,7 +397,7 @@ impl Cluster {
         }
         let attached = Attacher::new(&context).attach(None).await?;
         app.output.progress(format!("deploy {HELLO}"));
-        let wanted = resolve(None, &Source::File(path), &services, &app.output)?;
+        let wanted = resolve(None, &Source::File(path), (&services, ""), &app.output)?;
         let options = weft_protocol::DeployOptions::default();
         // The change's own document is not the result of `up`.
         let quiet = app.output.without_results();

@@ -41,6 +41,9 @@ use crate::state::{Finding, Input, Permanence};
 const FILE: &str = "container.json";
 /// Between attempts at something the engine did not do.
 const AGAIN: Duration = Duration::from_millis(500);
+/// A container that has ended is looked at once more, so long after its end.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
+
 /// `container.json`: that this component has, or may have, a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct ContainerFile {
@@ -196,8 +199,10 @@ pub(crate) async fn prepare(
     let engine = hands.shared.engines.engine().await.map_err(|why| (why, Permanence::Passing))?;
     // A restart in place needs no image; what cannot be listed is looked at again by the start.
     let adopted = read(&hands.dir()).adopted.is_some_and(|adopted| adopted.is_of(assignment));
-    let is_same =
-        |owner: &Owner| owner.spec_hash == assignment.spec_hash && owner.epoch >= assignment.made;
+    let is_same = |owner: &Owner| {
+        owner.spec_hash == assignment.spec_hash
+            && (assignment.made..=assignment.epoch).contains(&owner.epoch)
+    };
     let there = ours(hands, &engine).await.unwrap_or_default();
     if there.iter().any(|one| one.owner.as_ref().map_or(adopted, is_same)) {
         return Ok(());
@@ -291,8 +296,16 @@ async fn idle(hands: &Hands, mut inbox: mpsc::Receiver<Order>) {
     let engines = hands.shared.engines.clone();
     let name = read(&hands.dir()).name;
     let mut news = engines.listen();
+    // What somebody did before this listened. Most times the next run has begun by then.
+    let first = tokio::time::sleep(FIRST_LOOK);
+    tokio::pin!(first);
+    let mut looked = false;
     loop {
         let look = tokio::select! {
+            () = &mut first, if !looked => {
+                looked = true;
+                true
+            }
             order = inbox.recv() => match order {
                 Some(_) => false,
                 // The next run has begun, or the component is no more.

@@ -315,7 +315,10 @@ mod tests {
         let before = label(&assignment);
         assignment.revision = 9;
         assert_eq!(label(&assignment), before);
+        // Restarted in place.
         assignment.epoch = 1;
+        assert_eq!(label(&assignment), before);
+        assignment.made = 1;
         assert_ne!(label(&assignment), before);
     }
 

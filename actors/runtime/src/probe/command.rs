@@ -57,13 +57,15 @@ pub(super) async fn once(argv: &[String], dir: &Path) -> Result<(), String> {
     let (mut out, mut err) = (Said::default(), Said::default());
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let mut reading = Box::pin(async { tokio::join!(out.read(stdout), err.read(stderr)) });
-    let status = tokio::select! {
-        status = child.wait() => status,
-        _ = &mut reading => child.wait().await,
+    let (status, read) = tokio::select! {
+        status = child.wait() => (status, false),
+        _ = &mut reading => (child.wait().await, true),
     };
     let status = status.map_err(|error| error.to_string())?;
     drop(group);
-    let _ = tokio::time::timeout(REST, &mut reading).await;
+    if !read {
+        let _ = tokio::time::timeout(REST, &mut reading).await;
+    }
     drop(reading);
     if status.success() {
         return Ok(());
@@ -89,5 +91,33 @@ impl Said {
             self.text.extend(piece.iter().take(read.min(room)));
             self.over = read == 0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{Durable, write_json};
+
+    #[tokio::test]
+    async fn a_command_that_ends_at_once_is_heard_whichever_of_its_ends_comes_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = ShimSpec {
+            env: vec![("PATH".into(), std::env::var("PATH").unwrap()), ("A".into(), "b c".into())],
+            workdir: dir.path().into(),
+            ..ShimSpec::for_tests(dir.path())
+        };
+        write_json(&dir.path().join(SPEC_FILE), &spec, Durable::No).unwrap();
+        let run =
+            async |script: &str| once(&["sh", "-c", script].map(str::to_owned), dir.path()).await;
+        for _ in 0..50 {
+            assert_eq!(run("exec >&- 2>&-; exit 0").await, Ok(()));
+            assert_eq!(run("echo $A; exit 0").await, Ok(()));
+        }
+        let told = run("echo out; echo \"$A\" >&2; exit 3").await.unwrap_err();
+        assert!(told.contains("exit status: 3") && told.ends_with(": b c"), "{told}");
+        // What it leaves behind ends with it.
+        assert_eq!(run("sleep 1000 & exit 0").await, Ok(()));
+        assert!(once(&["/no/such".to_owned()], dir.path()).await.is_err());
     }
 }

@@ -80,6 +80,34 @@ pub struct ShimSpec {
     pub hold: Hold,
 }
 
+#[cfg(test)]
+impl ShimSpec {
+    /// One of nothing, whose files are in `dir`.
+    pub(crate) fn for_tests(dir: &std::path::Path) -> Self {
+        Self {
+            version: SHIM_PROTOCOL,
+            key: ComponentKey { service: "s".into(), replica: 1, component: "c".into() },
+            spec_hash: String::new(),
+            epoch: 0,
+            revision: 1,
+            generation: 1,
+            component_dir: dir.into(),
+            log: dir.join("log"),
+            log_bytes: 1 << 20,
+            log_files: 1,
+            program: "/bin/true".into(),
+            argv: vec!["true".into()],
+            env: Vec::new(),
+            workdir: dir.into(),
+            ports: Vec::new(),
+            stop_grace_ms: 0,
+            lease: None,
+            container: String::new(),
+            hold: Hold::default(),
+        }
+    }
+}
+
 /// A daemon's line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

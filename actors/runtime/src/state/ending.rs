@@ -85,7 +85,9 @@ impl Component {
             return;
         }
         self.reason = match (end, exit) {
-            (End::Probe, _) => format!("stopped because its probe failed: {text}"),
+            (End::Probe, _) => {
+                format!("stopped because its probe failed: {} ({text})", self.bad_probe)
+            }
             (_, None) if gone == ComponentState::Removed => {
                 "no such container: somebody removed it".to_owned()
             }

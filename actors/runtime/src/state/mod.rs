@@ -256,6 +256,8 @@ pub(crate) struct Component {
     up_since: Option<Instant>,
     end: Option<End>,
     lost: String,
+    /// What the probe said that failed; empty: the last run that was probed was well.
+    bad_probe: String,
     cause: &'static str,
     failures: VecDeque<Instant>,
     in_a_row: u32,
@@ -322,6 +324,7 @@ impl Component {
             up_since: None,
             end: None,
             lost: String::new(),
+            bad_probe: String::new(),
             cause: "deploy",
             failures: VecDeque::new(),
             in_a_row: 0,
@@ -456,11 +459,9 @@ impl Component {
                     self.next = self.next.anew();
                 }
             }
-            Input::Repair => {
-                if self.phase == Phase::Up && !self.restart_requested {
-                    self.restart_requested = self.desired() == Desired::Running;
-                    self.repairs = self.restart_requested;
-                }
+            Input::Repair if self.phase == Phase::Up && !self.restart_requested => {
+                self.restart_requested = self.desired() == Desired::Running;
+                self.repairs = self.restart_requested;
             }
             Input::Revive => {
                 self.restart_requested |= self.desired() == Desired::Running
@@ -605,6 +606,7 @@ impl Component {
             self.surfaced = false;
         }
         if !same {
+            self.bad_probe.clear();
             self.next = self.next.anew();
             self.failed_starts = 0;
             self.cause = match &self.assignment {
@@ -766,6 +768,10 @@ impl Component {
         self.bad_probes = 0;
         if self.begin_probing() {
             self.reason = "waits for its first good probe".to_owned();
+            // Of the run before, which ended for it.
+            if !self.bad_probe.is_empty() {
+                self.reason.push_str(&format!("; the last one failed: {}", self.bad_probe));
+            }
         } else {
             let cause = self.cause;
             self.transition(started_at, ComponentState::Running, cause, "");

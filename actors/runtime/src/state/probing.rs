@@ -26,6 +26,7 @@ impl Component {
             Ok(()) => {
                 self.bad_probes = 0;
                 self.health = Health::Healthy;
+                self.bad_probe.clear();
                 self.reason.clear();
                 if self.state == ComponentState::Starting {
                     let cause = self.cause;
@@ -44,6 +45,7 @@ impl Component {
                 }
                 self.health = Health::Unhealthy;
                 self.reason = format!("unhealthy: {text}");
+                self.bad_probe = text;
                 let policy = self.assignment.as_ref().map(|a| a.spec.restart);
                 let mends = policy != Some(RestartPolicy::No) && !self.reports;
                 if self.desired() == Desired::Running && mends {

@@ -34,7 +34,8 @@ impl Adopted {
 
     /// Whether it is an instance of what is wanted: nothing was deployed or restarted since.
     pub(super) fn is_of(&self, assignment: &Assignment) -> bool {
-        self.spec_hash == assignment.spec_hash && self.epoch >= assignment.made
+        self.spec_hash == assignment.spec_hash
+            && (assignment.made..=assignment.epoch).contains(&self.epoch)
     }
 }
 

@@ -2,6 +2,7 @@
 //! place, with its name and labels (orchestration §4, drift of kind `spec`).
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use weft_engine::{Container, ContainerSpec};
 use weft_protocol::{PortMapping, VolumeMapping};
@@ -14,7 +15,7 @@ pub(crate) fn differs(there: &Container, made: &ContainerSpec) -> Vec<&'static s
         ("image", is_image(&made.image, &there.image)),
         ("network", network(&made.network) == network(&there.network)),
         ("user", left_out(&made.user, &there.user)),
-        ("workdir", left_out(&made.workdir, &there.workdir)),
+        ("workdir", made.workdir.is_empty() || clean(&made.workdir) == clean(&there.workdir)),
         ("cmd", made.cmd.is_empty() || made.cmd == there.cmd),
         ("env", made.env.iter().all(|(key, value)| last(&made.env, key, value, &there.env))),
         ("ports", ports(&made.ports) == ports(&there.ports)),
@@ -28,9 +29,32 @@ pub(crate) fn differs(there: &Container, made: &ContainerSpec) -> Vec<&'static s
     differ
 }
 
-/// Engines complete a name: `x:1` is `docker.io/library/x:1`.
+/// Engines complete a name: `x:1` is `docker.io/library/x:1`, or `localhost/x:1`. Where there is a
+/// digest it counts alone.
 fn is_image(wanted: &str, is: &str) -> bool {
-    wanted == is || is.strip_suffix(wanted).is_some_and(|before| before.ends_with('/'))
+    let parts = |name: &str| match name.split_once('@') {
+        Some((_, digest)) => (String::new(), digest.to_owned()),
+        None => {
+            let short = name.strip_prefix("docker.io/").unwrap_or(name);
+            (short.strip_prefix("library/").unwrap_or(short).to_owned(), String::new())
+        }
+    };
+    let ((name, digest), (own, own_digest)) = (parts(wanted), parts(is));
+    match (digest.is_empty(), own_digest.is_empty()) {
+        (true, true) => {
+            let domain = name.split_once('/').map_or("", |(first, _)| first);
+            let short = !domain.contains(['.', ':']) && domain != "localhost";
+            name == own || short && own.strip_suffix(&name).is_some_and(|b| b.ends_with('/'))
+        }
+        (false, false) => digest == own_digest,
+        // The one cannot be told from the other.
+        _ => true,
+    }
+}
+
+/// Without what means nothing in it.
+fn clean(path: &str) -> PathBuf {
+    Path::new(path).components().collect()
 }
 
 /// Names of the engine's own network are one.
@@ -51,10 +75,10 @@ fn ports(all: &[PortMapping]) -> BTreeSet<(u16, u16, bool)> {
 }
 
 /// Those of directories; an image may bring volumes of its own.
-fn volumes(all: &[VolumeMapping]) -> BTreeSet<(&str, &str)> {
+fn volumes(all: &[VolumeMapping]) -> BTreeSet<(PathBuf, PathBuf)> {
     all.iter()
         .filter(|volume| volume.host.starts_with('/'))
-        .map(|volume| (volume.host.trim_end_matches('/'), volume.container.trim_end_matches('/')))
+        .map(|volume| (clean(&volume.host), clean(&volume.container)))
         .collect()
 }
 
@@ -173,6 +197,28 @@ mod tests {
             let mut other = there();
             change(&mut other);
             assert_eq!(differs(&other, &made()), [field]);
+        }
+    }
+
+    #[test]
+    fn a_name_of_an_image_is_one_however_an_engine_completes_it() {
+        for (wanted, is) in [
+            ("nginx:1", "docker.io/library/nginx:1"),
+            ("docker.io/nginx:1", "docker.io/library/nginx:1"),
+            ("me/app:1", "docker.io/me/app:1"),
+            ("app:1", "localhost/app:1"),
+            ("r.example:5000/a/b:1", "r.example:5000/a/b:1"),
+            ("app:1@sha256:ab", "docker.io/library/app@sha256:ab"),
+        ] {
+            assert!(is_image(wanted, is), "{wanted} {is}");
+        }
+        for (wanted, is) in [
+            ("nginx:1", "docker.io/library/nginx:2"),
+            ("app:1", "docker.io/library/myapp:1"),
+            ("a.example/app:1", "b.example/app:1"),
+            ("app:1@sha256:ab", "docker.io/library/app@sha256:cd"),
+        ] {
+            assert!(!is_image(wanted, is), "{wanted} {is}");
         }
     }
 }

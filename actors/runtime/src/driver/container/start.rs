@@ -157,7 +157,10 @@ async fn start(
     // One that was adopted stays until something else is wanted of it.
     let kept = read(&hands.dir()).adopted.filter(|adopted| adopted.is_of(assignment));
     let same = there.iter().find(|one| match &one.owner {
-        Some(_) => one.labels.get(MADE_FROM) == from.as_ref(),
+        // One of a later epoch is of another time: what is wanted went back since.
+        Some(owner) => {
+            one.labels.get(MADE_FROM) == from.as_ref() && owner.epoch <= assignment.epoch
+        }
         None => kept.as_ref().is_some_and(|adopted| adopted.is(one)),
     });
     if let Some(same) = same
@@ -256,7 +259,13 @@ async fn is_changed(engine: &Engine, one: &Summary, made: &ContainerSpec) -> Res
     if one.owner.is_none() {
         return Ok(false);
     }
-    let differ = differs(&engine.inspect(&one.id).await?, made);
+    let there = match engine.inspect(&one.id).await {
+        Ok(there) => there,
+        Err(error) if error.is_engine_away() => return Err(error),
+        // It is being removed, or cannot be made sense of.
+        Err(_) => return Ok(true),
+    };
+    let differ = differs(&there, made);
     if !differ.is_empty() {
         tracing::warn!(container = one.name, ?differ, "was changed: it is made anew");
     }
