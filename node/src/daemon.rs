@@ -26,6 +26,7 @@ use weft_wire::{ActorKind, Address, Backoff, Clock, ClusterId, Identity, SystemC
 
 use crate::args::Run;
 use crate::data_dir::DataDir;
+use crate::reload::{self, Reread};
 use crate::renewal::Renewal;
 use crate::{audit, logging, overlay, removal, service_manager, session_only, sessions};
 
@@ -69,7 +70,12 @@ pub(crate) fn run(args: &Run) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    match start(config, macp) {
+    let (file, flags) = (args.config().to_owned(), args.flags());
+    let reread: Reread = Box::new(move || {
+        let loaded = weft_config::node::load_file(&file, std::env::vars(), &flags);
+        loaded.map(|loaded| loaded.config).map_err(|mistakes| mistakes.to_string())
+    });
+    match start(config, macp, reread) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");
@@ -131,7 +137,11 @@ fn load(args: &Run) -> Option<NodeConfig> {
     }
 }
 
-fn start(config: NodeConfig, macp: Option<MacpSettings>) -> Result<ExitCode, Fatal> {
+fn start(
+    config: NodeConfig,
+    macp: Option<MacpSettings>,
+    reread: Reread,
+) -> Result<ExitCode, Fatal> {
     let data = DataDir::open(&config.node.data_dir, &config.node.name)?;
     if let Some(removed) = data.removed()? {
         say_removed(&data, &removed.how);
@@ -162,7 +172,7 @@ fn start(config: NodeConfig, macp: Option<MacpSettings>) -> Result<ExitCode, Fat
     let issuer = issuing_ca(&files, cluster, clock.wall())?;
 
     let node = Node { config, macp, data, cluster, files, trust, credentials, clock };
-    block_on_system(async |runtime| node.live(runtime, issuer).await)?
+    block_on_system(async |runtime| node.live(runtime, issuer, reread).await)?
 }
 
 struct Node {
@@ -182,8 +192,10 @@ impl Node {
         self,
         runtime: Arc<tokio::runtime::Runtime>,
         issuer: IssuingCa,
+        reread: Reread,
     ) -> Result<ExitCode, Fatal> {
         let mut stop = StopSignal::new()?;
+        let hangup = reload::listen()?;
         let seed = &self.data.seed;
         let name = self.config.node.name.clone();
 
@@ -237,6 +249,7 @@ impl Node {
             tokio::spawn(audit::write_batches(fabric.clone(), audit_entries, stop_audit.clone()));
         helpers.spawn(renewal.clone().keep(fabric.clone()));
         helpers.spawn(service_manager::watchdog(fabric.clone()));
+        helpers.spawn(reload::watch(hangup, self.config.explain(), reread));
 
         tracing::info!(
             node = %name,

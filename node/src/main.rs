@@ -7,6 +7,7 @@ mod daemon;
 mod data_dir;
 mod logging;
 mod overlay;
+mod reload;
 mod removal;
 mod renewal;
 mod service_manager;

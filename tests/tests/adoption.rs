@@ -151,4 +151,9 @@ fn what_cannot_be_adopted_is_named_with_its_reason_and_nothing_is_made() {
     boxes.podman[0].podman(&["rm", "-f", "-t", "0", "shop-db"]).ok();
     boxes.cluster.weft(0, &["adopt", "shop-db"]).ok();
     is(&boxes, "shop-db", "old", "running");
+    // One that another service has adopted stays its.
+    let taken = boxes.cluster.weft(0, &["adopt", "shop-db-old", "--json"]);
+    assert_eq!(taken.code, 1, "{}", taken.stderr);
+    let said = format!("{}{}", taken.stdout, taken.stderr);
+    assert!(said.contains("belongs to shop-db/1/old already"), "{said}");
 }

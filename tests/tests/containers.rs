@@ -414,3 +414,36 @@ fn a_restart_starts_the_same_container_again_and_only_once_and_a_deploy_makes_it
     let anew = row(&boxes, 0, "web", is_running);
     assert_ne!(text(&anew["container"]), id);
 }
+
+#[test]
+fn what_has_a_port_of_its_own_is_updated_by_stopping_it_first_and_that_is_said() {
+    let Some(boxes) = Boxes::start(1) else { return };
+    let fixed = |text: &str| {
+        let ports =
+            "ports = [\"127.0.0.1:18080:8080\"]\nenv = [\"FIXED=8080\"]\n\n[components.health]";
+        let text = web("n1", IMAGE, text).replace("[components.health]", ports);
+        // It listens on both: on its route's port, and on the one that is published for it.
+        text.replace("exec httpd", "httpd -p 8080 -h /www; exec httpd")
+    };
+    boxes.cluster.deploy(0, &fixed("one"));
+    let row = row(&boxes, 0, "web", is_running);
+    answers(&boxes, 0, &row, "one");
+    let published = |expected: &str| {
+        boxes.cluster.wait_until("its own port answers", DEADLINE, |cluster| {
+            cluster
+                .curl(0, "http://127.0.0.1:18080/index.html")
+                .is_ok_and(|(code, body)| code == 200 && body.trim() == expected)
+                .then_some(())
+        });
+    };
+    published("one");
+    let done = boxes.cluster.deploy(0, &fixed("two"));
+    assert!(done.stderr.contains("it has host ports"), "{done:?}");
+    published("two");
+    // Another service that wants the port is refused before anything is touched.
+    let other = fixed("three").replace("name = \"web\"\nnode", "name = \"other\"\nnode");
+    let refused = boxes.cluster.try_deploy(0, &other, &[]);
+    assert_ne!(refused.code, 0, "{refused:?}");
+    assert!(refused.stderr.contains("host port 18080 is taken by web/1/web"), "{refused:?}");
+    published("two");
+}

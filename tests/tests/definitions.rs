@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use serde_json::Value;
 use weft_tests::podman::{Boxes, IMAGE};
@@ -356,4 +357,150 @@ fn an_omitted_image_is_derived_from_the_registry_that_the_cli_file_or_the_enviro
     let node = node.to_string_lossy();
     let text = bench.weft(&["config", "explain", "--node-file", &node]).ok().stdout;
     assert!(text.contains("node.name = \"n1\"  # file, line "), "{text}");
+}
+
+/// Definitions that nothing is done with, and what is said of each (orchestration §3, §13).
+const REFUSED: &[(&str, &str)] = &[
+    ("image = \"r.example/app:latest\"", "image tag `latest` is not allowed"),
+    ("image = \"r.example:8443/app\"", "image has no tag"),
+    ("cmd = [\"x\"]\nrestrat = \"no\"", "unknown key `restrat`"),
+    ("image = \"r/a:1\"\nvolumes = [\"/srv/../etc:/etc\"]", "contains `..`"),
+    ("image = \"r/a:1\"\nports = [\"80:80\", \"80:81\"]", "host port 80 is already taken"),
+    (
+        "cmd = [\"x\"]\nenv = [\"PORT_X=1\"]\n[[components.routes]]\nport = 1",
+        "`PORT_X` is reserved in a component with routes",
+    ),
+    (
+        "cmd = [\"x\"]\n[[components.routes]]\nname = \"x\"\nport = 1\n[[components.routes]]\nport = 2",
+        "has several routes, but this one has no `name`",
+    ),
+    (
+        "cmd = [\"x\"]\n[[components.routes]]\nname = \"a-b\"\nport = 1\n\
+         [[components.routes]]\nname = \"a_b\"\nport = 2",
+        "would both set PORT_A_B",
+    ),
+    (
+        "cmd = [\"x\"]\n[[components.routes]]\nname = \"x\"\nport = 443\nhostname = \"A.b\"\n\
+         [[components.routes]]\nname = \"y\"\nport = 443\nhostname = \"a.B\"",
+        "port 443 of a.b is already a route",
+    ),
+    ("cmd = [\"x\"]\n[[components]]\nname = \"api-2\"\ncmd = [\"x\"]", "`api-2` ends in `-2`"),
+];
+
+#[test]
+fn a_definition_with_a_mistake_is_refused_by_every_command_that_reads_it_and_sends_nothing() {
+    let bench = Bench::new();
+    let told = |done: &Done, what: &str| {
+        assert_eq!(done.code, 2, "{what}: {done:?}");
+        // `validate` prints mistakes as its result, the others as their error.
+        let said = format!("{}{}", done.stdout, done.stderr);
+        assert!(said.contains(what) && said.contains("bad.toml:"), "{what}: {done:?}");
+    };
+    for (component, what) in REFUSED {
+        bench.write("bad", &format!("name = \"bad\"\n[[components]]\nname = \"a\"\n{component}\n"));
+        for command in [&["validate"][..], &["deploy", "bad"], &["plan", "bad"], &["sync"]] {
+            told(&bench.weft(command), what);
+        }
+    }
+    let images = "name = \"bad\"\nbuild.images.other = \"Dockerfile\"\n[[components]]\n\
+                  name = \"a\"\nimage = \"r/app:1\"\n";
+    bench.write("bad", images);
+    let both = bench.weft(&["validate"]);
+    told(&both, "`build.images.other` is not the image of any component");
+    // The file's name is the service's.
+    bench.write("bad", &service("good", ""));
+    told(&bench.weft(&["validate"]), "good");
+    assert_eq!(bench.weft(&["list", "--json"]).ok().stdout.trim(), "[]");
+}
+
+#[test]
+fn what_is_in_the_environment_of_a_component_is_told_to_nobody_else() {
+    let bench = Bench::new();
+    let secret = "s3cr3t-of-this-test";
+    let env = format!("env = [\"TOKEN={secret}\", \"PASSWORD={secret}\"]");
+    let text = service("web", "").replace("stop_grace", &format!("{env}\nstop_grace"));
+    bench.write("web", &text);
+    bench.weft(&["deploy", "web"]).ok();
+    bench.pid("web");
+    bench.weft(&["restart", "web"]).ok();
+    bench.write("web", &text.replace("2s", "3s").replace(secret, &format!("{secret}2")));
+    let plan = bench.weft(&["plan", "web"]).ok();
+    let mut said = vec![("plan", format!("{}{}", plan.stdout, plan.stderr))];
+    for command in ["deploy", "status", "events", "operations", "ps", "list", "logs"] {
+        let args: &[&str] = match command {
+            "deploy" | "logs" => &[command, "web"],
+            _ => &[command],
+        };
+        let done = bench.weft(args).ok();
+        said.push((command, format!("{}{}", done.stdout, done.stderr)));
+        if command != "deploy" {
+            let done = bench.weft(&[args, &["--json"]].concat());
+            said.push((command, done.stdout));
+        }
+    }
+    said.push(("the daemon's log", bench.cluster.log("n1")));
+    for (what, text) in &said {
+        assert!(!text.contains(secret), "{what}: {text}");
+    }
+    // Only what is asked for as such has it: the definition.
+    assert!(bench.weft(&["service", "show", "web"]).ok().stdout.contains(secret));
+}
+
+#[test]
+fn ending_the_command_that_waits_for_a_deploy_ends_nothing_of_it() {
+    let bench = Bench::new();
+    // It becomes healthy only after a file is there.
+    let health = "[components.health]\nkind = \"exec\"\ncommand = [\"test\", \"-f\", \"go\"]\n\
+                  interval = \"50ms\"\nstart_period = \"1h\"\n";
+    let text = service("slow", "");
+    let (head, routes) = text.split_once("[[components.routes]]").expect("a route");
+    bench.write("slow", &format!("{head}[[components.routes]]{routes}\n{health}"));
+    let mut command = bench.cluster.command(&["deploy", "slow"]);
+    command.env("WEFT_SERVICES_DIR", &bench.dir).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut waits = command.spawn().expect("weft starts");
+    eventually("it is being started", || {
+        (bench.state("slow").as_deref() == Some("starting")).then_some(())
+    });
+    let pid = rustix::process::Pid::from_child(&waits);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
+    let status = eventually("it has ended", || waits.try_wait().expect("a child"));
+    assert!(!status.success(), "{status:?}");
+    let operations = || bench.weft(&["operations", "--json"]).ok().json();
+    let open = operations();
+    assert_eq!(
+        (&open[0]["kind"], &open[0]["finished_at"]),
+        (&"deploy".into(), &Value::Null),
+        "{open}"
+    );
+    let go = bench.dir.join("go");
+    std::fs::write(&go, "").expect("writes");
+    bench.weft(&["push", &go.to_string_lossy(), "slow"]).ok();
+    eventually("the deploy goes on to its end", || {
+        (bench.state("slow")? == "running" && operations()[0]["outcome"] == "done").then_some(())
+    });
+}
+
+#[test]
+fn a_deploy_is_good_only_if_all_of_it_is_and_one_component_does_not_stop_the_other() {
+    let bench = Bench::new();
+    let hello = bin_dir().join("hello");
+    let text = format!(
+        "name = \"pair\"\n[[components]]\nname = \"good\"\ncmd = [\"{}\"]\n\
+         [[components.routes]]\nport = 443\n[[components]]\nname = \"bad\"\n\
+         cmd = [\"sh\", \"-c\", \"echo why it ends; exit 3\"]\nrestart = \"no\"\n",
+        hello.display()
+    );
+    bench.write("pair", &text);
+    let done = bench.weft(&["deploy", "pair"]);
+    assert_eq!(done.code, 6, "{done:?}");
+    assert!(done.stdout.contains("good: ok") && done.stdout.contains("exit 3"), "{done:?}");
+    assert!(done.stdout.contains("why it ends"), "its last lines: {done:?}");
+    let rows = bench.cluster.ps("n1");
+    let state = |name: &str| rows.iter().find(|row| row["component"] == name)?["state"].as_str();
+    assert_eq!((state("good"), state("bad")), (Some("running"), Some("exited")));
+    for (command, told) in [("upgrade", "`weft upgrade`"), ("ca", "`weft ca`")] {
+        let refused = bench.weft(&[command, "rotate"]);
+        assert_eq!(refused.code, 2, "{refused:?}");
+        assert!(refused.stderr.contains(&format!("{told} is not in this version")), "{refused:?}");
+    }
 }

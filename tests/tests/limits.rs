@@ -83,6 +83,8 @@ fn what_a_process_is_held_to_is_in_force_and_said_also_by_the_next_daemon_and_go
     let pid = row["pid"].as_u64().expect("a pid");
     let dirs = groups(pid);
     if has_groups(&limits) {
+        let status = one.cluster.weft(&["status", "s"]).ok().stdout;
+        assert!(status.contains("LIMITS") && status.contains(&limits), "{status}");
         assert!(limits.starts_with("memory 64 MiB (cgroup v"), "{limits}");
         assert!(limits.contains("cpu 200 millicores (cgroup v"), "{limits}");
         let read =

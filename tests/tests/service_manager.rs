@@ -100,3 +100,23 @@ fn the_units_are_as_systemd_wants_them_and_keep_components_when_the_daemon_stops
     }
     assert_eq!(seen, 2);
 }
+
+#[test]
+fn a_hang_up_has_the_node_file_read_again_and_names_what_needs_a_restart() {
+    let cluster = Cluster::with(&["--no-hello", "--nodes", "1"]);
+    let pid = cluster.daemon_pid("n1");
+    let file = cluster.data_dir("n1").join("node.toml");
+    let text = std::fs::read_to_string(&file).expect("the node file");
+    let hang_up = |says: &str| {
+        let raw = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+        rustix::process::kill_process(raw, rustix::process::Signal::HUP).expect("it runs");
+        eventually(&format!("it says {says}"), || cluster.log("n1").contains(says).then_some(()));
+    };
+    hang_up("the node file says what is in force");
+    std::fs::write(&file, format!("{text}\n[monitor]\ncooldown = \"7m\"\n")).expect("writes");
+    hang_up("monitor.cooldown");
+    std::fs::write(&file, format!("{text}\n[monitor]\ncooldwn = 7\n")).expect("writes");
+    hang_up("unknown key `cooldwn`");
+    assert!(is_alive(pid) && cluster.daemon_pid("n1") == pid);
+    cluster.weft(&["ps"]).ok();
+}

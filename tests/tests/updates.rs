@@ -1,13 +1,12 @@
 //! Rolling updates as an operator and a client of the service see them (orchestration §24). Times
 //! that are measured are printed (`measured: …`).
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
 use weft_tests::nodes::NetCluster;
+use weft_tests::podman::{Boxes, IMAGE, IMAGE_2};
 use weft_tests::{Cluster, DEADLINE, Done, bin_dir, eventually, http_get, run};
-use weft_wire::{Clock, SystemClock};
 
 /// A client that follows the service's addresses never waits longer for an answer.
 const AWAY: Duration = Duration::from_secs(1);
@@ -51,36 +50,10 @@ fn deploy(cluster: &Cluster, definition: &str, more: &[&str]) -> Done {
     cluster.weft(&[&["deploy", "-f", &file][..], more].concat())
 }
 
-/// Does something while a client asks every 10 ms, taking the next address when one refuses;
-/// returns how long it waited at most.
+/// Does something while a client of `web` asks; returns how long it waited at most.
 fn polled<T>(cluster: &Cluster, work: impl FnOnce() -> T) -> (T, Duration) {
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let client = scope.spawn(|| {
-            let (mut known, mut longest) = (urls(cluster), Duration::ZERO);
-            let mut at = 0;
-            while !over.load(Ordering::Relaxed) {
-                let start = SystemClock.now();
-                let mut tried = 0;
-                while !known.get(at).is_some_and(|url| matches!(http_get(url), Ok((200, _)))) {
-                    tried += 1;
-                    at += 1;
-                    if tried > known.len() {
-                        known = urls(cluster);
-                        tried = 0;
-                    }
-                    at %= known.len().max(1);
-                    assert!(start.elapsed() < DEADLINE, "nobody answers at {known:?}");
-                }
-                longest = longest.max(start.elapsed());
-                std::thread::park_timeout(Duration::from_millis(10));
-            }
-            longest
-        });
-        let done = work();
-        over.store(true, Ordering::Relaxed);
-        (done, client.join().expect("the client got its answers"))
-    })
+    let answers = |url: &str| matches!(http_get(url), Ok((200, _)));
+    weft_tests::client::polled(|| urls(cluster), answers, work)
 }
 
 fn history(cluster: &Cluster) -> Vec<(u64, String, bool)> {
@@ -136,6 +109,65 @@ fn during_good_and_failed_updates_a_client_is_answered_within_a_second() {
     let good = |n, now| (n, "good".to_owned(), now);
     let expected = [good(1, false), good(2, true), failed(3), failed(4), failed(5)];
     assert_eq!(history(&cluster), expected);
+}
+
+/// `web` of three containers on one node, each answering with `text`.
+fn boxed(image: &str, text: &str, path: &str) -> String {
+    format!(
+        "name = \"web\"\nreplicas = 3\n\n[placement]\ncolocate = true\n\n[update]\n\
+         healthy_for = \"500ms\"\ndeadline = \"20s\"\n\n[[components]]\nname = \"web\"\n\
+         image = \"{image}\"\ncmd = [\"/bin/sh\", \"-c\", \"echo $0 >/www/index.html; exec httpd -f \
+         -p $PORT -h /www\", \"{text}\"]\nstop_grace = \"1s\"\n\n[components.health]\n\
+         kind = \"http\"\npath = \"{path}\"\ninterval = \"300ms\"\nretries = 2\n\n\
+         [[components.routes]]\nport = 443\n"
+    )
+}
+
+#[test]
+fn during_good_and_failed_updates_of_containers_a_client_is_answered_within_a_second() {
+    let Some(boxes) = Boxes::start(1) else { return };
+    let cluster = &boxes.cluster;
+    let rows = || -> Vec<Value> {
+        let rows = cluster.ps_json(0);
+        rows.into_iter().filter(|row| row["service"] == "web").collect()
+    };
+    let containers = || {
+        let mut all: Vec<String> =
+            rows().iter().filter_map(|row| row["container"].as_str().map(str::to_owned)).collect();
+        all.sort_unstable();
+        all
+    };
+    let urls = || -> Vec<String> {
+        let url = |row: &Value| Some(format!("{}/index.html", row["urls"][0].as_str()?));
+        rows().iter().filter_map(url).collect()
+    };
+    let answers = |url: &str| matches!(cluster.curl(0, url), Ok((200, _)));
+    let update = |definition: &str| {
+        weft_tests::client::polled(urls, answers, || cluster.try_deploy(0, definition, &[]))
+    };
+    cluster.deploy(0, &boxed(IMAGE, "one", "/index.html"));
+    let first = containers();
+    let (done, away) = update(&boxed(IMAGE_2, "two", "/index.html"));
+    done.ok();
+    eprintln!("measured: good update: a client waited {} ms at most", away.as_millis());
+    assert!(away < AWAY, "{away:?}");
+    let second = containers();
+    assert!(second.len() == 3 && second.iter().all(|id| !first.contains(id)), "{second:?}");
+
+    let crashes = boxed(IMAGE_2, "x", "/index.html").replace("exec httpd", "exit 3; exec httpd");
+    for (what, definition, says) in [
+        ("no image", boxed("localhost/absent:9", "x", "/index.html"), "localhost/absent:9"),
+        ("a crash", crashes, "exit 3"),
+        ("a failing probe", boxed(IMAGE_2, "x", "/nothing-here"), "/nothing-here answered 404"),
+    ] {
+        let (done, away) = update(&definition);
+        eprintln!("measured: {what}: a client waited {} ms at most", away.as_millis());
+        let said = format!("{}{}", done.stdout, done.stderr);
+        assert_eq!(done.code, 1, "{what}: {said}");
+        assert!(said.contains("returned to revision 2") && said.contains(says), "{what}: {said}");
+        assert!(away < AWAY, "{what}: {away:?}");
+        assert_eq!(containers(), second, "{what}: not one was touched");
+    }
 }
 
 #[test]

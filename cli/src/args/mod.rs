@@ -104,6 +104,14 @@ pub(crate) struct Fresh {
     pub(crate) consistent: bool,
 }
 
+/// What later versions do; whatever is said to it is refused.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Later {
+    /// Anything
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub(crate) rest: Vec<String>,
+}
+
 /// `weft config`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Config {
@@ -208,6 +216,12 @@ pub(crate) enum Verb {
     Cluster(Cluster),
     /// Show what this command, or a node, is configured to do, and who says so
     Config(Config),
+    /// Replace the daemons of nodes by newer ones; not in this version
+    #[command(hide = true)]
+    Upgrade(Later),
+    /// Change the cluster's certificate authorities; not in this version
+    #[command(hide = true)]
+    Ca(Later),
     /// Show who you are to the cluster
     Whoami,
     /// Print this command's version

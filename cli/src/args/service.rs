@@ -115,7 +115,7 @@ pub(crate) struct Purge {
 #[derive(Debug, Clone, Args)]
 #[command(
     after_help = "Containers called SERVICE or SERVICE-<component> that are not Weft's become its \
-    components, as they are: none is restarted.\nA deploy or restart makes them anew.\n\
+    components, as they are: none is restarted.\nA deploy makes them anew.\n\
     Examples: weft adopt web --dry-run\n          weft adopt web --on n2"
 )]
 pub(crate) struct Adopt {

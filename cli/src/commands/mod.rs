@@ -167,10 +167,23 @@ async fn run_verb(app: App, verb: Verb) -> Result<Exit> {
         Verb::Config(args) => match args.verb {
             ConfigVerb::Explain { node_file } => config::explain(&app, node_file.as_deref()),
         },
+        Verb::Upgrade(_) => Err(later(
+            "weft upgrade",
+            "replace the programs and restart weftd on one node after the other: components run on",
+        )),
+        Verb::Ca(_) => Err(later(
+            "weft ca",
+            "node and operator certificates renew themselves; a removed node's authority leaves by itself",
+        )),
         Verb::Version => version(&app),
         Verb::Completions { shell } => completions(shell),
         Verb::Man { dir } => man::run(&app, &dir),
     }
+}
+
+/// What is announced and not there yet (design §11).
+fn later(what: &str, instead: &str) -> CliError {
+    CliError::usage(format!("`{what}` is not in this version")).help(instead)
 }
 
 fn version(app: &App) -> Result<Exit> {

@@ -13,7 +13,7 @@ use crate::output::alerts::{AlertView, alerts_table};
 use crate::output::operations::{OperationView, operations_table};
 use crate::output::views::{
     AnswerView, ComponentView, DriftView, EventView, ServiceView, StatusView, all_components_table,
-    components_table, drift_table, event_line, services_table,
+    components_table, drift_table, event_line, limits_table, services_table,
 };
 
 pub(crate) async fn list(app: &App, args: &List) -> Result<Exit> {
@@ -98,6 +98,10 @@ fn status_text(reply: &StatusReply, waiting: &[String], now: weft_wire::WallTime
     let _ = write!(text, "\n\nDRIFT");
     let drift = drift_table(&reply.drift);
     let _ = if drift.is_empty() { write!(text, "\nnone") } else { write!(text, "\n{drift}") };
+    let limits = limits_table(&reply.ps.rows);
+    if !limits.is_empty() {
+        let _ = write!(text, "\n\nLIMITS\n{limits}");
+    }
     let _ = write!(text, "\n\nEVENTS");
     if reply.events.is_empty() {
         let _ = write!(text, "\nnone");

@@ -187,6 +187,22 @@ pub(crate) fn all_components_table(reply: &PsReply, now: WallTime) -> Table {
     table
 }
 
+/// The LIMITS part of `status`: what holds components to their `resources`.
+pub(crate) fn limits_table(rows: &[ComponentRow]) -> Table {
+    let mut table = Table::new(["SERVICE", "COMPONENT", "NODE", "REPLICA", "IN FORCE"]);
+    for row in rows.iter().filter(|row| !row.status.limits.is_empty()) {
+        let key = &row.status.key;
+        table.row([
+            key.service.clone(),
+            key.component.clone(),
+            row.node.clone(),
+            key.replica.to_string(),
+            row.status.limits.clone(),
+        ]);
+    }
+    table
+}
+
 /// A component of desired state, as `list --json` has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct ServiceView {
