@@ -1,6 +1,7 @@
 //! `weftd`: one node of the fabric.
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod args;
 mod audit;
 mod daemon;
