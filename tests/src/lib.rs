@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agreed;
+pub mod audit;
 pub mod client;
 pub mod net;
 pub mod nodes;

@@ -3,17 +3,13 @@
 
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::Value;
-use weft_identity::{DenyList, Expect, IdentityFiles, Trust};
-use weft_link::{Call, Client};
-use weft_protocol::{AuditRecord, QueryAudit};
+use weft_protocol::AuditRecord;
+use weft_tests::audit::audit;
 use weft_tests::podman::{Boxes, IMAGE};
 use weft_tests::pty::OnTerminal;
 use weft_tests::{Cluster, Done, eventually, is_alive, kill_9, with_environment};
-use weft_wire::{ActorKind, Address, Clock, SystemClock};
 
 /// Two replicas of two components that do nothing.
 const IDLE: &str = r#"
@@ -286,23 +282,6 @@ fn a_terminal_has_the_operators_size_its_keys_and_comes_back_as_it_was() {
     let end = one.end();
     assert_eq!(end, (0, true), "{}", one.shown());
     one.shows("20 90\r\n");
-}
-
-async fn audit(cluster: &Cluster, node: &str) -> Vec<AuditRecord> {
-    let stored = IdentityFiles::operator(&cluster.dir().join("operator")).load().expect("one");
-    let credentials = stored.credentials().expect("credentials");
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let trust = Trust::new(stored.own.cluster, stored.bundle, DenyList::new(), clock)
-        .expect("a trust bundle");
-    let address = cluster.node(node)["fabric"].as_str().and_then(|a| a.parse().ok());
-    let within = Duration::from_secs(10);
-    let client =
-        Client::connect(address.expect("ip:port"), &credentials, &trust, Expect::AnyNode, within)
-            .await
-            .expect("connects");
-    let question = QueryAudit { since: None, limit: 10_000 };
-    let to = Address::here(ActorKind::Registry);
-    client.ask(to, question, Call::within(within)).await.expect("answers")
 }
 
 #[test]

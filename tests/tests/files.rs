@@ -3,17 +3,13 @@
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::Value;
-use weft_identity::{DenyList, Expect, IdentityFiles, Trust};
-use weft_link::{Call, Client};
-use weft_protocol::{AuditRecord, Outcome, QueryAudit};
+use weft_protocol::Outcome;
+use weft_tests::audit::audit;
 use weft_tests::nodes::NetCluster;
 use weft_tests::podman::{Boxes, IMAGE};
 use weft_tests::{Cluster, DEADLINE, Done, bin_dir, eventually, run};
-use weft_wire::{ActorKind, Address, Clock, SystemClock};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
@@ -86,23 +82,6 @@ fn digest(data: &Path, content: &[u8]) -> PathBuf {
         .expect("sha256sum runs");
     let hex = String::from_utf8(hex.stdout).expect("hex");
     PathBuf::from("blobs/sha256").join(hex.split(' ').next().expect("a digest"))
-}
-
-async fn audit(cluster: &Cluster, node: &str) -> Vec<AuditRecord> {
-    let stored = IdentityFiles::operator(&cluster.dir().join("operator")).load().expect("one");
-    let credentials = stored.credentials().expect("credentials");
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let trust = Trust::new(stored.own.cluster, stored.bundle, DenyList::new(), clock)
-        .expect("a trust bundle");
-    let address = cluster.node(node)["fabric"].as_str().and_then(|a| a.parse().ok());
-    let within = Duration::from_secs(10);
-    let client =
-        Client::connect(address.expect("ip:port"), &credentials, &trust, Expect::AnyNode, within)
-            .await
-            .expect("connects");
-    let question = QueryAudit { since: None, limit: 10_000 };
-    let to = Address::here(ActorKind::Registry);
-    client.ask(to, question, Call::within(within)).await.expect("answers")
 }
 
 #[test]

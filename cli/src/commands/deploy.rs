@@ -1,5 +1,6 @@
 //! `deploy` and `plan` (orchestration §7, §8).
 
+use std::path::Path;
 use std::time::Duration;
 
 use weft_protocol::{
@@ -16,15 +17,16 @@ use crate::error::{CliError, Exit, Result};
 use crate::output::Output;
 use crate::output::views::{ChangeView, PlanView, plan_table};
 
-pub(crate) async fn run(app: &App, args: &Deploy) -> Result<Exit> {
-    let (reference, source) = read_arguments(args.target.as_deref(), args.file.as_deref())?;
+/// The definition that the arguments and the CLI file lead to.
+fn wanted(app: &App, target: Option<&str>, file: Option<&Path>) -> Result<Wanted> {
+    let (reference, source) = read_arguments(target, file)?;
     let context = app.context()?;
-    let wanted = resolve(
-        reference.as_ref(),
-        &source,
-        (&context.services_dir, &context.registry),
-        &app.output,
-    )?;
+    let at = (context.services_dir.as_path(), context.registry.as_str());
+    resolve(reference.as_ref(), &source, at, &app.output)
+}
+
+pub(crate) async fn run(app: &App, args: &Deploy) -> Result<Exit> {
+    let wanted = wanted(app, args.target.as_deref(), args.file.as_deref())?;
     let attached = app.attach().await?;
     let options = DeployOptions {
         component: wanted.component.clone(),
@@ -94,14 +96,7 @@ pub(crate) async fn plan(app: &App, args: &Plan) -> Result<Exit> {
     if !args.lost.is_empty() {
         return lost::run(app, &args.lost, args.fresh).await;
     }
-    let (reference, source) = read_arguments(args.target.as_deref(), args.file.as_deref())?;
-    let context = app.context()?;
-    let wanted = resolve(
-        reference.as_ref(),
-        &source,
-        (&context.services_dir, &context.registry),
-        &app.output,
-    )?;
+    let wanted = wanted(app, args.target.as_deref(), args.file.as_deref())?;
     let attached = app.attach().await?;
     agreed::catch_up(app, &attached, args.fresh).await?;
     let options = DeployOptions {
