@@ -109,7 +109,7 @@ impl Diagnostic {
 
     /// The part of the source line that is drawn, and the underline's text before and under it.
     fn drawing(&self) -> (String, String, String) {
-        let chars: Vec<char> = self.source.chars().collect();
+        let chars: Vec<char> = masked(&self.source).chars().collect();
         let column = self.column.saturating_sub(1).min(chars.len());
         let from = if chars.len() > LINE_SHOWN { column.saturating_sub(LINE_SHOWN / 2) } else { 0 };
         let to = chars.len().min(from + LINE_SHOWN);
@@ -131,6 +131,22 @@ impl Diagnostic {
         let width = self.width.min(to.saturating_sub(column)).max(1);
         (shown, pad, "^".repeat(width))
     }
+}
+
+/// Values of `"NAME=value"`, blotted out at their length: they may be secrets, and what is drawn
+/// may end up in somebody's log (orchestration §28).
+fn masked(source: &str) -> String {
+    let is_name = |name: &str| {
+        let plain = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+        !name.is_empty() && name.bytes().all(plain)
+    };
+    let mask = |(at, part): (usize, &str)| match part.split_once('=') {
+        Some((name, value)) if at % 2 == 1 && is_name(name) => {
+            format!("{name}={}", "*".repeat(value.chars().count()))
+        }
+        _ => part.to_owned(),
+    };
+    source.split('"').enumerate().map(mask).collect::<Vec<_>>().join("\"")
 }
 
 impl fmt::Display for Diagnostic {

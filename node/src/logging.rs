@@ -1,5 +1,7 @@
 //! The daemon's own log: standard error, as lines for people or objects for machines.
 
+use std::str::FromStr as _;
+
 use weft_config::node::{LogFormat, NodeConfig};
 
 /// Installs the log. `RUST_LOG` wins over the configured level.
@@ -10,6 +12,10 @@ pub(crate) fn init(config: &NodeConfig) {
     let usual =
         format!("{},quinn=warn,rustls=warn,sqlx=warn,openraft=off", config.log_level.as_str());
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
+    // It logs what it sends to the container engine, with everybody's variables, whatever was asked
+    // for (orchestration §28).
+    let quiet = tracing_subscriber::filter::Directive::from_str("bollard=warn");
+    let filter = quiet.into_iter().fold(filter, EnvFilter::add_directive);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

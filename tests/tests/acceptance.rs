@@ -2,6 +2,7 @@
 //! namespace and its own Podman, as an operator walks it. What needs the proxy, certificates of
 //! services, snapshots or migration is not in it.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -18,10 +19,15 @@ struct Path31 {
     boxes: Boxes,
     services: PathBuf,
     told: PathBuf,
+    /// How often was asked for a deploy.
+    deploys: Cell<usize>,
 }
 
 impl Path31 {
     fn weft(&self, args: &[&str]) -> Done {
+        if args.first() == Some(&"deploy") {
+            self.deploys.set(self.deploys.get() + 1);
+        }
         let mut command = self.boxes.cluster.command(HERE);
         run(command.args(args).env("WEFT_SERVICES_DIR", &self.services))
     }
@@ -139,7 +145,7 @@ fn prepare() -> Option<Path31> {
     };
     let services = scratch.join("services");
     std::fs::create_dir(&services).expect("a directory");
-    Some(Path31 { boxes, services, told })
+    Some(Path31 { boxes, services, told, deploys: Cell::new(0) })
 }
 
 impl Drop for Path31 {
@@ -161,12 +167,13 @@ fn the_acceptance_path_is_walked_from_the_first_sync_to_the_return_of_a_lost_nod
     it_is_stopped_started_and_torn_down(&path);
     a_node_that_is_cut_off_is_missed_replaced_and_comes_back(&mut path);
     a_node_is_drained_and_another_gets_a_new_daemon(&mut path);
+    each_request_was_recorded_once(&path);
 }
 
 fn who_is_there(path: &Path31) {
     let who = path.both(&["whoami"]);
     assert_eq!(text(&who["role"]), "admin", "{who}");
-    path.weft(&["login"]).ok();
+    path.both(&["login"]);
     let nodes = path.both(&["node", "list"]);
     assert_eq!(nodes.as_array().map(Vec::len), Some(3));
     path.both(&["node", "status", "n2"]);
@@ -198,13 +205,16 @@ fn what_runs_already_becomes_a_service(path: &Path31) {
     path.running("old", "job");
     path.both(&["service", "show", "old"]);
     path.weft(&["service", "export", "old"]).ok();
-    let exported = std::fs::read_to_string(path.file("old")).expect("the definition");
-    path.weft(&["validate", &path.file("old").to_string_lossy()]).ok();
-    let edited = format!("# mine\n{exported}");
-    std::fs::write(path.file("old"), edited).expect("writes");
+    path.json(&["service", "export", "old"]);
+    path.both(&["validate", &path.file("old").to_string_lossy()]);
+    let mut edit = path.boxes.cluster.command(HERE);
+    edit.args(["edit", "old"]).env("WEFT_SERVICES_DIR", &path.services);
+    run(edit.env("EDITOR", "sed -i 1i#mine")).ok();
+    let edited = std::fs::read_to_string(path.file("old")).expect("the definition");
+    assert!(edited.starts_with("#mine\n"), "{edited}");
     let plan = path.both(&["plan", "old", "--if-changed"]);
     assert!(plan.as_array().is_some_and(|p| p.iter().all(|i| i["action"] == "keep")), "{plan}");
-    path.weft(&["deploy", "old", "--if-changed"]).ok();
+    path.both(&["deploy", "old", "--if-changed"]);
     assert_eq!(started(), before, "nothing was restarted");
 }
 
@@ -225,7 +235,7 @@ fn a_service_of_two_components_is_deployed_and_one_of_them_again(path: &Path31) 
                 .then_some(())
         });
     }
-    path.weft(&["deploy", "shop/api"]).ok();
+    path.json(&["deploy", "shop/api"]);
     assert_ne!(path.running("shop", "api")["container"], api["container"]);
     assert_eq!(path.running("shop", "web")["container"], web["container"], "it was not named");
     path.both(&["list"]);
@@ -283,8 +293,9 @@ fn files_go_there_and_back(path: &Path31) {
     let (local, back) = (path.services.join("a.conf"), path.services.join("b.conf"));
     std::fs::write(&local, "line\n").expect("writes");
     let name = |path: &Path| path.to_string_lossy().into_owned();
-    path.weft(&["push", &name(&local), "shop", "conf/a.conf"]).ok();
+    path.both(&["push", &name(&local), "shop", "conf/a.conf"]);
     path.weft(&["pull", "shop", "conf/a.conf", &name(&back)]).ok();
+    path.json(&["pull", "shop", "conf/a.conf", &name(&back)]);
     assert_eq!(std::fs::read_to_string(&back).expect("it came"), "line\n");
     assert_eq!(path.weft(&["pull", "shop", "../x"]).code, 2);
     std::fs::remove_file(local).and_then(|()| std::fs::remove_file(back)).expect("they are there");
@@ -292,18 +303,20 @@ fn files_go_there_and_back(path: &Path31) {
 
 fn it_is_stopped_started_and_torn_down(path: &Path31) {
     let container = path.running("shop", "web")["container"].clone();
-    path.weft(&["stop", "shop"]).ok();
+    path.both(&["stop", "shop"]);
     let file = || std::fs::read_to_string(path.file("shop")).expect("the definition");
     assert!(file().contains("active = false"), "{}", file());
     path.until("it is stopped", || {
         path.rows("shop").iter().all(|row| row["state"] == "stopped").then_some(())
     });
-    path.weft(&["start", "shop"]).ok();
+    path.both(&["start", "shop"]);
+    path.both(&["restart", "shop"]);
     assert_eq!(path.running("shop", "web")["container"], container, "the same container");
-    path.weft(&["undeploy", "shop", "--yes"]).ok();
+    path.both(&["recover"]);
+    path.json(&["undeploy", "shop", "--yes"]);
     path.until("it is gone", || path.rows("shop").is_empty().then_some(()));
     std::fs::remove_file(path.file("shop")).expect("it is there");
-    path.weft(&["purge", "shop", "--data", "--yes"]).ok();
+    path.json(&["purge", "shop", "--data", "--yes"]);
     assert!(!path.json(&["list"]).to_string().contains("shop"));
 }
 
@@ -340,21 +353,33 @@ fn a_node_that_is_cut_off_is_missed_replaced_and_comes_back(path: &mut Path31) {
 }
 
 fn a_node_is_drained_and_another_gets_a_new_daemon(path: &mut Path31) {
-    path.weft(&["node", "drain", "n3", "--timeout", "60s"]).ok();
+    path.json(&["node", "drain", "n3", "--timeout", "60s"]);
     // The copies there end once those elsewhere are well.
     path.until("nothing is left there", || {
         path.rows("plain").iter().all(|row| row["node"] != "n3").then_some(())
     });
-    path.weft(&["node", "undrain", "n3"]).ok();
+    path.both(&["node", "undrain", "n3"]);
+    path.both(&["node", "label", "n3", "disk=ssd"]);
     path.both(&["node", "status"]);
     // What an upgrade does: a daemon ends, the next one takes over what runs.
     let before = path.running("old", "job");
     path.boxes.cluster.restart(THERE);
     let after = path.running("old", "job");
     assert_eq!((&before["container"], &before["pid"]), (&after["container"], &after["pid"]));
-    path.weft(&["scale", "plain", "1"]).ok();
+    path.json(&["scale", "plain", "1"]);
     path.weft(&["undeploy", "plain", "--yes"]).ok();
     path.until("all is as wanted", || {
         (path.weft(&["status", "--exit-code"]).code == 0).then_some(())
     });
+}
+
+/// Those of this walk came in where the operator stands.
+fn each_request_was_recorded_once(path: &Path31) {
+    let audit = path.json(&["audit", "-n", "10000"]);
+    let of = |method: &str| {
+        let all = audit.as_array().expect("a list").iter();
+        all.filter(|record| record["method"] == method).count()
+    };
+    // One more was given to it by the cluster.
+    assert_eq!(of("gateway.deploy"), path.deploys.get() + 1, "{audit:#}");
 }

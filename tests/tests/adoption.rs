@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use weft_tests::podman::{Boxes, IMAGE};
-use weft_tests::{DEADLINE, kill_9};
+use weft_tests::{DEADLINE, kill_9, run};
 
 /// Starts a container as somebody without Weft would; its id.
 #[track_caller]
@@ -156,4 +156,35 @@ fn what_cannot_be_adopted_is_named_with_its_reason_and_nothing_is_made() {
     assert_eq!(taken.code, 1, "{}", taken.stderr);
     let said = format!("{}{}", taken.stdout, taken.stderr);
     assert!(said.contains("belongs to shop-db/1/old already"), "{said}");
+}
+
+#[test]
+fn a_longer_name_that_only_the_callers_files_or_history_know_keeps_its_containers() {
+    let Some(boxes) = Boxes::start(1) else { return };
+    let services = boxes.cluster.scratch().join("services");
+    std::fs::create_dir(&services).expect("a directory");
+    let definition = |name: &str| {
+        format!("name = \"{name}\"\n[[components]]\nname = \"x\"\ncmd = [\"sleep\", \"1000\"]\n")
+    };
+    std::fs::write(services.join("mc-proxy.toml"), definition("mc-proxy")).expect("writes");
+    boxes.cluster.deploy(0, &definition("mc-old"));
+    boxes.cluster.weft(0, &["undeploy", "mc-old", "--yes"]).ok();
+    for name in ["mc-api", "mc-proxy-front", "mc-old-back"] {
+        begin(&boxes, 0, name, &[], "a");
+    }
+    let mut adopt = boxes.cluster.command(0);
+    adopt.args(["adopt", "mc", "--json"]).env("WEFT_SERVICES_DIR", &services);
+    let of = |component: &str| (format!("mc-{component}"), component.to_owned(), String::new());
+    assert_eq!(outcomes(&run(&mut adopt).ok().json()), [of("api")]);
+}
+
+#[test]
+fn a_container_whose_output_cannot_be_read_says_so_in_its_log() {
+    let Some(boxes) = Boxes::start(1) else { return };
+    begin(&boxes, 0, "mute", &["--log-driver", "none"], "a");
+    boxes.cluster.weft(0, &["adopt", "mute"]).ok();
+    boxes.cluster.wait_until("it says so", DEADLINE, |cluster| {
+        let logs = cluster.weft(0, &["logs", "mute"]).ok().stdout;
+        logs.contains("[weft] what this container writes cannot be read: ").then_some(())
+    });
 }

@@ -317,6 +317,9 @@ fn what_a_node_lost_with_its_engines_storage_is_recovered_from_the_cluster_alone
     let status = boxes.cluster.weft(0, &["status", "--exit-code"]);
     assert_eq!(status.code, 8, "{status:?}");
 
+    let would = boxes.cluster.weft(0, &["recover", "--dry-run"]).ok();
+    assert!(would.stdout.contains("one/1/one: would be started"), "{would:?}");
+    assert!(boxes.podman[0].ids().is_empty(), "it was only said");
     let done = boxes.cluster.weft(0, &["recover"]).ok();
     assert!(
         done.stdout.contains("one/1/one: ok") && done.stdout.contains("two/1/two: ok"),
@@ -503,4 +506,21 @@ fn a_deploy_is_good_only_if_all_of_it_is_and_one_component_does_not_stop_the_oth
         assert_eq!(refused.code, 2, "{refused:?}");
         assert!(refused.stderr.contains(&format!("{told} is not in this version")), "{refused:?}");
     }
+}
+
+#[test]
+fn a_replica_that_no_node_takes_says_which_rule_stands_against_it() {
+    let cluster = Cluster::with(&["--no-hello", "--nodes", "1"]);
+    let text = "name = \"picky\"\n[placement]\nrequire = [\"disk=ssd\"]\n\
+                [[components]]\nname = \"a\"\ncmd = [\"sleep\", \"1000\"]\n";
+    let file = cluster.definition("picky", text);
+    let rule = "no node fulfils require disk=ssd";
+    let refused = cluster.weft(&["deploy", "-f", &file]);
+    let why = [rule, "there is no node for replica 1"];
+    assert!(refused.code == 1 && why.iter().all(|why| refused.stderr.contains(why)), "{refused:?}");
+    let rows = cluster.ps("n1");
+    let reason = rows.first().map(|row| row["reason"].to_string()).unwrap_or_default();
+    assert!(reason.contains(rule), "{rows:?}");
+    let status = cluster.weft(&["status", "picky"]);
+    assert!(status.stdout.contains(rule), "{status:?}");
 }

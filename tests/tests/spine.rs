@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use weft_tests::{Cluster, eventually, http_get, is_alive, kill_9};
+use weft_tests::{Cluster, bin_dir, eventually, http_get, is_alive, kill_9};
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_else(|| panic!("not a text: {value}"))
@@ -373,4 +373,44 @@ fn down_leaves_nothing_behind() {
     for pid in pids {
         assert!(!is_alive(pid), "{pid} is still there");
     }
+}
+
+#[test]
+fn when_a_node_begins_what_others_depend_on_is_healthy_first() {
+    let mut cluster = Cluster::with(&["--no-hello", "--nodes", "1"]);
+    let hello = bin_dir().join("hello");
+    let db = format!(
+        "name = \"db\"\n[[components]]\nname = \"db\"\n\
+         cmd = [\"sh\", \"-c\", \"sleep 1; exec {}\"]\n\
+         [components.health]\nkind = \"http\"\npath = \"/health\"\ninterval = \"200ms\"\n\
+         start_period = \"30s\"\n[[components.routes]]\nport = 443\n",
+        hello.display()
+    );
+    let web = "name = \"web\"\ndepends_on = [\"db\"]\n\
+               [[components]]\nname = \"web\"\ncmd = [\"sleep\", \"1000\"]\n";
+    for (name, text) in [("db", db.as_str()), ("web", web)] {
+        cluster.weft(&["deploy", "-f", &cluster.definition(name, text)]).ok();
+    }
+    let before = ["db", "web"].map(|name| pid(&cluster.running("n1", name, "n1")));
+    cluster.kill_daemon("n1");
+    before.iter().copied().for_each(kill_9);
+    for pid in before {
+        eventually("it is gone", || (!is_alive(pid)).then_some(()));
+    }
+    cluster.start_daemon("n1");
+    eventually("the first waits for the second", || {
+        let rows = cluster.ps("n1");
+        let web = rows.iter().find(|row| row["service"] == "web")?;
+        text(&web["reason"]).contains("until service db is healthy").then_some(())
+    });
+    for (name, before) in ["db", "web"].into_iter().zip(before) {
+        assert_ne!(pid(&cluster.running("n1", name, "n1")), before);
+    }
+    let last = |service: &str| {
+        let done = cluster.weft(&["events", service, "--json"]).ok().stdout;
+        let all = done.lines().map(|line| serde_json::from_str::<Value>(line).expect("an object"));
+        let running = all.filter(|event| event["new_state"] == "running");
+        running.map(|event| text(&event["time"]).to_owned()).max().expect("it runs")
+    };
+    assert!(last("db") < last("web"), "{} {}", last("db"), last("web"));
 }

@@ -292,3 +292,55 @@ fn a_node_that_is_lost_in_the_middle_of_an_update_does_not_keep_it_from_its_end(
     cluster.crash(gone);
     all_new(&cluster, leader, id);
 }
+
+#[test]
+fn a_first_deploy_whose_file_is_corrected_meanwhile_is_told_what_took_its_place() {
+    let cluster = Cluster::with(&["--no-hello"]);
+    // Its probe asks for what is not there.
+    let wrong = web("", "")
+        .replace("/health", "/nothing-here")
+        .replace("retries = 2", "start_period = \"5m\"");
+    let file = cluster.definition("web", &wrong);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| cluster.weft(&["deploy", "-f", &file]));
+        eventually("it waits", || (pids(&cluster).len() == 3).then_some(()));
+        let sent = cluster.weft(&["service", "show", "web"]).ok().stdout;
+        let right = web("", "");
+        std::fs::write(&file, &right).expect("writes");
+        assert_eq!(cluster.weft(&["service", "show", "web"]).ok().stdout, sent, "it was read once");
+
+        cluster.weft(&["deploy", "-f", &file, "--node", "n2"]).ok();
+        let first = first.join().expect("it ends");
+        let says = "superseded: `deploy` by";
+        assert!(first.code == 1 && first.stderr.contains(says), "{first:?}");
+        assert_eq!(
+            std::fs::read_to_string(&file).expect("reads"),
+            right,
+            "a deploy changes no file"
+        );
+    });
+    let revisions: Vec<_> = history(&cluster).into_iter().map(|row| (row.0, row.2)).collect();
+    assert_eq!(revisions, [(1, false), (2, true)]);
+}
+
+#[test]
+fn two_operators_who_update_at_once_through_two_nodes_are_served_one_after_the_other() {
+    let cluster = Cluster::with(&["--no-hello"]);
+    first(&cluster);
+    let deploy = |node: &str, value: &str| {
+        let text = web("", &format!("env = [\"BY={value}\"]"));
+        let file = cluster.definition(value, &text);
+        cluster.weft(&["deploy", "-f", &file, "--node", node])
+    };
+    let (one, two) = std::thread::scope(|scope| {
+        let one = scope.spawn(|| deploy("n1", "one"));
+        let two = scope.spawn(|| deploy("n2", "two"));
+        (one.join().expect("it ends").ok(), two.join().expect("it ends").ok())
+    });
+    let waited = |done: &Done| done.stderr.contains("waits: service busy: update to revision 2");
+    assert!(waited(&one) != waited(&two), "one of them waits: {one:?} {two:?}");
+    let last = if waited(&one) { "BY=one" } else { "BY=two" };
+    assert!(cluster.weft(&["service", "show", "web"]).ok().stdout.contains(last));
+    let good = |n, now| (n, "good".to_owned(), now);
+    assert_eq!(history(&cluster), [good(1, false), good(2, false), good(3, true)]);
+}

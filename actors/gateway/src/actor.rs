@@ -472,7 +472,8 @@ async fn ps(asker: &Asker, target: Option<&CommandRef>) -> Result<PsReply, AskEr
             asker.memory.hear(member.id, list);
         }
     }
-    let mut reply = rows::ps(state.as_ref(), asker.fabric.name(), &answers, target);
+    let nowhere = rows::nowhere(asker, state.as_ref()).await;
+    let mut reply = rows::ps(state.as_ref(), asker.fabric.name(), &answers, target, &nowhere);
     reply.foreign = rows::foreign(strangers);
     // What still runs somewhere is shown, also when it is not wanted any more.
     if let (Some(target), Ok(state), true) = (target, &state, reply.rows.is_empty()) {

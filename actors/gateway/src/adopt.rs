@@ -92,7 +92,8 @@ async fn find(
     state: &StateView,
 ) -> Result<(Member, Vec<ForeignContainer>), AskError> {
     let service = &message.service;
-    let others = state.services.iter().filter(|s| !s.undeployed).map(|s| s.name.clone()).collect();
+    let known = state.services.iter().map(|service| service.name.clone());
+    let others = known.chain(message.others.iter().cloned()).collect();
     let question = FindForeign { service: service.clone(), others };
     let mut members = asker.members();
     if !message.node.is_empty() {

@@ -8,8 +8,9 @@ use tokio::task::JoinSet;
 use weft_link::{Closed, ItemSink};
 use weft_protocol::{
     Applied, Command, CommandRef, ComponentKey, ComponentStatus, DeployService, DeployUpdate,
-    Desired, LifecycleAction, LifecycleRequest, ListComponents, LogLine, PlanPlacement, Propose,
-    ReadLogs, RestartPolicy, RolloutStep, StartComponents, StateView, WatchComponents, spec_hash,
+    Desired, LifecycleAction, LifecycleRequest, ListComponents, LogLine, OperationOutcome,
+    PlanPlacement, Propose, ReadLogs, RestartPolicy, RolloutStep, StartComponents, StateView,
+    WatchComponents, spec_hash,
 };
 use weft_wire::{AskError, Failure, FailureKind, NodeId, RequestId, Subscription};
 
@@ -17,7 +18,7 @@ use crate::around::{Asker, Member, NODE_TIMEOUT};
 use crate::check;
 use crate::plan;
 use crate::rollout::{Decision, Expected, Goal, Rollout};
-use crate::rows::{is_meant, node_name, wanted};
+use crate::rows::{Nowhere, is_meant, node_name, nowhere, wanted};
 use crate::ship;
 use crate::update;
 
@@ -32,6 +33,8 @@ const PATIENCE_MOST: Duration = Duration::from_secs(3_600);
 const SILENCE: Duration = Duration::from_secs(4);
 /// Between tries at a silent node.
 const AGAIN: Duration = Duration::from_millis(300);
+/// Between looks whether something took the operation's place.
+const LOOK: Duration = Duration::from_millis(250);
 /// Between listings, the safety net under the watch.
 const LIST: Duration = Duration::from_secs(1);
 /// The placer may take so long to find places for what was agreed.
@@ -181,7 +184,9 @@ async fn carry_out<S: Subscription<Item = DeployUpdate>>(
     }
     let new = placed(asker, &target.service, applied.index, end).await?;
     let expected = expect(&operation.command, &target, &applied, &old, &new, &before, &started);
-    watch(asker, &target, expected, operation.timeout, end, sink).await
+    let nowhere = nowhere(asker, Ok(&new)).await;
+    let watched = Watched { operation: applied.operation, expected, nowhere };
+    watch(asker, &target, watched, operation.timeout, end, sink).await
 }
 
 /// The command, and which components it is about.
@@ -297,7 +302,7 @@ async fn start_again(
         wanted(state, Some(target)).into_iter().filter_map(|wanted| wanted.node).collect();
     let members =
         asker.members().into_iter().filter(|member| placed.contains(&member.id)).collect();
-    let message = StartComponents { target: Some(target.clone()) };
+    let message = StartComponents { target: Some(target.clone()), dry_run: false };
     let answers = asker.ask_each(members, message).await;
     answers
         .into_iter()
@@ -474,10 +479,18 @@ enum News {
     Silent(String, AskError),
 }
 
+/// What is watched.
+struct Watched {
+    /// The operation that asked for it; 0: none, nothing was to change.
+    operation: u64,
+    expected: Vec<Expected>,
+    nowhere: Nowhere,
+}
+
 async fn watch<S: Subscription<Item = DeployUpdate>>(
     asker: &Asker,
     target: &CommandRef,
-    expected: Vec<Expected>,
+    Watched { operation, expected, nowhere }: Watched,
     patience: Duration,
     end: Instant,
     sink: &ItemSink<S>,
@@ -495,7 +508,7 @@ async fn watch<S: Subscription<Item = DeployUpdate>>(
     drop(sender);
     let mut silent: HashMap<String, Instant> = HashMap::new();
     let mut timed_out = false;
-    let mut decisions = rollout.unplaced();
+    let mut decisions = rollout.unplaced(&nowhere);
     loop {
         for decision in decisions.drain(..) {
             report(asker, &nodes, decision, sink).await?;
@@ -509,11 +522,16 @@ async fn watch<S: Subscription<Item = DeployUpdate>>(
             decisions = rollout.timed_out(patience);
             continue;
         }
-        let wake = rollout.wake().map_or(end, |wake| wake.min(end));
+        let wake = rollout.wake().map_or(end, |wake| wake.min(end)).min(now + LOOK);
         let next = tokio::select! {
             next = news.recv() => next,
             () = tokio::time::sleep(wake.saturating_duration_since(now)) => None,
         };
+        // Before the news, which may be of what took its place.
+        if let Some(by) = superseded(asker, operation).await {
+            decisions = rollout.superseded(&by);
+            continue;
+        }
         let now = asker.now();
         decisions = match next {
             Some(News::Status(node, status)) => {
@@ -538,6 +556,22 @@ async fn watch<S: Subscription<Item = DeployUpdate>>(
     let (good, bad) = rollout.counts();
     sink.send(DeployUpdate::Done { good, bad, timed_out }).await?;
     Ok(())
+}
+
+/// What took the place of an operation before it had ended; `None`: nothing did.
+async fn superseded(asker: &Asker, operation: u64) -> Option<String> {
+    let state = asker.state().await.ok()?;
+    let known = state.operations.iter().find(|known| known.id == operation)?;
+    let finished = known.finished.as_ref()?;
+    if finished.outcome != OperationOutcome::Superseded {
+        return None;
+    }
+    let later =
+        |other: &&weft_protocol::Operation| other.id > operation && other.service == known.service;
+    Some(match state.operations.iter().filter(later).min_by_key(|other| other.id) {
+        Some(other) => format!("`{}` by {} (operation {})", other.kind, other.caller, other.id),
+        None => finished.detail.clone(),
+    })
 }
 
 async fn watch_node(asker: Asker, member: Member, target: CommandRef, news: mpsc::Sender<News>) {

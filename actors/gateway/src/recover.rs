@@ -18,7 +18,8 @@ pub(crate) async fn recover(
             return Err(rows::unknown_node(&asker.state().await?, &message.node));
         }
     }
-    let answers = asker.ask_each(members, StartComponents { target: None }).await;
+    let question = StartComponents { target: None, dry_run: message.dry_run };
+    let answers = asker.ask_each(members, question).await;
     let recovered = answers.into_iter().map(|(member, answer)| match answer {
         Ok(answer) => {
             RecoveredNode { node: member.name, started: answer.keys, error: String::new() }

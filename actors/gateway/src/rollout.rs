@@ -8,7 +8,7 @@ use weft_protocol::{
 };
 use weft_wire::{Failure, FailureKind};
 
-use crate::rows::{Wanted, unseen};
+use crate::rows::{Nowhere, Wanted, unseen};
 
 /// A component without a probe counts as good after running this long: a program that dies at
 /// once would otherwise pass for a success.
@@ -224,7 +224,7 @@ impl Rollout {
     }
 
     /// No node was found for these replicas.
-    pub(crate) fn unplaced(&mut self) -> Vec<Decision> {
+    pub(crate) fn unplaced(&mut self, nowhere: &Nowhere) -> Vec<Decision> {
         self.give_up(
             |item| item.expected.wanted.node.is_none(),
             |item| {
@@ -236,13 +236,27 @@ impl Rollout {
                         .cause(why)
                         .step("place the replica");
                 }
-                failure(
-                    &item.expected,
-                    FailureKind::Exhausted,
-                    format!("there is no node for replica {replica}"),
-                )
-                .step("place the replica")
-                .help("lower `replicas`, or let more nodes join")
+                let text = format!("there is no node for replica {replica}");
+                let failure = failure(&item.expected, FailureKind::Exhausted, text)
+                    .step("place the replica")
+                    .help("lower `replicas`, change what it asks for, or let more nodes join");
+                let service = item.expected.wanted.key.service.clone();
+                match nowhere.get(&(service, replica)) {
+                    Some(why) => failure.cause(why),
+                    None => failure,
+                }
+            },
+        )
+    }
+
+    /// Another operation took this one's place.
+    pub(crate) fn superseded(&mut self, by: &str) -> Vec<Decision> {
+        self.give_up(
+            |_| true,
+            |item| {
+                failure(&item.expected, FailureKind::Conflict, format!("superseded: {by}"))
+                    .step("watch the component")
+                    .help("that one counts now; `weft operations` lists them")
             },
         )
     }

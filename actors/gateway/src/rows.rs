@@ -6,11 +6,11 @@ use std::time::Duration;
 use weft_protocol::{
     CommandRef, ComponentKey, ComponentRow, ComponentState, ComponentStatus, Desired, Drift,
     DriftKind, Event, ForeignRow, Health, NodeRecord, NodeReply, ObservedState, Oddities,
-    Placement, PsReply, ServiceRow, ServiceSpec, StateView, one_machine,
+    Placement, PlanPlacement, PsReply, ServiceRow, ServiceSpec, StateView, one_machine,
 };
 use weft_wire::{AskError, Failure, FailureKind, NodeId, WallTime};
 
-use crate::around::Member;
+use crate::around::{Asker, Member, NODE_TIMEOUT};
 
 /// No definition has more replicas than this; guards loops over a number from a file.
 const MOST_REPLICAS: u32 = 10_000;
@@ -32,6 +32,21 @@ pub(crate) struct Wanted {
     /// Why nothing runs where it is placed: its node was removed, or it waits for the end of the
     /// copy that it replaces. Empty: something should.
     pub(crate) why: String,
+}
+
+/// Why replicas have no place: by service and replica.
+pub(crate) type Nowhere = BTreeMap<(String, u32), String>;
+
+/// Asks the leader's placer, if there is a replica without a place. Nothing without a leader.
+pub(crate) async fn nowhere(asker: &Asker, state: Result<&StateView, &AskError>) -> Nowhere {
+    let homeless = |wanted: &Wanted| wanted.node.is_none() && wanted.why.is_empty();
+    if !state.is_ok_and(|state| wanted(state, None).iter().any(homeless)) {
+        return Nowhere::new();
+    }
+    let question = PlanPlacement { lost: Vec::new(), spec: None };
+    let plan = asker.ask(question, NODE_TIMEOUT).await;
+    let waiting = plan.map(|plan| plan.waiting).unwrap_or_default();
+    waiting.into_iter().map(|(service, replica, why)| ((service, replica), why)).collect()
 }
 
 /// Whether a component is meant.
@@ -141,6 +156,7 @@ pub(crate) fn ps(
     here: &str,
     answers: &[(Member, Result<Vec<ComponentStatus>, AskError>)],
     target: Option<&CommandRef>,
+    nowhere: &Nowhere,
 ) -> PsReply {
     let mut rows = Vec::new();
     let mut nodes = Vec::new();
@@ -163,7 +179,11 @@ pub(crate) fn ps(
     }
     for wanted in state.map(|state| wanted(state, target)).unwrap_or_default() {
         let Some(node) = wanted.node else {
-            let reason = "waits for a node it can be placed on".to_owned();
+            let of = (wanted.key.service.clone(), wanted.key.replica);
+            let reason = match nowhere.get(&of) {
+                Some(why) => format!("waits for a node it can be placed on: {why}"),
+                None => "waits for a node it can be placed on".to_owned(),
+            };
             rows.push(unseen(&wanted, "", ComponentState::Waiting, reason));
             continue;
         };
@@ -224,8 +244,9 @@ pub(crate) fn misplaced(state: &StateView, rows: &[ComponentRow], now: WallTime)
                 .iter()
                 .find(|place| place.service == key.service && place.replica == key.replica);
             // One that is being stopped may take as long as it was given.
-            let runs = (status.pid != 0 || !status.container.is_empty())
-                && status.state != ComponentState::Stopping;
+            let stops = status.state == ComponentState::Stopping
+                && now.since(status.since) < stop_grace(state, key) + SETTLED;
+            let runs = (status.pid != 0 || !status.container.is_empty()) && !stops;
             let (desired, reason) = match place {
                 Some(_) if status.state == ComponentState::Pending => {
                     (status.desired, format!("placed on {}, which does not run it", row.node))
@@ -256,6 +277,13 @@ pub(crate) fn misplaced(state: &StateView, rows: &[ComponentRow], now: WallTime)
             })
         })
         .collect()
+}
+
+/// How long it may take to stop.
+fn stop_grace(state: &StateView, key: &ComponentKey) -> Duration {
+    let spec = state.service(&key.service).map(|record| record.version_of(key.replica).spec);
+    spec.and_then(|spec| spec.component(&key.component))
+        .map_or(Duration::from_secs(10), |component| component.stop_grace)
 }
 
 /// By service, replica, component and node.

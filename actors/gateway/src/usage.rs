@@ -86,5 +86,6 @@ async fn overview(asker: &Asker) -> Overview {
 /// Weft's own components; what else engines have is not asked for so often.
 async fn ps(asker: &Asker) -> PsReply {
     let (state, answers) = tokio::join!(asker.state(), asker.ask_all(ListComponents {}));
-    rows::ps(state.as_ref(), asker.fabric.name(), &answers, None)
+    let nowhere = rows::nowhere(asker, state.as_ref()).await;
+    rows::ps(state.as_ref(), asker.fabric.name(), &answers, None, &nowhere)
 }

@@ -83,6 +83,9 @@ pub struct AdoptService {
     pub service: String,
     /// Name of the node they are on; empty: looked for on all.
     pub node: String,
+    /// Services that the caller has definitions of: what belongs to a longer name of them is left
+    /// alone, as with services that the cluster knows.
+    pub others: Vec<String>,
     /// Only says what would become of which.
     pub dry_run: bool,
 }

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use weft_wire::NodeId;
 
-use crate::{OnPartition, Placement, ServiceSpec, UpdateOrder};
+use crate::{ComponentSpec, OnPartition, Placement, ServiceSpec, UpdateOrder};
 
 /// How a planned move of a replica goes: a drain, another `node` in its definition, a better
 /// spread.
@@ -40,9 +40,7 @@ pub fn handover(spec: &ServiceSpec, one_machine: bool) -> Handover {
         Some(UpdateOrder::StopFirst) => return Handover::StopFirst,
         None => {}
     }
-    let read_only = |options: &str| options.split(',').any(|option| option.trim() == "ro");
-    let mut volumes = spec.components.iter().flat_map(|component| &component.volumes);
-    let writes = volumes.any(|volume| !read_only(&volume.options));
+    let writes = spec.components.iter().any(ComponentSpec::writes_to_volumes);
     let ports = spec.components.iter().any(|component| !component.ports.is_empty());
     if writes || ports && one_machine { Handover::StopFirst } else { Handover::StartFirst }
 }

@@ -10,6 +10,8 @@ use crate::ComponentKey;
 pub struct RecoverNodes {
     /// Name or id; empty: all.
     pub node: String,
+    /// Says what would be started, and starts nothing.
+    pub dry_run: bool,
 }
 
 impl Message for RecoverNodes {
@@ -26,7 +28,7 @@ impl Message for RecoverNodes {
 pub struct RecoveredNode {
     /// Its name.
     pub node: String,
-    /// What was down there and is being started.
+    /// What was down there and is being started, or would be.
     pub started: Vec<ComponentKey>,
     /// Why it did not answer; empty: it did.
     pub error: String,

@@ -53,6 +53,10 @@ pub struct Assignment {
     /// Files that come with the definition.
     #[serde(default)]
     pub files: Vec<ShippedFile>,
+    /// Services that are to be healthy first when the node begins, where it runs them too
+    /// (`depends_on`).
+    #[serde(default)]
+    pub after: Vec<String>,
 }
 
 /// All components of this node; those not listed are to be stopped and forgotten.
@@ -174,6 +178,8 @@ message!(RestartComponents, 202, "runtime.restart", ADMINS, false, RestartedComp
 pub struct StartComponents {
     /// Which; `None`: all of this node.
     pub target: Option<CommandRef>,
+    /// Says which it would be, and starts none.
+    pub dry_run: bool,
 }
 message!(StartComponents, 230, "runtime.start", ADMINS, true, RestartedComponents);
 

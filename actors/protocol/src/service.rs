@@ -318,6 +318,12 @@ impl fmt::Debug for ComponentSpec {
 }
 
 impl ComponentSpec {
+    /// Whether it mounts anything that it may write to.
+    pub fn writes_to_volumes(&self) -> bool {
+        let read_only = |options: &str| options.split(',').any(|option| option.trim() == "ro");
+        self.volumes.iter().any(|volume| !read_only(&volume.options))
+    }
+
     /// What VERSION columns show: the image's tag, else the first 12 digits of its digest, else
     /// the `version` key (orchestration §3.4).
     pub fn shown_version(&self) -> String {

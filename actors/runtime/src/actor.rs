@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -134,6 +134,7 @@ pub fn factory(config: RuntimeConfig) -> impl Factory<Runtime> {
         config,
         ports: Mutex::new(Ports::default()),
         peers: Mutex::new(BTreeMap::new()),
+        begun: OnceLock::new(),
         outbox: Mutex::new(Outbox::default()),
         book: Mutex::new(Book::default()),
         leased: Notify::new(),
@@ -175,6 +176,8 @@ pub(crate) struct Shared {
     pub(crate) ports: Mutex<Ports>,
     /// Route names of every assigned component.
     pub(crate) peers: Mutex<BTreeMap<ComponentKey, Vec<String>>>,
+    /// When this daemon's first runtime began.
+    pub(crate) begun: OnceLock<Instant>,
     pub(crate) outbox: Mutex<Outbox>,
     /// Leases of fenced replicas.
     pub(crate) book: Mutex<Book>,
@@ -191,7 +194,7 @@ pub(crate) struct Shared {
     pub(crate) looked: Mutex<Looked>,
     /// Commands that operators run.
     pub(crate) execs: Mutex<BTreeMap<Uuid, Arc<Session>>>,
-    news: broadcast::Sender<ComponentStatus>,
+    pub(crate) news: broadcast::Sender<ComponentStatus>,
 }
 
 impl Shared {
@@ -320,6 +323,7 @@ impl Actor for Runtime {
     }
 
     fn started(&mut self, scope: &Scope<Self>) -> Result<(), ActorError> {
+        self.shared.begun.get_or_init(|| scope.now());
         // Told by an earlier incarnation, or only by this node's disk.
         let sure = self.shared.taken.lock().is_some();
         for (key, assignment) in std::mem::take(&mut self.found) {

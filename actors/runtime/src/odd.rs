@@ -210,6 +210,7 @@ async fn changed(
 
 fn observed(state: ContainerState) -> ObservedState {
     match state {
+        ContainerState::Paused => ObservedState::Stopped,
         state if state.is_live() => ObservedState::Running,
         ContainerState::Exited | ContainerState::Dead => ObservedState::Exited,
         _ => ObservedState::Stopped,

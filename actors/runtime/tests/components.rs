@@ -291,6 +291,7 @@ fn component(name: &str, cmd: &[&str]) -> Assignment {
         fenced: false,
         leaving: String::new(),
         files: Vec::new(),
+        after: Vec::new(),
     }
 }
 

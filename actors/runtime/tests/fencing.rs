@@ -119,6 +119,7 @@ fn fenced() -> Assignment {
         fenced: true,
         leaving: String::new(),
         files: Vec::new(),
+        after: Vec::new(),
     }
 }
 

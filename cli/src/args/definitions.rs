@@ -67,6 +67,9 @@ pub(crate) struct Recover {
     /// Only this node, by name or id
     #[arg(value_name = "NODE")]
     pub(crate) node: Option<String>,
+    /// Print what would be started and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Return as soon as it has begun
     #[arg(long)]
     pub(crate) no_wait: bool,

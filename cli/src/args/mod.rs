@@ -21,8 +21,8 @@ pub(crate) use cluster::{
 pub(crate) use definitions::{Edit, Export, Recover, Service, ServiceVerb, ShowDefinition, Sync};
 pub(crate) use inside::{Exec, Stats, Top};
 pub(crate) use service::{
-    Adopt, Alerts, Deploy, Events, History, Hold, Lifecycle, List, Logs, Operations, Plan, Ps,
-    Purge, Rollback, Scale, Status, Undeploy, Validate,
+    Adopt, Alerts, Audit, Deploy, Events, History, Hold, Lifecycle, List, Logs, Operations, Plan,
+    Ps, Purge, Rollback, Scale, Status, Undeploy, Validate,
 };
 pub(crate) use transfer::{Pull, Push};
 
@@ -204,6 +204,8 @@ pub(crate) enum Verb {
     Events(Events),
     /// Print the alerts that fired, and what became of their command
     Alerts(Alerts),
+    /// Print who asked a node for what, and what came of it
+    Audit(Audit),
     /// List what goes on and what ended lately, or watch one operation to its end
     Operations(Operations),
     /// Show every node's supervision tree, or restart one actor

@@ -279,6 +279,19 @@ pub(crate) struct Alerts {
     pub(crate) tail: Option<u32>,
 }
 
+/// `weft audit`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Each node keeps its own: those that came in through it. `--node` says \
+    which node is asked.\nExample: weft audit --since 1h --node n2")]
+pub(crate) struct Audit {
+    /// Not before: a time (2026-01-31T12:00:00Z) or how long ago (10m)
+    #[arg(long, value_name = "WHEN", value_parser = since)]
+    pub(crate) since: Option<WallTime>,
+    /// Only the newest N, at most 10000 (default 100)
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) tail: Option<u32>,
+}
+
 /// `weft operations`.
 #[derive(Debug, Clone, Args)]
 #[command(

@@ -1,9 +1,12 @@
 //! `adopt`: a service is made of containers that run already.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 use weft_protocol::{AdoptService, AdoptedContainer};
 use weft_wire::{ActorKind, Address};
 
+use super::validate::files_in;
 use super::{App, request};
 use crate::args::Adopt;
 use crate::error::{Exit, Result};
@@ -31,11 +34,14 @@ struct Adopted<'a> {
 }
 
 pub(crate) async fn run(app: &App, args: &Adopt) -> Result<Exit> {
+    let stem = |path: &PathBuf| Some(path.file_stem()?.to_str()?.to_owned());
+    let others = files_in(&app.context()?.services_dir)?.iter().filter_map(stem).collect();
     let attached = app.attach().await?;
     let message = AdoptService {
         request: request(),
         service: args.service.clone(),
         node: app.global.on.clone().unwrap_or_default(),
+        others,
         dry_run: args.dry_run,
     };
     let done = attached.ask(Address::here(ActorKind::Gateway), message, app.change()).await?;

@@ -4,6 +4,7 @@ mod actors;
 mod adopt;
 pub(crate) mod agreed;
 mod alerts;
+mod audit;
 mod change;
 mod cluster;
 mod config;
@@ -159,6 +160,7 @@ async fn run_verb(app: App, verb: Verb) -> Result<Exit> {
         Verb::Top(_) => top::run(&app).await,
         Verb::Events(args) => events::run(&app, &args).await,
         Verb::Alerts(args) => alerts::run(&app, &args).await,
+        Verb::Audit(args) => audit::run(&app, &args).await,
         Verb::Operations(args) => operations::run(&app, &args).await,
         Verb::Actors(args) => actors::run(&app, &args).await,
         Verb::Chaos(args) => actors::chaos(&app, &args).await,

@@ -43,7 +43,8 @@ struct NodeView {
 pub(crate) async fn run(app: &App, args: &Recover) -> Result<Exit> {
     let attached = app.attach().await?;
     let before = since(&look(app, &attached).await?);
-    let message = RecoverNodes { node: args.node.clone().unwrap_or_default() };
+    let node = args.node.clone().unwrap_or_default();
+    let message = RecoverNodes { node, dry_run: args.dry_run };
     let gateway = Address::here(ActorKind::Gateway);
     let nodes = attached.ask(gateway, message, app.question()).await?;
     let mut open: Vec<Key> = nodes
@@ -60,6 +61,11 @@ pub(crate) async fn run(app: &App, args: &Recover) -> Result<Exit> {
             })
             .collect(),
     };
+    if args.dry_run {
+        for key in std::mem::take(&mut open) {
+            view.components.push(would(app, key)?);
+        }
+    }
     let end = SystemClock.now() + app.change();
     while !open.is_empty() && !args.no_wait && SystemClock.now() < end {
         let reply = look(app, &attached).await?;
@@ -110,6 +116,14 @@ pub(crate) async fn run(app: &App, args: &Recover) -> Result<Exit> {
             .help("`weft ps` says why"));
     }
     Ok(Exit::Ok)
+}
+
+fn would(app: &App, (node, key): Key) -> Result<ComponentView> {
+    if !app.output.json {
+        app.output.line(clean(&format!("  {key}: would be started  [node {node}]")))?;
+    }
+    let ComponentKey { service, replica, component } = key;
+    Ok(ComponentView { node, service, component, replica, ok: true, error: None })
 }
 
 fn told(app: &App, key: Key, verdict: std::result::Result<(), String>) -> Result<ComponentView> {

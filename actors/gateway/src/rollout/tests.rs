@@ -5,7 +5,7 @@ use weft_wire::{Clock as _, SystemClock, WallTime};
 
 use super::*;
 use crate::rows::tests::{key, node_id, state, status};
-use crate::rows::wanted;
+use crate::rows::{Nowhere, wanted};
 
 fn expected(goal: Goal) -> Expected {
     Expected {
@@ -148,7 +148,7 @@ fn a_replica_without_a_place_and_time_that_ran_out_are_told_apart() {
         [Decision::Bad(_, failure)] => failure.kind,
         other => panic!("{other:?}"),
     };
-    assert_eq!(kind(rollout.unplaced()), FailureKind::Exhausted);
+    assert_eq!(kind(rollout.unplaced(&Nowhere::new())), FailureKind::Exhausted);
     assert_eq!(kind(rollout.timed_out(Duration::from_secs(5))), FailureKind::Timeout);
     assert!(rollout.is_done());
 }

@@ -174,7 +174,7 @@ fn a_silent_node_is_rows_of_desired_state_and_never_a_failure() {
         (member(2), Err(silent())),
         (member(3), Ok(vec![])),
     ];
-    let reply = ps(Ok(&state()), "n1", &answers, None);
+    let reply = ps(Ok(&state()), "n1", &answers, None, &Nowhere::new());
     let seen: Vec<_> = reply
         .rows
         .iter()
@@ -199,11 +199,11 @@ fn a_replica_without_a_place_waits_and_an_undeployed_service_is_not_wanted() {
     let mut state = state();
     state.placements.pop();
     let answers = [(member(1), Ok(vec![])), (member(2), Ok(vec![])), (member(3), Ok(vec![]))];
-    let reply = ps(Ok(&state), "n1", &answers, None);
+    let reply = ps(Ok(&state), "n1", &answers, None, &Nowhere::new());
     let last = reply.rows.last().unwrap();
     assert_eq!((last.status.state, last.node.as_str()), (ComponentState::Waiting, ""));
     state.services[0].undeployed = true;
-    assert!(ps(Ok(&state), "n1", &answers, None).rows.is_empty());
+    assert!(ps(Ok(&state), "n1", &answers, None, &Nowhere::new()).rows.is_empty());
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn without_desired_state_the_live_rows_are_shown_and_it_is_said() {
         (member(1), Ok(vec![status(key("web", 1, "api"), ComponentState::Running)])),
         (member(2), Err(silent())),
     ];
-    let reply = ps(Err(&AskError::Timeout), "n1", &answers, None);
+    let reply = ps(Err(&AskError::Timeout), "n1", &answers, None, &Nowhere::new());
     assert_eq!(reply.rows.len(), 1);
     assert!(reply.nodes[0].error.contains("desired state"));
 }
@@ -267,7 +267,7 @@ proptest! {
             let answer = answer.map(|_| vec![status(key("web", n, "api"), ComponentState::Running)]);
             (member(n), answer.ok_or_else(silent))
         }).collect();
-        let reply = ps(Ok(&state()), "n1", &answers, None);
+        let reply = ps(Ok(&state()), "n1", &answers, None, &Nowhere::new());
         let replicas: Vec<_> = reply.rows.iter().map(|row| row.status.key.replica).collect();
         prop_assert_eq!(replicas, vec![1, 2, 3]);
         prop_assert_eq!(reply.nodes.len(), 3);

@@ -162,12 +162,13 @@ impl Registry {
                     });
                 // Who was never heard of is silent since this node leads.
                 let since = member.map(|member| member.since).or(self.duties.since);
+                // One that has taken nothing yet may not answer at all, however short the log.
+                let near = |matched: &u64| {
+                    *matched > 0 && matched.saturating_add(CLOSE) >= status.last_log
+                };
                 let close = node.id == own
                     || status.voters.contains(&node.id)
-                    || status
-                        .matched
-                        .get(&node.id)
-                        .is_some_and(|matched| matched.saturating_add(CLOSE) >= status.last_log);
+                    || status.matched.get(&node.id).is_some_and(near);
                 Candidate {
                     id: node.id,
                     name: node.name.clone(),
@@ -194,6 +195,7 @@ impl Registry {
             issuers: ids(&|node| !node.ca.is_empty()),
             reachable: ids(&|node| !node.address.is_empty()),
             voters: status.voters.clone(),
+            joint: status.joint,
             learners: status.learners.clone(),
             replace_after: self.config.voter_replace_after,
             format: state.format(),
@@ -540,10 +542,15 @@ fn moves(state: &ClusterState, decision: &placement::Decision) -> Vec<PlacementM
     moves
 }
 
-/// The worst of each replica's components.
+/// The worst of each replica's components. A replica has stopped when all of them have: what still
+/// ends, or is only frozen, may still write.
 fn sightings(node: NodeId, components: &[ComponentStatus]) -> Vec<Sighting> {
     let mut replicas: BTreeMap<(&str, u32), (u8, ReplicaState)> = BTreeMap::new();
+    let mut live = BTreeSet::new();
     for status in components {
+        if status.pid != 0 || status.state == ComponentState::Stopping {
+            live.insert((status.key.service.as_str(), status.key.replica));
+        }
         let state = match (status.state, status.health) {
             (ComponentState::Running, Health::Healthy | Health::None) => (0, ReplicaState::Healthy),
             (ComponentState::Running, _) => (1, ReplicaState::Running),
@@ -563,7 +570,11 @@ fn sightings(node: NodeId, components: &[ComponentStatus]) -> Vec<Sighting> {
     }
     replicas
         .into_iter()
-        .map(|((service, replica), (_, state))| Sighting {
+        .map(|(key, (_, state))| match state {
+            ReplicaState::Stopped if live.contains(&key) => (key, ReplicaState::Running),
+            state => (key, state),
+        })
+        .map(|((service, replica), state)| Sighting {
             service: service.to_owned(),
             replica,
             node,

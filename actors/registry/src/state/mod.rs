@@ -207,6 +207,7 @@ impl ClusterState {
                     },
                     leaving: leaving.clone(),
                     files: version.spec.files.clone(),
+                    after: version.spec.depends_on.clone(),
                 });
             }
         }

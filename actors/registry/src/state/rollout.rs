@@ -331,7 +331,7 @@ fn order_of(spec: &weft_protocol::ServiceSpec) -> (UpdateOrder, String) {
         (Handover::StopFirst, _) => {
             let why = if spec.on_partition == weft_protocol::OnPartition::Stop {
                 "its replicas run under leases"
-            } else if spec.components.iter().any(|component| !component.volumes.is_empty()) {
+            } else if spec.components.iter().any(weft_protocol::ComponentSpec::writes_to_volumes) {
                 "it writes to a volume"
             } else {
                 "it has host ports"

@@ -25,6 +25,8 @@ pub(crate) struct Facts {
     pub(crate) reachable: BTreeSet<NodeId>,
     /// Of the group.
     pub(crate) voters: BTreeSet<NodeId>,
+    /// A change of them was begun and not finished: by a leader that is gone, for one.
+    pub(crate) joint: bool,
     /// Of the group.
     pub(crate) learners: BTreeSet<NodeId>,
     /// A voter silent for so long is replaced.
@@ -69,7 +71,7 @@ pub(crate) fn next(facts: &Facts) -> Option<Step> {
         return Some(Step::Trust(*id));
     }
     let gone = facts.voters.iter().chain(&facts.learners).any(|id| !nodes.contains(id));
-    if !voters.is_empty() && (voters != facts.voters || gone) {
+    if !voters.is_empty() && (voters != facts.voters || gone || facts.joint) {
         let learners =
             nodes.iter().filter(|id| !voters.contains(id) && member(id)).copied().collect();
         let live = facts.candidates.iter().filter(|c| c.live).map(|c| c.id).collect();
@@ -110,11 +112,23 @@ mod tests {
             issuers: set(nodes),
             reachable: set(nodes),
             voters: set(&[1]),
+            joint: false,
             learners: BTreeSet::new(),
             replace_after: Duration::from_secs(60),
             format: 1,
             understood: 1,
         }
+    }
+
+    #[test]
+    fn a_change_of_voters_that_was_left_half_way_is_finished() {
+        let mut facts = facts(&[1, 2, 3]);
+        facts.voters = set(&[1, 2, 3]);
+        facts.trusted = set(&[1, 2, 3]);
+        assert_eq!(next(&facts), None);
+        facts.joint = true;
+        let Some(Step::SetVoters { voters, .. }) = next(&facts) else { panic!("nothing is due") };
+        assert_eq!(voters, set(&[1, 2, 3]));
     }
 
     #[test]

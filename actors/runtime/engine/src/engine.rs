@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 use serde::Deserialize;
 use weft_wire::{Clock, SystemClock};
 
-use crate::container::{Container, Ended, Summary};
+use crate::container::{Container, ContainerState, Ended, Summary};
 use crate::error::{Error, NameHolder};
 use crate::exit::ExitWatch;
 use crate::raw::{Ask, encode};
@@ -233,11 +233,31 @@ impl Engine {
         let seconds = i32::try_from(seconds).unwrap_or(i32::MAX);
         let options = StopContainerOptionsBuilder::new().t(seconds).build();
         let limit = grace.saturating_add(CHANGE);
-        let stopped = self.call(&what, limit, self.docker.stop_container(id, Some(options))).await;
+        let stop =
+            || self.call(&what, limit, self.docker.stop_container(id, Some(options.clone())));
+        let mut stopped = stop().await;
+        if self.was_paused(id, &stopped).await {
+            stopped = stop().await;
+        }
         match stopped {
             Err(Error::Conflict { .. }) => Ok(()),
             other => other,
         }
+    }
+
+    /// After a refusal: lets a container go on that somebody has paused, since engines stop and
+    /// signal none that are.
+    async fn was_paused(&self, id: &str, refusal: &Result<(), Error>) -> bool {
+        let Err(error) = refusal else { return false };
+        if error.is_engine_away() || matches!(error, Error::NotFound { .. }) {
+            return false;
+        }
+        let there = self.inspect(id).await;
+        if !there.is_ok_and(|container| container.state == ContainerState::Paused) {
+            return false;
+        }
+        let what = format!("unpause container {id}");
+        self.call(&what, CHANGE, self.docker.unpause_container(id)).await.is_ok()
     }
 
     /// Sends it a signal by name or number; if it does not run, that is fine.
@@ -247,7 +267,13 @@ impl Engine {
     pub async fn kill(&self, id: &str, signal: &str) -> Result<(), Error> {
         let what = format!("kill container {}", checked(id)?);
         let options = KillContainerOptionsBuilder::new().signal(signal).build();
-        match self.call(&what, CHANGE, self.docker.kill_container(id, Some(options))).await {
+        let kill =
+            || self.call(&what, CHANGE, self.docker.kill_container(id, Some(options.clone())));
+        let mut killed = kill().await;
+        if self.was_paused(id, &killed).await {
+            killed = kill().await;
+        }
+        match killed {
             Err(Error::Conflict { .. }) => Ok(()),
             other => other,
         }

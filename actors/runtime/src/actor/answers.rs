@@ -69,7 +69,7 @@ impl Handle<StartComponents> for Runtime {
             if message.matches(key)
                 && down
                 && desired == Some(Desired::Running)
-                && entry.child.post(|actor, scope| actor.revive(scope)).is_ok()
+                && (message.dry_run || entry.child.post(|actor, scope| actor.revive(scope)).is_ok())
             {
                 keys.push(key.clone());
             }

@@ -5,10 +5,12 @@
 //! - `container`: through the node's engine; `engines`: that engine, found and watched; `recipe`:
 //!   what a container is made from; `output`: its output, copied into the component's log;
 //!   `guard`: the end of a fenced one's lease.
+//! - `order`: what starts before what.
 
 pub(crate) mod container;
 pub(crate) mod engines;
 mod guard;
+mod order;
 pub(crate) mod output;
 pub(crate) mod process;
 pub(crate) mod recipe;
@@ -110,9 +112,9 @@ pub(crate) async fn prepare(
     }
 }
 
-/// Waits until the files that come with the definition are on this node; a run that is not to go
-/// on ends with an empty text.
-async fn fetched(
+/// Waits for the services that come first, then until the files that come with the definition are
+/// on this node; a run that is not to go on ends with an empty text.
+async fn ready(
     hands: &Hands,
     assignment: &Assignment,
     inbox: &mut mpsc::Receiver<Order>,
@@ -130,8 +132,12 @@ async fn fetched(
         hands.say(Input::Waits(hands.run, format!("fetches file {}", file.path)));
     };
     let fabric = hands.scope.fabric();
+    let ready = async {
+        order::others_first(hands, &assignment.after).await;
+        fetch::ensure(&hands.shared, fabric, &assignment.files, tell).await
+    };
     tokio::select! {
-        done = Box::pin(fetch::ensure(&hands.shared, fabric, &assignment.files, tell)) => done,
+        done = Box::pin(ready) => done,
         () = cancelled => Err(String::new()),
     }
 }

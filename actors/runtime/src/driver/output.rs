@@ -113,7 +113,11 @@ async fn from_file(mut copier: Copier, file: PathBuf, end: CancellationToken) {
 async fn from_engine(mut copier: Copier, engine: Engine, id: String, end: CancellationToken) {
     loop {
         let query = LogQuery { follow: true, since: copier.after, ..LogQuery::default() };
-        let Ok(mut lines) = engine.logs(&id, query) else { return };
+        let mut lines = match engine.logs(&id, query) {
+            Ok(lines) => lines,
+            Err(error) => return copier.unreadable(&error),
+        };
+        let mut first = true;
         loop {
             let line = tokio::select! {
                 line = lines.next() => line,
@@ -121,11 +125,16 @@ async fn from_engine(mut copier: Copier, engine: Engine, id: String, end: Cancel
             };
             match line {
                 Some(Ok(line)) => {
+                    first = false;
+                    copier.told.clear();
                     let at = line.at.unwrap_or_default();
                     copier.line(line.stream, at, line.text.as_bytes(), true);
                 }
                 Some(Err(error)) => {
                     tracing::debug!(%error, "a container's output broke off");
+                    if first {
+                        copier.unreadable(&error);
+                    }
                     break;
                 }
                 // The container has ended.
@@ -156,6 +165,8 @@ struct Copier {
     after: Option<WallTime>,
     same: u64,
     newest: (WallTime, u64),
+    /// What stands in the log about output that cannot be had; empty: nothing new.
+    told: String,
 }
 
 impl Copier {
@@ -169,6 +180,7 @@ impl Copier {
             after: there.map(|(at, _)| at),
             same: there.map_or(0, |(_, count)| count),
             newest: there.unwrap_or_default(),
+            told: String::new(),
         }
     }
 
@@ -182,6 +194,15 @@ impl Copier {
     fn file_line(&mut self, line: &[u8]) {
         if let Some((line, whole)) = read_file_line(line) {
             self.line(line.stream, line.at.unwrap_or_default(), line.text.as_bytes(), whole);
+        }
+    }
+
+    /// Says so in the log that lacks it, once (orchestration §27).
+    fn unreadable(&mut self, error: &weft_engine::Error) {
+        let text = format!("what this container writes cannot be read: {error}");
+        if text != self.told {
+            self.log.note(&text);
+            self.told = text;
         }
     }
 

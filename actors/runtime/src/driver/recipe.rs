@@ -114,6 +114,7 @@ fn assignment_of(spec: &ComponentSpec, service: &str, replica: u32) -> Assignmen
         fenced: false,
         leaving: String::new(),
         files: Vec::new(),
+        after: Vec::new(),
     }
 }
 

@@ -102,6 +102,8 @@ pub(crate) enum Sight {
     Clear,
     /// It is known to run; why nothing more can be learned or done now.
     Dim(String),
+    /// Somebody has paused it: it is there and does nothing. How that is to be said.
+    Frozen(String),
     /// It is not known whether it runs, and why.
     Blind(String),
 }

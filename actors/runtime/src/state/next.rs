@@ -85,7 +85,8 @@ impl Component {
     pub(super) fn seen(&mut self, at: &Now, sight: Sight) {
         match sight {
             Sight::Clear => {
-                if self.state == ComponentState::Unknown {
+                let frozen = self.phase == Phase::Up && self.state == ComponentState::Stopped;
+                if self.state == ComponentState::Unknown || frozen {
                     self.transition(at.wall, ComponentState::Running, "engine", "");
                 }
                 if self.phase == Phase::Up && self.state == ComponentState::Running {
@@ -93,9 +94,16 @@ impl Component {
                 }
             }
             Sight::Dim(why) => self.reason = why,
+            Sight::Frozen(why) => {
+                self.reason = why;
+                if matches!(self.state, ComponentState::Running | ComponentState::Unknown) {
+                    self.transition(at.wall, ComponentState::Stopped, "engine", "");
+                }
+            }
             Sight::Blind(why) => {
                 self.reason = why;
-                if self.state == ComponentState::Running {
+                let frozen = self.phase == Phase::Up && self.state == ComponentState::Stopped;
+                if self.state == ComponentState::Running || frozen {
                     self.transition(at.wall, ComponentState::Unknown, "engine", "");
                 }
             }

@@ -47,6 +47,7 @@ fn assignment(policy: RestartPolicy) -> Assignment {
         fenced: false,
         leaving: String::new(),
         files: Vec::new(),
+        after: Vec::new(),
     }
 }
 

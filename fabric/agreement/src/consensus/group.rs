@@ -360,6 +360,7 @@ fn status_of(name: &str, view: &View, committed: u64, failed: Option<String>) ->
         applied,
         checkpoint: view.checkpoint.unwrap_or(0),
         voters: view.voters.clone(),
+        joint: view.configs.len() > 1,
         learners: view.learners.clone(),
         matched: view.matched.clone(),
         quorum_age: view.quorum_age,

@@ -167,6 +167,9 @@ pub struct GroupStatus {
     pub checkpoint: u64,
     /// Who votes; while that changes, the voters before and after.
     pub voters: BTreeSet<NodeId>,
+    /// The voters are being changed: both the earlier and the later ones have to agree until it is
+    /// done.
+    pub joint: bool,
     /// Who only follows.
     pub learners: BTreeSet<NodeId>,
     /// Leader only: how far each member holds the log.

@@ -164,7 +164,7 @@ async fn watch(
                     ContainerState::Paused => {
                         dim = true;
                         let text = format!("somebody has paused its container {}", now.name);
-                        hands.say(Input::Sight(hands.run, Sight::Dim(text)));
+                        hands.say(Input::Sight(hands.run, Sight::Frozen(text)));
                     }
                     _ if std::mem::take(&mut dim) => {
                         hands.say(Input::Sight(hands.run, Sight::Clear));

@@ -193,3 +193,19 @@ fn what_cannot_be_seen_is_unknown_until_it_can_be() {
     let status = bench.machine.status();
     assert_eq!((status.state, status.reason.as_str()), (ComponentState::Running, ""));
 }
+
+#[test]
+fn one_that_somebody_pauses_is_stopped_and_left_alone_until_it_goes_on_or_is_stopped() {
+    let mut bench = running();
+    let paused = || Input::Sight(1, Sight::Frozen("it is paused".into()));
+    let effects = bench.take(paused());
+    assert_eq!(changes(&effects)[0].1, ComponentState::Stopped);
+    assert_eq!((starts(&effects), stops(&effects)), (0, 0));
+    assert_ne!(bench.machine.status().pid, 0, "it may still write when it goes on");
+    bench.take(Input::Sight(1, Sight::Clear));
+    assert_eq!(bench.state(), ComponentState::Running);
+    bench.take(paused());
+    let mut stopped = boxed();
+    stopped.desired = Desired::Stopped;
+    assert_eq!(stops(&bench.assign(&stopped)), 1);
+}

@@ -1,0 +1,64 @@
+//! Which services start before which, after a node has begun (orchestration §3.1, §23).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::sync::broadcast::error::RecvError;
+use weft_protocol::{ComponentKey, ComponentState, ComponentStatus, Desired, Health};
+
+use super::Hands;
+use crate::state::Input;
+
+/// After a node has begun, a component waits no longer for others: what is needed and sick for
+/// good must not keep the rest down.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for services that this node runs and that are to be healthy first, but not longer than
+/// [`PATIENCE`] after the node began: what is started later finds its own way.
+pub(super) async fn others_first(hands: &Hands, after: &[String]) {
+    let shared = &hands.shared;
+    let Some(begun) = shared.begun.get() else { return };
+    let left = || (*begun + PATIENCE).saturating_duration_since(hands.scope.now());
+    let mut told = String::new();
+    let mut news = shared.news.subscribe();
+    loop {
+        let waits = {
+            let (assigned, board) = (shared.peers.lock(), shared.board.lock());
+            waits_for(after, assigned.keys(), &board)
+        };
+        let Some(service) = waits.filter(|_| !left().is_zero()) else { return };
+        if service != told {
+            let why = format!("waits until service {service} is healthy (`depends_on`)");
+            hands.say(Input::Waits(hands.run, why));
+            told = service;
+        }
+        tokio::select! {
+            heard = news.recv() => match heard {
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            },
+            () = tokio::time::sleep(left()) => {
+                tracing::warn!(component = %hands.key, service = told, "starts before what it depends on is healthy");
+                return;
+            }
+        }
+    }
+}
+
+/// The first of the services that is not healthy here though it should run; `None`: all are, or
+/// are elsewhere.
+fn waits_for<'a>(
+    after: &[String],
+    assigned: impl Iterator<Item = &'a ComponentKey>,
+    board: &BTreeMap<ComponentKey, ComponentStatus>,
+) -> Option<String> {
+    let is_up = |key: &ComponentKey| {
+        board.get(key).is_some_and(|status| {
+            status.desired != Desired::Running
+                || status.state == ComponentState::Running
+                    && matches!(status.health, Health::Healthy | Health::None)
+        })
+    };
+    let mut missing = assigned.filter(|key| after.contains(&key.service) && !is_up(key));
+    missing.next().map(|key| key.service.clone())
+}
