@@ -8,16 +8,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use weft_protocol::{
-    AdoptService, AdoptedContainer, Adoption, ClaimContainers, Command, ContainerClaim,
-    DeployOptions, FindForeign, ForeignContainer, Propose, ServiceSpec, StateView, spec_hash,
-    valid_name,
+    AdoptService, AdoptedContainer, Adoption, ClaimContainers, Command, ComponentState,
+    ComponentStatus, ContainerClaim, DeployOptions, FindForeign, ForeignContainer, ListComponents,
+    Propose, ServiceSpec, StateView, spec_hash, valid_name,
 };
 use weft_wire::{AskError, Failure, FailureKind};
 
-use crate::around::{Asker, Member};
+use crate::around::{Asker, Member, NODE_TIMEOUT};
 
 /// How long looking at a node's containers may take.
 const LOOK: Duration = Duration::from_secs(15);
+/// Between looks at what was adopted.
+const AGAIN: Duration = Duration::from_millis(50);
 /// How long agreeing may take.
 const AGREE: Duration = Duration::from_secs(10);
 
@@ -74,7 +76,10 @@ pub(crate) async fn adopt(asker: &Asker, message: AdoptService) -> Result<Adopti
         DeployOptions { if_changed: true, stopped: stopped.collect(), ..DeployOptions::default() };
     let command = Command::Deploy { spec: Box::new(spec), options };
     match asker.ask(Propose { request: message.request, command }, AGREE).await {
-        Ok(applied) => Ok(Adoption { revision: applied.revision, ..adoption }),
+        Ok(applied) => {
+            taken_up(asker, &member, service).await;
+            Ok(Adoption { revision: applied.revision, ..adoption })
+        }
         Err(error) => {
             if matches!(error, AskError::Failed(_)) {
                 // It is sure that nothing was agreed.
@@ -82,6 +87,20 @@ pub(crate) async fn adopt(asker: &Asker, message: AdoptService) -> Result<Adopti
             }
             Err(error)
         }
+    }
+}
+
+/// Waits until their node has looked at all of them, within reason: it goes on without.
+async fn taken_up(asker: &Asker, member: &Member, service: &str) {
+    let end = asker.now() + AGREE;
+    while asker.now() < end {
+        let list = asker.ask_on(member.id, ListComponents {}, NODE_TIMEOUT).await;
+        let mut own = list.into_iter().flatten().filter(|status| status.key.service == service);
+        let is_seen = |status: ComponentStatus| status.state != ComponentState::Pending;
+        if own.next().is_some_and(is_seen) && own.all(is_seen) {
+            return;
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

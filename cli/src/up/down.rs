@@ -9,7 +9,7 @@ use serde::Serialize;
 use weft_protocol::files::{ProcessFile, ShimFile};
 
 use super::process::{session_of, signal, started_on, wait_gone};
-use super::state::{UpFile, daemon, forget, has_containers, last, shims};
+use super::state::{UpFile, containers, daemon, forget, has_containers, last, shims};
 use crate::args::Down;
 use crate::commands::App;
 use crate::error::{CliError, Exit, Result};
@@ -36,6 +36,14 @@ struct View {
 struct Found {
     daemons: Vec<(String, ProcessFile)>,
     shims: Vec<ShimFile>,
+    containers: Vec<String>,
+}
+
+impl Found {
+    fn components(&self) -> Vec<String> {
+        let processes = self.shims.iter().map(|shim| shim.key.to_string());
+        processes.chain(self.containers.iter().cloned()).collect()
+    }
 }
 
 fn find(dir: &Path, nodes: &[String]) -> Found {
@@ -45,6 +53,7 @@ fn find(dir: &Path, nodes: &[String]) -> Found {
         found
             .daemons
             .extend(daemon(&data).filter(ProcessFile::is_running).map(|d| (node.clone(), d)));
+        found.containers.extend(containers(&data));
         // A component may outlive its shim.
         found.shims.extend(
             shims(&data)
@@ -72,7 +81,7 @@ pub(crate) async fn run(app: &App, args: &Down) -> Result<Exit> {
     let view = |removed| View {
         dir: dir.display().to_string(),
         daemons: found.daemons.iter().map(|(name, _)| name.clone()).collect(),
-        components: found.shims.iter().map(|s| s.key.to_string()).collect(),
+        components: found.components(),
         removed,
     };
     if args.dry_run {
@@ -106,7 +115,7 @@ fn destroys(dir: &Path, file: &UpFile, found: &Found) -> String {
         "stop {}{} and {}",
         plural(names.len(), "daemon"),
         if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) },
-        plural(found.shims.len(), "component"),
+        plural(found.components().len(), "component"),
     );
     if file.made_dir {
         text.push_str(&format!(", and remove {} with all data in it", dir.display()));

@@ -85,6 +85,20 @@ pub(crate) fn has_containers(data: &Path) -> bool {
     components.iter().any(|component| component.join("container.json").exists())
 }
 
+/// Components of this data directory whose container Weft made, as `service/replica/component`.
+/// Those that were adopted stay when the cluster goes.
+pub(crate) fn containers(data: &Path) -> Vec<String> {
+    let root = data.join("components");
+    let of = |dirs: Vec<PathBuf>| dirs.into_iter().flat_map(|dir| entries(&dir)).collect();
+    let components: Vec<PathBuf> = of(of(entries(&root)));
+    let made = |dir: &PathBuf| {
+        let file: Option<serde_json::Value> = read_json(&dir.join("container.json"));
+        file.is_some_and(|file| file.get("adopted").is_none_or(serde_json::Value::is_null))
+    };
+    let name = |dir: PathBuf| Some(dir.strip_prefix(&root).ok()?.to_str()?.to_owned());
+    components.into_iter().filter(made).filter_map(name).collect()
+}
+
 fn entries(dir: &Path) -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = std::fs::read_dir(dir)
         .into_iter()

@@ -7,17 +7,18 @@ use futures_util::future::join_all;
 use weft_agreement::Liveness;
 use weft_link::{Call, Reply};
 use weft_protocol::{
-    AgreementView, Command, ComponentState, ComponentStatus, GroupView, Health, LEASE,
-    ListComponents, MemberView, NodeRole, NodeState, Placement, PlacementMove, PlacementPlan,
-    PlanPlacement, PlannedMove, ReadAgreement, ReadDuty, ServiceRecord, ServiceSpec,
+    AgreementView, Command, GroupView, LEASE, ListComponents, MemberView, NodeRole, NodeState,
+    Placement, PlacementMove, PlacementPlan, PlanPlacement, PlannedMove, ReadAgreement, ReadDuty,
+    ServiceRecord, ServiceSpec,
 };
 use weft_supervision::{Handle, Scope};
 use weft_wire::{ActorKind, Address, Caller, Failure, FailureKind, NodeId, RequestId};
 
 use super::Registry;
+use super::sightings::sightings;
 use super::watched::{Look, Watched};
 use crate::placement::{
-    self, Input, Lease, NodeFacts, Place, ReplicaState, Settings, Settled, Sighting, WaitKind,
+    self, Input, Lease, NodeFacts, Place, Settings, Settled, Sighting, WaitKind,
 };
 use crate::state::ClusterState;
 use crate::steward::leases::Leases;
@@ -540,47 +541,6 @@ fn moves(state: &ClusterState, decision: &placement::Decision) -> Vec<PlacementM
         }
     }
     moves
-}
-
-/// The worst of each replica's components. A replica has stopped when all of them have: what still
-/// ends, or is only frozen, may still write.
-fn sightings(node: NodeId, components: &[ComponentStatus]) -> Vec<Sighting> {
-    let mut replicas: BTreeMap<(&str, u32), (u8, ReplicaState)> = BTreeMap::new();
-    let mut live = BTreeSet::new();
-    for status in components {
-        if status.pid != 0 || status.state == ComponentState::Stopping {
-            live.insert((status.key.service.as_str(), status.key.replica));
-        }
-        let state = match (status.state, status.health) {
-            (ComponentState::Running, Health::Healthy | Health::None) => (0, ReplicaState::Healthy),
-            (ComponentState::Running, _) => (1, ReplicaState::Running),
-            (ComponentState::Pending | ComponentState::Starting, _) => (2, ReplicaState::Starting),
-            (ComponentState::Exited | ComponentState::Failed, _) => (3, ReplicaState::Failed),
-            (ComponentState::Stopped | ComponentState::Stopping | ComponentState::Removed, _) => {
-                (4, ReplicaState::Stopped)
-            }
-            (ComponentState::Unknown | ComponentState::Waiting, _) => (5, ReplicaState::Unknown),
-        };
-        let worst = replicas
-            .entry((status.key.service.as_str(), status.key.replica))
-            .or_insert((0, ReplicaState::Healthy));
-        if state.0 > worst.0 {
-            *worst = state;
-        }
-    }
-    replicas
-        .into_iter()
-        .map(|(key, (_, state))| match state {
-            ReplicaState::Stopped if live.contains(&key) => (key, ReplicaState::Running),
-            state => (key, state),
-        })
-        .map(|((service, replica), state)| Sighting {
-            service: service.to_owned(),
-            replica,
-            node,
-            state,
-        })
-        .collect()
 }
 
 impl Handle<PlanPlacement> for Registry {

@@ -16,6 +16,7 @@ mod operations;
 mod propose;
 mod publish;
 mod route;
+mod sightings;
 #[cfg(test)]
 mod tests;
 mod watched;
