@@ -133,20 +133,40 @@ impl Diagnostic {
     }
 }
 
-/// Values of `"NAME=value"`, blotted out at their length: they may be secrets, and what is drawn
-/// may end up in somebody's log (orchestration §28).
+/// The line with what stands behind the first `=` within quotes blotted out, a `*` for each
+/// character: it may be a secret, and what is drawn may end up in somebody's log (orchestration
+/// §28). Options, `--name=value`, stay.
 fn masked(source: &str) -> String {
-    let is_name = |name: &str| {
-        let plain = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
-        !name.is_empty() && name.bytes().all(plain)
-    };
-    let mask = |(at, part): (usize, &str)| match part.split_once('=') {
-        Some((name, value)) if at % 2 == 1 && is_name(name) => {
-            format!("{name}={}", "*".repeat(value.chars().count()))
-        }
-        _ => part.to_owned(),
-    };
-    source.split('"').enumerate().map(mask).collect::<Vec<_>>().join("\"")
+    // The quote that is open, and whether its `=` has come.
+    let mut open: Option<(char, bool)> = None;
+    let (mut option, mut escaped) = (false, false);
+    let mut out = String::with_capacity(source.len());
+    for c in source.chars() {
+        let hidden = match open {
+            Some((quote, hides)) => {
+                let ends = c == quote && !escaped;
+                escaped = c == '\\' && quote == '"' && !escaped;
+                if ends {
+                    open = None;
+                } else if c == '=' && !hides && !option {
+                    open = Some((quote, true));
+                }
+                hides && !ends
+            }
+            None => {
+                if c == '"' || c == '\'' {
+                    open = Some((c, false));
+                    (option, escaped) = (false, false);
+                    out.push(c);
+                    continue;
+                }
+                false
+            }
+        };
+        option |= matches!(open, Some((_, false))) && c == '-' && out.ends_with(['"', '\'']);
+        out.push(if hidden { '*' } else { c });
+    }
+    out
 }
 
 impl fmt::Display for Diagnostic {

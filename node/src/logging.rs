@@ -7,6 +7,7 @@ use weft_config::node::{LogFormat, NodeConfig};
 /// Installs the log. `RUST_LOG` wins over the configured level.
 pub(crate) fn init(config: &NodeConfig) {
     use tracing_subscriber::EnvFilter;
+    use tracing_subscriber::filter::Directive;
     // quinn and rustls say little of use to an operator below warnings. openraft logs an error for
     // each heartbeat that a dead peer does not answer: what matters of it, consensus says itself.
     let usual =
@@ -14,8 +15,10 @@ pub(crate) fn init(config: &NodeConfig) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     // It logs what it sends to the container engine, with everybody's variables, whatever was asked
     // for (orchestration §28).
-    let quiet = tracing_subscriber::filter::Directive::from_str("bollard=warn");
-    let filter = quiet.into_iter().fold(filter, EnvFilter::add_directive);
+    let filter = ["bollard", "bollard::docker", "bollard::read", "bollard::uri"]
+        .iter()
+        .filter_map(|target| Directive::from_str(&format!("{target}=warn")).ok())
+        .fold(filter, EnvFilter::add_directive);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use weft_protocol::parse_time;
 use weft_tests::nodes::NetCluster;
 use weft_tests::podman::{Boxes, IMAGE, IMAGE_2};
 use weft_tests::{Cluster, DEADLINE, Done, bin_dir, eventually, http_get, run};
@@ -343,4 +344,61 @@ fn two_operators_who_update_at_once_through_two_nodes_are_served_one_after_the_o
     assert!(cluster.weft(&["service", "show", "web"]).ok().stdout.contains(last));
     let good = |n, now| (n, "good".to_owned(), now);
     assert_eq!(history(&cluster), [good(1, false), good(2, false), good(3, true)]);
+}
+
+/// Revisions of the replicas that stay.
+fn revisions(cluster: &Cluster) -> Vec<u64> {
+    let stays = |row: &Value| row["replica"].as_u64().is_some_and(|replica| replica <= 3);
+    let rows = ps(cluster).into_iter().filter(stays);
+    rows.filter_map(|row| row["revision"].as_u64()).collect()
+}
+
+#[test]
+fn an_update_goes_as_many_at_once_as_it_may_and_stands_still_while_it_is_paused() {
+    let cluster = Cluster::with(&["--no-hello"]);
+    first(&cluster);
+    let slow = |top: &str, env: &str| web(top, env).replace("500ms", "2s");
+    deploy(&cluster, &slow("max_parallel = 2", "env = [\"A=1\"]"), &["--no-wait"]).ok();
+    eventually("all are new", || (revisions(&cluster) == [2, 2, 2]).then_some(()));
+    let mut started: Vec<_> = ps(&cluster)
+        .iter()
+        .filter(|row| row["replica"].as_u64().is_some_and(|replica| replica <= 3))
+        .map(|row| parse_time(row["started_at"].as_str().expect("it runs")).expect("a time"))
+        .collect();
+    started.sort_unstable();
+    // Each has to be healthy for 2 s before the next.
+    assert!(started[1].since(started[0]) < Duration::from_secs(2), "{started:?}");
+    assert!(started[2].since(started[1]) >= Duration::from_secs(2), "{started:?}");
+    eventually("it is good", || (history(&cluster).last()?.1 == "good").then_some(()));
+
+    deploy(&cluster, &slow("", "env = [\"A=2\"]"), &["--no-wait"]).ok();
+    let one_of_three = || {
+        let revisions = revisions(&cluster);
+        let new = revisions.iter().filter(|revision| **revision == 3).count();
+        (new == 1 && revisions.len() == 3).then_some(revisions)
+    };
+    let halted = eventually("one of three is new", one_of_three);
+    cluster.weft(&["pause", "web"]).ok();
+    assert!(last_operation(&cluster).to_string().contains("paused"));
+    // Longer than the next step would have taken.
+    cluster.weft(&["exec", "web", "--replica", "1", "--", "sleep", "4"]).ok();
+    assert_eq!(revisions(&cluster), halted);
+    cluster.weft(&["resume", "web"]).ok();
+    eventually("all are new", || (revisions(&cluster) == [3, 3, 3]).then_some(()));
+}
+
+#[test]
+fn an_update_that_may_not_go_back_stops_where_it_failed_and_ends_with_6() {
+    let cluster = Cluster::with(&["--no-hello"]);
+    first(&cluster);
+    let before = pids(&cluster);
+    let crashes = web("auto_rollback = false", "env = [\"HELLO_EXIT_AT_START=3\"]");
+    let halted = deploy(&cluster, &crashes, &[]);
+    assert_eq!(halted.code, 6, "{halted:?}");
+    assert!(halted.stdout.contains("exit 3") || halted.stderr.contains("exit 3"), "{halted:?}");
+    assert_eq!(last_operation(&cluster)["outcome"], "partial");
+    let after = pids(&cluster);
+    assert!(before.iter().all(|pid| after.contains(pid)), "{before:?} {after:?}");
+    cluster.weft(&["rollback", "web"]).ok();
+    eventually("only the three of before are left", || (pids(&cluster) == before).then_some(()));
 }

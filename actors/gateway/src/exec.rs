@@ -25,8 +25,7 @@ pub(crate) async fn exec(
     if let Ok(state) = &state {
         rows::known(state, &message.target)?;
     }
-    let nowhere = rows::nowhere(&asker, state.as_ref()).await;
-    let target = Some(&message.target);
+    let (target, nowhere) = (Some(&message.target), rows::Nowhere::new());
     let ps = rows::ps(state.as_ref(), asker.fabric.name(), &answers, target, &nowhere);
     let row = choose(state.as_ref().ok(), &ps, &message).map_err(AskError::Failed)?;
     let node = answers.iter().find(|(member, _)| member.name == row.node);

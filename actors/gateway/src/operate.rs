@@ -185,7 +185,8 @@ async fn carry_out<S: Subscription<Item = DeployUpdate>>(
     let new = placed(asker, &target.service, applied.index, end).await?;
     let expected = expect(&operation.command, &target, &applied, &old, &new, &before, &started);
     let nowhere = nowhere(asker, Ok(&new)).await;
-    let watched = Watched { operation: applied.operation, expected, nowhere };
+    let (operation_id, revision) = (applied.operation, applied.revision);
+    let watched = Watched { operation: operation_id, revision, expected, nowhere };
     watch(asker, &target, watched, operation.timeout, end, sink).await
 }
 
@@ -483,6 +484,8 @@ enum News {
 struct Watched {
     /// The operation that asked for it; 0: none, nothing was to change.
     operation: u64,
+    /// What a deploy put in force; else 0.
+    revision: u64,
     expected: Vec<Expected>,
     nowhere: Nowhere,
 }
@@ -490,7 +493,7 @@ struct Watched {
 async fn watch<S: Subscription<Item = DeployUpdate>>(
     asker: &Asker,
     target: &CommandRef,
-    Watched { operation, expected, nowhere }: Watched,
+    Watched { operation, revision, expected, nowhere }: Watched,
     patience: Duration,
     end: Instant,
     sink: &ItemSink<S>,
@@ -508,6 +511,7 @@ async fn watch<S: Subscription<Item = DeployUpdate>>(
     drop(sender);
     let mut silent: HashMap<String, Instant> = HashMap::new();
     let mut timed_out = false;
+    let mut look = asker.now() + LOOK;
     let mut decisions = rollout.unplaced(&nowhere);
     loop {
         for decision in decisions.drain(..) {
@@ -522,17 +526,26 @@ async fn watch<S: Subscription<Item = DeployUpdate>>(
             decisions = rollout.timed_out(patience);
             continue;
         }
-        let wake = rollout.wake().map_or(end, |wake| wake.min(end)).min(now + LOOK);
+        let wake = rollout.wake().map_or(end, |wake| wake.min(end)).min(look);
         let next = tokio::select! {
             next = news.recv() => next,
             () = tokio::time::sleep(wake.saturating_duration_since(now)) => None,
         };
-        // Before the news, which may be of what took its place.
-        if let Some(by) = superseded(asker, operation).await {
-            decisions = rollout.superseded(&by);
-            continue;
-        }
         let now = asker.now();
+        // Before the news, which may be of what took its place.
+        let newer = |status: &ComponentStatus| revision > 0 && status.revision > revision;
+        let overtaken = match &next {
+            Some(News::Status(_, status)) => newer(status),
+            Some(News::Listing(_, list)) => list.iter().any(newer),
+            _ => false,
+        };
+        if overtaken || now >= look {
+            look = now + LOOK;
+            if let Some(by) = superseded(asker, operation).await {
+                decisions = rollout.superseded(&by);
+                continue;
+            }
+        }
         decisions = match next {
             Some(News::Status(node, status)) => {
                 silent.remove(&node);
@@ -560,14 +573,21 @@ async fn watch<S: Subscription<Item = DeployUpdate>>(
 
 /// What took the place of an operation before it had ended; `None`: nothing did.
 async fn superseded(asker: &Asker, operation: u64) -> Option<String> {
+    if operation == 0 {
+        return None;
+    }
     let state = asker.state().await.ok()?;
     let known = state.operations.iter().find(|known| known.id == operation)?;
     let finished = known.finished.as_ref()?;
     if finished.outcome != OperationOutcome::Superseded {
         return None;
     }
-    let later =
-        |other: &&weft_protocol::Operation| other.id > operation && other.service == known.service;
+    let later = |other: &&weft_protocol::Operation| {
+        let same = other.component == known.component
+            || other.component.is_empty()
+            || known.component.is_empty();
+        other.id > operation && other.service == known.service && same
+    };
     Some(match state.operations.iter().filter(later).min_by_key(|other| other.id) {
         Some(other) => format!("`{}` by {} (operation {})", other.kind, other.caller, other.id),
         None => finished.detail.clone(),

@@ -332,6 +332,8 @@ fn opinion(expected: &Expected, status: &ComponentStatus) -> Opinion {
     match &expected.goal {
         Goal::Any => Opinion::Good,
         Goal::Down => match status.state {
+            // Somebody has paused its container: it is still there.
+            S::Stopped if status.pid != 0 => Opinion::Wait,
             S::Stopped | S::Removed => Opinion::Good,
             S::Exited | S::Failed if status.desired == Desired::Stopped => Opinion::Good,
             _ => Opinion::Wait,

@@ -254,7 +254,8 @@ pub(crate) fn misplaced(state: &StateView, rows: &[ComponentRow], now: WallTime)
                 Some(place) if runs => {
                     let on = node_name(state, place.node);
                     let from = place.previous.map(|previous| node_name(state, previous.node));
-                    if on == row.node || from.as_ref() == Some(&row.node) {
+                    let late = status.state == ComponentState::Stopping;
+                    if on == row.node || from.as_ref() == Some(&row.node) && !late {
                         return None;
                     }
                     (Desired::Stopped, format!("runs on {}, and is placed on {on}", row.node))

@@ -314,6 +314,7 @@ impl Operation {
             Desired::Ignore => return Verdict::Good,
             Desired::Stopped => {
                 return match status.state {
+                    S::Stopped if status.pid != 0 => Verdict::Wait("is paused".into()),
                     S::Stopped | S::Removed | S::Exited | S::Failed => Verdict::Good,
                     other => Verdict::Wait(format!("is {other}")),
                 };

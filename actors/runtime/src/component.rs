@@ -25,7 +25,6 @@ use crate::probe::Target;
 use crate::shim::STATE_FILE;
 use crate::state::lease::Lease;
 use crate::state::{Change, Component, Effect, Finding, Input, Memory};
-use crate::turns::{MENDING_MOST, in_turn};
 
 /// Beside `shim.json`: what the machine wants to know again after a restart of the daemon.
 const MEMORY_FILE: &str = "component.json";
@@ -330,13 +329,12 @@ impl ComponentActor {
         self.orders = Some(orders);
         self.told = None;
         self.shim = None;
-        let work = driver::run(self.hands(scope, run), assignment, inbox);
-        if !self.machine.is_mending() {
-            return scope.spawn(work);
-        }
-        let token = CancellationToken::new();
-        self.mending = Some(token.clone().drop_guard());
-        scope.spawn(in_turn(self.shared.mending.clone(), token, MENDING_MOST, work));
+        let turn = self.machine.is_mending().then(|| {
+            let begun = CancellationToken::new();
+            self.mending = Some(begun.clone().drop_guard());
+            (self.shared.mending.clone(), begun)
+        });
+        scope.spawn(driver::run(self.hands(scope, run), assignment, inbox, turn));
     }
 
     fn hands(&self, scope: &Scope<Self>, run: u64) -> Hands {

@@ -137,7 +137,7 @@ mistakes! {
             "web.toml:5:15: `env`: `PORT` is reserved in a component with routes",
             "web.toml:5:25: `env`: `PORT_X` is reserved in a component with routes"];
     an_environment_entry_needs_an_equals_sign:
-        component("env = [\"PATH\"]") => ["web.toml:5:8: `env`: `PATH` has no `=`; write KEY=VALUE"];
+        component("env = [\"PATH\"]") => ["web.toml:5:8: `env`: an entry has no `=`; write KEY=VALUE"];
     an_environment_key_is_set_once:
         component("env = [\"A=1\", \"A=2\"]") => ["web.toml:5:15: `env` sets `A` twice"];
     a_missing_tag_is_refused:
@@ -233,7 +233,7 @@ mistakes! {
     a_nul_character_is_refused:
         "name = \"s\"\n[[components]]\nname = \"a\"\ncmd = [\"a\\u0000b\"]" => ["web.toml:4:8: `cmd` must not contain a NUL character"];
     columns_count_characters_not_bytes:
-        component("env = [\"ÄÖ=ü\", \"日本\"]") => ["web.toml:5:16: `env`: `日本` has no `=`; write KEY=VALUE"];
+        component("env = [\"ÄÖ=ü\", \"日本\"]") => ["web.toml:5:16: `env`: an entry has no `=`; write KEY=VALUE"];
     windows_line_ends_change_no_place:
         "name = \"s\"\r\n[[components]]\r\nname = \"a\"\r\n\tcmdd = [\"x\"]\r\n" => [
             "web.toml:2:1: component `a` has neither `image` nor `cmd`",
@@ -551,4 +551,31 @@ fn a_file_that_cannot_be_read_names_itself() {
     let path = dir.path().join("absent.toml");
     let errors = parse_file(&path, Stem::Any, ParseOptions::default()).unwrap_err();
     assert!(errors.short().contains("absent.toml: cannot read the service file"));
+}
+
+/// The keys that the parser names where it meets one that it does not know.
+fn known(text: &str) -> Vec<String> {
+    let said = parse(text, "web.toml").expect_err("an unknown key").to_string();
+    let list = said.split("known keys here: ").nth(1).unwrap_or_else(|| panic!("none in {said}"));
+    list.lines().next().unwrap_or_default().split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn the_reference_has_every_key_of_a_definition() {
+    // Words of what stands in backquotes.
+    let reference = include_str!("../../../docs/reference.md");
+    let code = reference.split('`').skip(1).step_by(2);
+    let words: std::collections::BTreeSet<&str> =
+        code.flat_map(|span| span.split(|c: char| !c.is_alphanumeric() && c != '_')).collect();
+    let mut all = known(&with("name = \"s\"\nzzz = 1"));
+    for section in ["placement", "failover", "snapshot", "update"] {
+        all.extend(known(&with(&format!("name = \"s\"\n[{section}]\nzzz = 1"))));
+    }
+    for section in ["[components.health]", "[components.resources]", "[[components.routes]]"] {
+        all.extend(known(&component(&format!("{section}\nzzz = 1"))));
+    }
+    all.extend(known(&component("zzz = 1")));
+    assert!(all.len() > 40, "{all:?}");
+    all.retain(|key| !words.contains(key.as_str()));
+    assert_eq!(all, Vec::<String>::new());
 }

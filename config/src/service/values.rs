@@ -110,7 +110,7 @@ pub(crate) fn relative(text: &str) -> Result<String, String> {
 /// `KEY=VALUE`.
 pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
     let Some((key, value)) = text.split_once('=') else {
-        return Err(format!("`{text}` has no `=`; write KEY=VALUE"));
+        return Err("an entry has no `=`; write KEY=VALUE".to_owned());
     };
     if key.is_empty() || key.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(format!("`{key}` is not the name of a variable; write KEY=VALUE"));

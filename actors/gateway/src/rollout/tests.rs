@@ -122,6 +122,9 @@ fn what_shall_stop_is_good_when_it_is_stopped_or_gone() {
         assert_eq!(kinds(&rollout.status("n1", &live(state, 1), now)), ["good"], "{state}");
     }
     let mut rollout = Rollout::new(vec![expected(Goal::Down)]);
+    let mut paused = live(ComponentState::Stopped, 1);
+    paused.pid = 7;
+    assert_eq!(kinds(&rollout.status("n1", &paused, now)), ["progress"], "it is still there");
     assert_eq!(kinds(&rollout.status("n1", &live(ComponentState::Stopping, 1), now)), ["progress"]);
     let decisions = rollout.listing("n1", &[], now);
     let Some(Decision::Good(row)) = decisions.first() else { panic!("{decisions:?}") };

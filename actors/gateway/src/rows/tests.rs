@@ -123,7 +123,10 @@ pub(crate) fn status(key: ComponentKey, state: ComponentState) -> ComponentStatu
         desired: Desired::Running,
         state,
         health: Health::None,
-        pid: 100,
+        pid: match state {
+            ComponentState::Stopped | ComponentState::Removed => 0,
+            _ => 100,
+        },
         version: "1.0".into(),
         revision: 1,
         spec_hash: String::new(),

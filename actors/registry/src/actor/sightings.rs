@@ -13,7 +13,8 @@ pub(super) fn sightings(node: NodeId, components: &[ComponentStatus]) -> Vec<Sig
     let mut replicas: BTreeMap<(&str, u32), (u8, ReplicaState)> = BTreeMap::new();
     let mut live = BTreeSet::new();
     for status in components {
-        if status.pid != 0 || status.state == ComponentState::Stopping {
+        let there = status.pid != 0 || !status.container.is_empty();
+        if there || status.state == ComponentState::Stopping {
             live.insert((status.key.service.as_str(), status.key.replica));
         }
         let state = match (status.state, status.health) {

@@ -15,10 +15,12 @@ pub(crate) mod output;
 pub(crate) mod process;
 pub(crate) mod recipe;
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 use weft_protocol::files::component_dir;
 use weft_protocol::{Assignment, ComponentKey, Driver, ShippedFile};
 use weft_supervision::Scope;
@@ -28,6 +30,7 @@ use crate::blobs::fetch;
 use crate::component::ComponentActor;
 use crate::shim::ToShim;
 use crate::state::{Finding, Input, Permanence};
+use crate::turns::{MENDING_MOST, in_turn};
 
 /// What a run is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,8 +87,30 @@ pub(crate) async fn take_over(hands: Hands, wanted: Option<Driver>, inbox: mpsc:
     Box::pin(container::take_over(hands, finding, wanted, inbox)).await;
 }
 
-/// One run from its start to its end.
-pub(crate) async fn run(hands: Hands, assignment: Assignment, inbox: mpsc::Receiver<Order>) {
+/// One run from its start to its end. `turn`: of what is started again by itself, where few may
+/// begin at once, and what says that this one has begun.
+pub(crate) async fn run(
+    hands: Hands,
+    assignment: Assignment,
+    mut inbox: mpsc::Receiver<Order>,
+    turn: Option<(Arc<Semaphore>, CancellationToken)>,
+) {
+    // Not with a turn in hand: what it waits for may need one.
+    let others = async {
+        order::others_first(&hands, &assignment.after).await;
+        Ok(())
+    };
+    if let Err(why) = unless_cancelled(&mut inbox, others).await {
+        return hands.say(Input::StartFailed(hands.run, why, Permanence::Passing));
+    }
+    let work = begin(hands, assignment, inbox);
+    match turn {
+        Some((turns, begun)) => in_turn(turns, begun, MENDING_MOST, work).await,
+        None => work.await,
+    }
+}
+
+async fn begin(hands: Hands, assignment: Assignment, inbox: mpsc::Receiver<Order>) {
     match assignment.spec.driver {
         Driver::Process => {
             // It may have been one until now.
@@ -112,12 +137,10 @@ pub(crate) async fn prepare(
     }
 }
 
-/// Waits for the services that come first, then until the files that come with the definition are
-/// on this node; a run that is not to go on ends with an empty text.
-async fn ready(
-    hands: &Hands,
-    assignment: &Assignment,
+/// Does what comes before a start; a run that is not to go on ends with an empty text.
+async fn unless_cancelled(
     inbox: &mut mpsc::Receiver<Order>,
+    work: impl Future<Output = Result<(), String>>,
 ) -> Result<(), String> {
     let cancelled = async {
         loop {
@@ -128,18 +151,24 @@ async fn ready(
             }
         }
     };
+    tokio::select! {
+        done = Box::pin(work) => done,
+        () = cancelled => Err(String::new()),
+    }
+}
+
+/// Waits until the files that come with the definition are on this node; a run that is not to go
+/// on ends with an empty text.
+async fn fetched(
+    hands: &Hands,
+    assignment: &Assignment,
+    inbox: &mut mpsc::Receiver<Order>,
+) -> Result<(), String> {
     let tell = |file: &ShippedFile| {
         hands.say(Input::Waits(hands.run, format!("fetches file {}", file.path)));
     };
     let fabric = hands.scope.fabric();
-    let ready = async {
-        order::others_first(hands, &assignment.after).await;
-        fetch::ensure(&hands.shared, fabric, &assignment.files, tell).await
-    };
-    tokio::select! {
-        done = Box::pin(ready) => done,
-        () = cancelled => Err(String::new()),
-    }
+    unless_cancelled(inbox, fetch::ensure(&hands.shared, fabric, &assignment.files, tell)).await
 }
 
 /// What a look at a shim found, if nothing of it runs.

@@ -32,11 +32,17 @@ pub(super) async fn others_first(hands: &Hands, after: &[String]) {
             hands.say(Input::Waits(hands.run, why));
             told = service;
         }
+        let changed = async {
+            loop {
+                match news.recv().await {
+                    Ok(row) if !after.contains(&row.key.service) => {}
+                    Ok(_) | Err(RecvError::Lagged(_)) => return true,
+                    Err(RecvError::Closed) => return false,
+                }
+            }
+        };
         tokio::select! {
-            heard = news.recv() => match heard {
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return,
-            },
+            more = changed => if !more { return },
             () = tokio::time::sleep(left()) => {
                 tracing::warn!(component = %hands.key, service = told, "starts before what it depends on is healthy");
                 return;
@@ -46,7 +52,7 @@ pub(super) async fn others_first(hands: &Hands, after: &[String]) {
 }
 
 /// The first of the services that is not healthy here though it should run; `None`: all are, or
-/// are elsewhere.
+/// are elsewhere, or will not be: one that was given up on, or has done its work.
 fn waits_for<'a>(
     after: &[String],
     assigned: impl Iterator<Item = &'a ComponentKey>,
@@ -54,7 +60,10 @@ fn waits_for<'a>(
 ) -> Option<String> {
     let is_up = |key: &ComponentKey| {
         board.get(key).is_some_and(|status| {
+            let done = status.state == ComponentState::Exited && status.last_exit == "exit 0";
             status.desired != Desired::Running
+                || matches!(status.state, ComponentState::Failed)
+                || done
                 || status.state == ComponentState::Running
                     && matches!(status.health, Health::Healthy | Health::None)
         })

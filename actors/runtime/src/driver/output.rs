@@ -132,7 +132,7 @@ async fn from_engine(mut copier: Copier, engine: Engine, id: String, end: Cancel
                 }
                 Some(Err(error)) => {
                     tracing::debug!(%error, "a container's output broke off");
-                    if first {
+                    if first && !error.is_engine_away() {
                         copier.unreadable(&error);
                     }
                     break;

@@ -64,7 +64,7 @@ pub(crate) async fn run(hands: Hands, assignment: Assignment, mut inbox: mpsc::R
     let config = shared.config.clone();
     let dir = component_dir(&config.data_dir, key);
     let wall = scope.wall();
-    if let Err(why) = super::ready(&hands, &assignment, &mut inbox).await {
+    if let Err(why) = super::fetched(&hands, &assignment, &mut inbox).await {
         return say(Input::StartFailed(run, why, Permanence::Passing));
     }
     let prepared = {

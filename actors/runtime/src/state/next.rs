@@ -1,7 +1,7 @@
 //! What a container's life has beside a process': what is to take its place is got ready first, and
 //! others see to it, start it and hide it.
 
-use weft_protocol::{ComponentState, Desired, Driver};
+use weft_protocol::{ComponentState, Desired, Driver, Health};
 
 use super::instance::Instance;
 use super::{BACKOFF, Component, Effect, Now, Permanence, Phase, REFUSED_AFTER, Sight};
@@ -85,8 +85,11 @@ impl Component {
     pub(super) fn seen(&mut self, at: &Now, sight: Sight) {
         match sight {
             Sight::Clear => {
-                let frozen = self.phase == Phase::Up && self.state == ComponentState::Stopped;
-                if self.state == ComponentState::Unknown || frozen {
+                let frozen = self.is_frozen();
+                if frozen && self.health == Health::Unknown {
+                    // It was paused before its first good probe.
+                    self.transition(at.wall, ComponentState::Starting, "engine", "");
+                } else if frozen || self.state == ComponentState::Unknown {
                     self.transition(at.wall, ComponentState::Running, "engine", "");
                 }
                 if self.phase == Phase::Up && self.state == ComponentState::Running {
@@ -96,18 +99,26 @@ impl Component {
             Sight::Dim(why) => self.reason = why,
             Sight::Frozen(why) => {
                 self.reason = why;
-                if matches!(self.state, ComponentState::Running | ComponentState::Unknown) {
+                let up = self.phase == Phase::Up;
+                if up && self.state != ComponentState::Stopped {
                     self.transition(at.wall, ComponentState::Stopped, "engine", "");
+                    self.bad_probes = 0;
+                    // It lives: the next daemon must not take it for what has no process.
+                    self.memory.state = Some(ComponentState::Unknown);
                 }
             }
             Sight::Blind(why) => {
                 self.reason = why;
-                let frozen = self.phase == Phase::Up && self.state == ComponentState::Stopped;
-                if self.state == ComponentState::Running || frozen {
+                if self.state == ComponentState::Running || self.is_frozen() {
                     self.transition(at.wall, ComponentState::Unknown, "engine", "");
                 }
             }
         }
+    }
+
+    /// Whether somebody has paused its container.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.phase == Phase::Up && self.state == ComponentState::Stopped
     }
 
     /// It runs, though nobody here started it: seen to as if it had been, and stopped if that is

@@ -22,6 +22,10 @@ impl Component {
         let Some(check) = self.assignment.as_ref().and_then(|a| a.spec.health.clone()) else {
             return;
         };
+        // It cannot answer, and nobody wants it ended for that.
+        if self.is_frozen() {
+            return;
+        }
         match answer {
             Ok(()) => {
                 self.bad_probes = 0;

@@ -43,6 +43,9 @@ pub(super) async fn follow(
     let memory = container.pid.and_then(MemoryCgroup::of).and_then(|g| MemoryWatch::start(g).ok());
     let killed_before = memory.as_ref().map_or(0, MemoryWatch::kills);
     let output = Output::start(&hands.shared, &hands.key, &engine, &container, fresh);
+    if container.state == ContainerState::Paused {
+        hands.say(Input::Sight(hands.run, frozen(&container)));
+    }
     let asked = AtomicBool::new(false);
     let (over, lease_over) = watch(hands, &engine, container, &mut guard, inbox, &asked).await;
     let lease_over = match guard {
@@ -76,7 +79,7 @@ async fn watch(
     let mut news = engines.listen();
     let mut end = ending(engine, &container);
     let mut stopping: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
-    let mut dim = false;
+    let mut dim = container.state == ContainerState::Paused;
     let mut open = true;
     let mut lease_over = false;
     loop {
@@ -163,8 +166,7 @@ async fn watch(
                 match now.state {
                     ContainerState::Paused => {
                         dim = true;
-                        let text = format!("somebody has paused its container {}", now.name);
-                        hands.say(Input::Sight(hands.run, Sight::Frozen(text)));
+                        hands.say(Input::Sight(hands.run, frozen(&now)));
                     }
                     _ if std::mem::take(&mut dim) => {
                         hands.say(Input::Sight(hands.run, Sight::Clear));
@@ -186,6 +188,10 @@ async fn watch(
             }
         }
     }
+}
+
+fn frozen(container: &Container) -> Sight {
+    Sight::Frozen(format!("somebody has paused its container {}", container.name))
 }
 
 fn matters(what: &Happened) -> bool {

@@ -17,7 +17,7 @@ use crate::boottime::now_ms;
 use crate::disk::make_dir;
 use crate::driver::guard::{self, Guard};
 use crate::driver::recipe::{self, MADE_FROM};
-use crate::driver::{Hands, Order, ready};
+use crate::driver::{Hands, Order, fetched};
 use crate::launch::Problem;
 use crate::leases::replica;
 use crate::state::lease::Lease;
@@ -71,7 +71,7 @@ pub(crate) async fn run(hands: Hands, assignment: Assignment, mut inbox: mpsc::R
     if let Some(problem) = recipe::problem(config, &assignment.spec, &key.service, key.replica) {
         return hands.say(Input::StartFailed(run, problem, Permanence::Permanent));
     }
-    if let Err(why) = ready(&hands, &assignment, &mut inbox).await {
+    if let Err(why) = fetched(&hands, &assignment, &mut inbox).await {
         return hands.say(Input::StartFailed(run, why, Permanence::Passing));
     }
     let started = loop {

@@ -202,6 +202,8 @@ fn one_that_somebody_pauses_is_stopped_and_left_alone_until_it_goes_on_or_is_sto
     assert_eq!(changes(&effects)[0].1, ComponentState::Stopped);
     assert_eq!((starts(&effects), stops(&effects)), (0, 0));
     assert_ne!(bench.machine.status().pid, 0, "it may still write when it goes on");
+    let state = bench.machine.memory().state;
+    assert_eq!(state, Some(ComponentState::Unknown), "the next daemon has to look");
     bench.take(Input::Sight(1, Sight::Clear));
     assert_eq!(bench.state(), ComponentState::Running);
     bench.take(paused());
