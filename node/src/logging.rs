@@ -13,9 +13,9 @@ pub(crate) fn init(config: &NodeConfig) {
     let usual =
         format!("{},quinn=warn,rustls=warn,sqlx=warn,openraft=off", config.log_level.as_str());
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
-    // It logs what it sends to the container engine, with everybody's variables, whatever was asked
-    // for (orchestration §28).
-    let filter = ["bollard", "bollard::docker", "bollard::read", "bollard::uri"]
+    // What talks to the container engine logs what it sends, with everybody's variables, whatever
+    // was asked for (orchestration §28).
+    let filter = weft_runtime::TALKATIVE
         .iter()
         .filter_map(|target| Directive::from_str(&format!("{target}=warn")).ok())
         .fold(filter, EnvFilter::add_directive);

@@ -43,4 +43,4 @@ mod usage;
 
 pub use actor::{Runtime, RuntimeConfig, factory};
 pub use halt::{Boxes, Needs, remove_containers, stop_components};
-pub use weft_engine::{Flavour, Search};
+pub use weft_engine::{Flavour, Search, TALKATIVE};

@@ -24,6 +24,9 @@ use crate::spec::ContainerSpec;
 
 /// bollard's own limit, out of the way of ours. Seconds.
 pub(crate) const NEVER_SECS: u64 = 86_400;
+/// Log targets below this crate that tell all that is sent to an engine, variables of containers
+/// included, at level `debug`: no log is to take them (orchestration §28).
+pub const TALKATIVE: [&str; 4] = ["bollard", "bollard::docker", "bollard::read", "bollard::uri"];
 /// A look takes no longer. An engine forks its runtime for some answers, and may be busy.
 pub(crate) const LOOK: Duration = Duration::from_secs(15);
 /// A change takes no longer.

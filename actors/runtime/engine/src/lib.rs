@@ -32,7 +32,7 @@ mod stats;
 mod tail;
 
 pub use container::{Container, ContainerState, Ended, Summary, observed};
-pub use engine::{Engine, Flavour};
+pub use engine::{Engine, Flavour, TALKATIVE};
 pub use error::{Error, NameHolder};
 pub use events::{Fact, Happened, Notice, Watch};
 pub use exec::{
