@@ -484,6 +484,8 @@ impl Node {
             node_id: seed.node.to_string(),
             engine: engine_search(&self.config),
             allow_host_mounts: self.config.allow_host_mounts,
+            default_network: self.config.default_network.clone(),
+            default_user: self.config.default_user.clone(),
             report_only,
             repair: self.config.reconcile == ReconcileMode::Full,
             follow_linked_data: self.config.follow_linked_data,

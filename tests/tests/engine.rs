@@ -588,3 +588,27 @@ fn directories_outside_are_mounted_by_leave_and_what_is_written_to_is_updated_st
     let done = boxes.cluster.deploy(0, &reads("env = [\"A=1\"]"));
     assert!(done.stderr.contains("it has host ports"), "{done:?}");
 }
+
+#[test]
+fn a_container_whose_definition_names_no_network_and_user_has_those_of_the_node() {
+    let settings = ["defaults.network=host", "defaults.user=1000:1000"];
+    let Some(boxes) = Boxes::with(1, &settings) else { return };
+    let definition = |name: &str, more: &str| {
+        format!(
+            "name = \"{name}\"\n[[components]]\nname = \"{name}\"\nimage = \"{IMAGE}\"\n\
+             cmd = [\"sleep\", \"1000\"]\nstop_grace = \"1s\"\n{more}"
+        )
+    };
+    boxes.cluster.deploy(0, &definition("usual", ""));
+    boxes.cluster.deploy(0, &definition("own", "network = \"none\"\nuser = \"0\"\n"));
+    let is = |name: &str| {
+        let format = "{{.HostConfig.NetworkMode}} {{.Config.User}}";
+        boxes.podman[0].field(name, format)
+    };
+    assert_eq!((is("usual").as_str(), is("own").as_str()), ("host 1000:1000", "none 0"));
+    // Nothing of it is drift, nor a change of the definition.
+    let status = boxes.cluster.weft(0, &["status", "--exit-code"]);
+    assert_eq!(status.code, 0, "{status:?}");
+    let shown = boxes.cluster.weft(0, &["service", "show", "usual"]).ok().stdout;
+    assert!(!shown.contains("network") && !shown.contains("user"), "{shown}");
+}

@@ -33,6 +33,7 @@ use crate::blobs::{Blobs, place::Placed};
 use crate::component::{ComponentActor, POST_RETRY, Wanted, random};
 use crate::disk::{Durable, make_dir, read_json, write_json};
 use crate::driver::engines::Engines;
+use crate::driver::recipe;
 use crate::exec::Session;
 use crate::files::{Resolver, sweep};
 use crate::leases;
@@ -78,6 +79,10 @@ pub struct RuntimeConfig {
     pub engine: Option<Search>,
     /// Containers may mount what is outside the data directory.
     pub allow_host_mounts: bool,
+    /// Network of containers whose definition names none; empty: the engine's own.
+    pub default_network: String,
+    /// User of containers whose definition names none; empty: the image's.
+    pub default_user: String,
     /// What ends by itself is told of and not started again (`reconcile.mode = "report"`).
     pub report_only: bool,
     /// Containers that were changed behind Weft's back are made anew (`reconcile.mode = "full"`).
@@ -107,6 +112,8 @@ impl RuntimeConfig {
             node_id: String::new(),
             engine: None,
             allow_host_mounts: false,
+            default_network: String::new(),
+            default_user: String::new(),
             report_only: false,
             repair: false,
             follow_linked_data: false,
@@ -682,7 +689,10 @@ fn stale(node: &str, message: &str, cause: String) -> Failure {
 }
 
 impl Handle<Assign> for Runtime {
-    fn handle(&mut self, message: Assign, reply: Reply<Assign>, scope: &Scope<Self>) {
+    fn handle(&mut self, mut message: Assign, reply: Reply<Assign>, scope: &Scope<Self>) {
+        for assignment in &mut message.assignments {
+            recipe::fill(&self.shared.config, &mut assignment.spec);
+        }
         // What is wanted is ordered by the position of desired state it was read at. An older list
         // is not acted upon, and its sender must know: it is to read again and say what is true.
         let node = &self.shared.config.node_name;

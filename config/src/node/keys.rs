@@ -243,6 +243,18 @@ pub const KEYS: &[Key] = &[
         Some("false"),
         "containers may mount directories outside `data_dir`",
     ),
+    key(
+        "defaults.network",
+        Kind::Text,
+        Some(""),
+        "network of containers whose definition names none; empty: the engine's own",
+    ),
+    key(
+        "defaults.user",
+        Kind::Text,
+        Some(""),
+        "user of containers whose definition names none; empty: the image's",
+    ),
     key("chaos.enabled", Kind::Bool, Some("false"), "allow `weft chaos` on this node"),
     key(
         "chaos.format_level",

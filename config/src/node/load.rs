@@ -16,6 +16,7 @@ use super::{
 use crate::diagnostic::{Diagnostic, Diagnostics, nearest};
 use crate::macp::Sessions;
 use crate::reader::{Reader, Section};
+use crate::service::values;
 
 /// Keys of the seed's agent file that mean one of ours: (theirs, ours).
 const SEED: [(&str, &str); 5] = [
@@ -39,17 +40,8 @@ const UNUSED: [(&str, &str); 8] = [
 ];
 
 /// Sections of the contract that later versions fill.
-const LATER: [&str; 9] = [
-    "proxy",
-    "dns",
-    "certs",
-    "registry",
-    "snapshots",
-    "edge",
-    "registration",
-    "timeouts",
-    "defaults",
-];
+const LATER: [&str; 8] =
+    ["proxy", "dns", "certs", "registry", "snapshots", "edge", "registration", "timeouts"];
 
 type Values = BTreeMap<&'static str, (Value, Origin)>;
 
@@ -411,6 +403,17 @@ fn finish(
         let help = "it is a number, for tests, and needs `chaos.enabled = true`";
         reader.report(place("chaos.format_level", message).help(help));
     }
+    for (key, value, check) in [
+        ("defaults.network", &config.default_network, values::network as fn(&str) -> _),
+        ("defaults.user", &config.default_user, values::user),
+    ] {
+        if !value.is_empty()
+            && let Err(message) = check(value)
+        {
+            let help = "write it as in a definition, or leave it out";
+            reader.report(place(key, format!("`{key}`: {message}")).help(help));
+        }
+    }
     if config.monitor.alert_command.first().is_some_and(String::is_empty) {
         let message = "the first word of `monitor.alert_command` is empty".to_owned();
         reader.report(place("monitor.alert_command", message).help("it names the program"));
@@ -506,6 +509,8 @@ fn build(values: &Values) -> NodeConfig {
         },
         engine_socket: text("engine.socket"),
         allow_host_mounts: flag("engine.allow_host_mounts"),
+        default_network: text("defaults.network"),
+        default_user: text("defaults.user"),
         follow_linked_data: flag("node.follow_linked_data"),
         chaos: flag("chaos.enabled"),
         format_level: text("chaos.format_level").parse().ok(),

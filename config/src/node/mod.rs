@@ -232,6 +232,10 @@ pub struct NodeConfig {
     pub engine_socket: String,
     /// `[engine] allow_host_mounts`: containers may mount what is outside the data directory.
     pub allow_host_mounts: bool,
+    /// `[defaults] network`: of containers whose definition names none; empty: the engine's own.
+    pub default_network: String,
+    /// `[defaults] user`: of containers whose definition names none; empty: the image's.
+    pub default_user: String,
     /// `[node] follow_linked_data`: data directories of services and replicas may be symbolic links.
     pub follow_linked_data: bool,
     /// `[chaos] enabled`: `weft chaos` may break actors of this node.
@@ -430,6 +434,8 @@ impl NodeConfig {
             "engine.socket" => text(&self.engine_socket),
             "node.follow_linked_data" => self.follow_linked_data.to_string(),
             "engine.allow_host_mounts" => self.allow_host_mounts.to_string(),
+            "defaults.network" => text(&self.default_network),
+            "defaults.user" => text(&self.default_user),
             "chaos.enabled" => self.chaos.to_string(),
             "chaos.format_level" => {
                 text(&self.format_level.map(|level| level.to_string()).unwrap_or_default())

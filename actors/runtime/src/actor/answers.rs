@@ -16,6 +16,7 @@ use weft_wire::{AskError, Failure, FailureKind};
 
 use super::{Entry, Runtime};
 use crate::adopt;
+use crate::driver::recipe;
 use crate::launch::spec_problem;
 use crate::logs::Merged;
 
@@ -135,8 +136,11 @@ impl Handle<RestartComponents> for Runtime {
 }
 
 impl Handle<CheckSpec> for Runtime {
-    fn handle(&mut self, message: CheckSpec, reply: Reply<CheckSpec>, scope: &Scope<Self>) {
+    fn handle(&mut self, mut message: CheckSpec, reply: Reply<CheckSpec>, scope: &Scope<Self>) {
         let shared = self.shared.clone();
+        for spec in &mut message.components {
+            recipe::fill(&shared.config, spec);
+        }
         let names = message.components.iter().map(|spec| &spec.name);
         if let Some(bad) = names.chain([&message.service]).find(|name| !valid_name(name)) {
             let node = &shared.config.node_name;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use weft_engine::{ContainerSpec, Limits, LogPolicy, Owner};
 use weft_protocol::files::replica_dir;
 use weft_protocol::{
-    Assignment, ComponentKey, ComponentSpec, HealthKind, PortMapping, VolumeMapping,
+    Assignment, ComponentKey, ComponentSpec, Driver, HealthKind, PortMapping, VolumeMapping,
     component_variables, file_parts,
 };
 
@@ -98,6 +98,20 @@ pub(crate) fn probe_target_port(spec: &ComponentSpec, ports: &[u16]) -> Option<u
 fn beneath(path: &Path, dir: &Path) -> bool {
     let plain = path.components().all(|part| !matches!(part, std::path::Component::ParentDir));
     plain && path.starts_with(dir)
+}
+
+/// What a definition leaves to its node (`[defaults]`; orchestration §26, §29).
+pub(crate) fn fill(config: &RuntimeConfig, spec: &mut ComponentSpec) {
+    if spec.driver != Driver::Container {
+        return;
+    }
+    for (own, usual) in
+        [(&mut spec.network, &config.default_network), (&mut spec.user, &config.default_user)]
+    {
+        if own.is_empty() {
+            own.clone_from(usual);
+        }
+    }
 }
 
 fn assignment_of(spec: &ComponentSpec, service: &str, replica: u32) -> Assignment {
