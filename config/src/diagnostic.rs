@@ -109,7 +109,8 @@ impl Diagnostic {
 
     /// The part of the source line that is drawn, and the underline's text before and under it.
     fn drawing(&self) -> (String, String, String) {
-        let chars: Vec<char> = masked(&self.source).chars().collect();
+        let about_env = self.message.starts_with("`env`");
+        let chars: Vec<char> = masked(&self.source, about_env).chars().collect();
         let column = self.column.saturating_sub(1).min(chars.len());
         let from = if chars.len() > LINE_SHOWN { column.saturating_sub(LINE_SHOWN / 2) } else { 0 };
         let to = chars.len().min(from + LINE_SHOWN);
@@ -133,40 +134,57 @@ impl Diagnostic {
     }
 }
 
-/// The line with what stands behind the first `=` within quotes blotted out, a `*` for each
-/// character: it may be a secret, and what is drawn may end up in somebody's log (orchestration
-/// §28). Options, `--name=value`, stay.
-fn masked(source: &str) -> String {
-    // The quote that is open, and whether its `=` has come.
-    let mut open: Option<(char, bool)> = None;
-    let (mut option, mut escaped) = (false, false);
+/// The line with what may be a secret blotted out, a `*` for each character: what is drawn may end
+/// up in somebody's log (orchestration §28). That is what stands behind the first `=` within
+/// quotes, options such as `--name=value` aside; where it is `about_env`, or an `env` line, it is
+/// everything but names before a `=` and punctuation.
+fn masked(source: &str, about_env: bool) -> String {
+    let key = source.split_once('=').filter(|(key, _)| key.trim() == "env");
+    let all = about_env || key.is_some();
+    let stars = |text: &str| "*".repeat(text.chars().count());
+    let outside = |text: &str| -> String {
+        let shown = |c: char| c.is_whitespace() || "[]{},=#".contains(c);
+        text.chars().map(|c| if all && !shown(c) { '*' } else { c }).collect()
+    };
+    let within = |text: &str| match text.split_once('=') {
+        _ if text.starts_with('-') && !all => text.to_owned(),
+        Some((name, value)) => format!("{name}={}", stars(value)),
+        None if all => stars(text),
+        None => text.to_owned(),
+    };
     let mut out = String::with_capacity(source.len());
-    for c in source.chars() {
-        let hidden = match open {
-            Some((quote, hides)) => {
-                let ends = c == quote && !escaped;
-                escaped = c == '\\' && quote == '"' && !escaped;
-                if ends {
-                    open = None;
-                } else if c == '=' && !hides && !option {
-                    open = Some((quote, true));
-                }
-                hides && !ends
-            }
-            None => {
-                if c == '"' || c == '\'' {
-                    open = Some((c, false));
-                    (option, escaped) = (false, false);
-                    out.push(c);
-                    continue;
-                }
-                false
-            }
-        };
-        option |= matches!(open, Some((_, false))) && c == '-' && out.ends_with(['"', '\'']);
-        out.push(if hidden { '*' } else { c });
+    let mut rest = source;
+    if let Some((name, value)) = key {
+        out.extend([name, "="]);
+        rest = value;
     }
+    while let Some(at) = rest.find(['"', '\'']) {
+        let (before, quoted) = rest.split_at(at);
+        let (quote, text) = quoted.split_at(1);
+        let (text, after) = text.split_at(end_of(text, quote));
+        out.extend([outside(before), quote.to_owned(), within(text)]);
+        rest = match after.strip_prefix(quote) {
+            Some(after) => {
+                out.push_str(quote);
+                after
+            }
+            None => after,
+        };
+    }
+    out.push_str(&outside(rest));
     out
+}
+
+/// Where a text ends that began with that quote; its whole length if it does not.
+fn end_of(text: &str, quote: &str) -> usize {
+    let mut escaped = false;
+    for (at, c) in text.char_indices() {
+        if !escaped && text.get(at..).is_some_and(|rest| rest.starts_with(quote)) {
+            return at;
+        }
+        escaped = c == '\\' && quote == "\"" && !escaped;
+    }
+    text.len()
 }
 
 impl fmt::Display for Diagnostic {

@@ -313,6 +313,9 @@ impl<'r> Section<'r> {
         let Some(value) = self.table.get(key) else { return Vec::new() };
         let DeValue::Array(items) = value.get_ref() else {
             let help = match value.get_ref() {
+                DeValue::String(_) if key == "env" => {
+                    "put it in brackets: env = [\"KEY=VALUE\"]".to_owned()
+                }
                 DeValue::String(_) => format!(
                     "put it in brackets: {key} = [{}]",
                     self.reader.text.get(value.span()).unwrap_or_default()

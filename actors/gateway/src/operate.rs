@@ -533,7 +533,9 @@ async fn watch<S: Subscription<Item = DeployUpdate>>(
         };
         let now = asker.now();
         // Before the news, which may be of what took its place.
-        let newer = |status: &ComponentStatus| revision > 0 && status.revision > revision;
+        let newer = |status: &ComponentStatus| {
+            revision > 0 && status.revision.max(status.refused) > revision
+        };
         let overtaken = match &next {
             Some(News::Status(_, status)) => newer(status),
             Some(News::Listing(_, list)) => list.iter().any(newer),

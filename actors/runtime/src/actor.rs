@@ -22,7 +22,8 @@ use weft_protocol::{
     Assign, Assignment, CheckSpec, ClaimContainers, ComponentKey, ComponentState, ComponentStatus,
     EnsureBlobs, Exec, ExecInput, ExecResize, FindForeign, HaveBlobs, ListComponents, Observed,
     PutBlobPart, ReadBlobPart, ReadDuty, ReadEngine, ReadFile, ReadLogs, ReadOddities, ReadUsage,
-    RemoveData, ReplicaKey, RestartComponents, StartComponents, WatchComponents, WriteFile,
+    RemoveData, ReplicaKey, RestartComponents, RestartPolicy, StartComponents, WatchComponents,
+    WriteFile,
 };
 use weft_supervision::{
     Actor, ActorError, Child, ChildSpec, Factory, Handle, Incarnation, Intensity, Routes, Scope,
@@ -166,6 +167,14 @@ pub fn factory(config: RuntimeConfig) -> impl Factory<Runtime> {
 type Making = Pin<Box<dyn Future<Output = Result<Runtime, ActorError>> + Send>>;
 
 /// What the incarnations of the runtime and its components have in common.
+/// What others of the node have to know of a component.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    /// Names of its routes.
+    pub(crate) routes: Vec<String>,
+    pub(crate) restart: RestartPolicy,
+}
+
 pub(crate) struct Shared {
     pub(crate) config: RuntimeConfig,
     /// The container engine.
@@ -181,8 +190,8 @@ pub(crate) struct Shared {
     /// What an earlier daemon left is removed.
     opened: Mutex<bool>,
     pub(crate) ports: Mutex<Ports>,
-    /// Route names of every assigned component.
-    pub(crate) peers: Mutex<BTreeMap<ComponentKey, Vec<String>>>,
+    /// What others of this node have to know of every assigned component.
+    pub(crate) peers: Mutex<BTreeMap<ComponentKey, Peer>>,
     /// When this daemon's first runtime began.
     pub(crate) begun: OnceLock<Instant>,
     pub(crate) outbox: Mutex<Outbox>,
@@ -768,10 +777,11 @@ fn store_assignments(data: &Path, stored: &Assignments) -> std::io::Result<()> {
 }
 
 fn set_peers<'a>(shared: &Shared, assignments: impl Iterator<Item = &'a Assignment>) {
-    let names = |assignment: &Assignment| {
-        assignment.spec.routes.iter().map(|route| route.name.clone()).collect()
+    let peer = |assignment: &Assignment| Peer {
+        routes: assignment.spec.routes.iter().map(|route| route.name.clone()).collect(),
+        restart: assignment.spec.restart,
     };
-    *shared.peers.lock() = assignments.map(|a| (a.key.clone(), names(a))).collect();
+    *shared.peers.lock() = assignments.map(|a| (a.key.clone(), peer(a))).collect();
 }
 
 /// Every component that has a directory.

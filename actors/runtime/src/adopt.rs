@@ -53,6 +53,14 @@ pub(crate) async fn find(
         if !is_pinned(&spec.image) {
             lost.push(format!("its exact image, since `{}` may mean another one then", spec.image));
         }
+        for (own, usual, what) in [
+            (&spec.network, &config.default_network, "network"),
+            (&spec.user, &config.default_user, "user"),
+        ] {
+            if own.is_empty() && !usual.is_empty() {
+                lost.push(format!("its {what}, for which the node has a default, {usual}"));
+            }
+        }
         let problem = if valid_name(&component) {
             recipe::problem(config, &spec, &message.service, REPLICA).unwrap_or_default()
         } else {

@@ -13,7 +13,7 @@ use weft_protocol::files::{ProcessFile, ShimFile, component_dir};
 use weft_protocol::{Assignment, ComponentKey, ComponentStatus, HealthKind, Transition};
 use weft_supervision::{Actor, ActorError, Routes, Scope, Timer};
 
-use crate::actor::{Runtime, Shared};
+use crate::actor::{Peer, Runtime, Shared};
 use crate::boottime::now_ms;
 use crate::disk::{Durable, read_json, write_json};
 use crate::driver::{self, Hands, Order, container};
@@ -521,7 +521,7 @@ impl Shared {
         let peers = self.peers.lock();
         let ports = self.ports.lock();
         let mut variables = Vec::new();
-        for (peer, routes) in peers.iter() {
+        for (peer, Peer { routes, .. }) in peers.iter() {
             if peer.service != key.service || peer.replica != key.replica || peer == key {
                 continue;
             }

@@ -579,3 +579,24 @@ fn the_reference_has_every_key_of_a_definition() {
     all.retain(|key| !words.contains(key.as_str()));
     assert_eq!(all, Vec::<String>::new());
 }
+
+#[test]
+fn no_value_of_a_variable_is_drawn_or_said_however_it_is_written() {
+    for line in [
+        "env = \"P=hunter2\"",
+        "env = [\"P:hunter2\"]",
+        "env = [\"MY VAR=hunter2\"]",
+        "env = [\n  \"A=1\",\n  \"hunter2\",\n]",
+        "env = { P = \"hunter2\" }",
+        "env = [\"A=1, \"P=hunter2\"]",
+        "env = [P=hunter2]",
+        "env = ['P=hunter2', 1]",
+        "env = [\"P=hun\\\"ter2 hunter2\", \"P=1\"]",
+    ] {
+        let said = parse(&component(line), "web.toml").expect_err(line).to_string();
+        assert!(!said.contains("hunter2"), "{line}: {said}");
+    }
+    // What is no value stays readable.
+    let said = parse(&component("env = [\"A=1\", \"A=2\"]"), "web.toml").expect_err("twice");
+    assert!(said.to_string().contains("env = [\"A=*\", \"A=*\"]"), "{said}");
+}

@@ -7,6 +7,7 @@ use tokio::sync::broadcast::error::RecvError;
 use weft_protocol::{ComponentKey, ComponentState, ComponentStatus, Desired, Health};
 
 use super::Hands;
+use crate::actor::Peer;
 use crate::state::Input;
 
 /// After a node has begun, a component waits no longer for others: what is needed and sick for
@@ -24,7 +25,7 @@ pub(super) async fn others_first(hands: &Hands, after: &[String]) {
     loop {
         let waits = {
             let (assigned, board) = (shared.peers.lock(), shared.board.lock());
-            waits_for(after, assigned.keys(), &board)
+            waits_for(after, &assigned, &board)
         };
         let Some(service) = waits.filter(|_| !left().is_zero()) else { return };
         if service != told {
@@ -53,14 +54,15 @@ pub(super) async fn others_first(hands: &Hands, after: &[String]) {
 
 /// The first of the services that is not healthy here though it should run; `None`: all are, or
 /// are elsewhere, or will not be: one that was given up on, or has done its work.
-fn waits_for<'a>(
+fn waits_for(
     after: &[String],
-    assigned: impl Iterator<Item = &'a ComponentKey>,
+    assigned: &BTreeMap<ComponentKey, Peer>,
     board: &BTreeMap<ComponentKey, ComponentStatus>,
 ) -> Option<String> {
-    let is_up = |key: &ComponentKey| {
+    let is_up = |key: &ComponentKey, peer: &Peer| {
         board.get(key).is_some_and(|status| {
-            let done = status.state == ComponentState::Exited && status.last_exit == "exit 0";
+            let done = status.state == ComponentState::Exited
+                && peer.restart.stays_down(&status.last_exit);
             status.desired != Desired::Running
                 || matches!(status.state, ComponentState::Failed)
                 || done
@@ -68,6 +70,7 @@ fn waits_for<'a>(
                     && matches!(status.health, Health::Healthy | Health::None)
         })
     };
-    let mut missing = assigned.filter(|key| after.contains(&key.service) && !is_up(key));
-    missing.next().map(|key| key.service.clone())
+    let missing =
+        |(key, peer): &(&ComponentKey, &Peer)| after.contains(&key.service) && !is_up(key, peer);
+    assigned.iter().find(missing).map(|(key, _)| key.service.clone())
 }

@@ -89,6 +89,7 @@ impl Component {
                 if frozen && self.health == Health::Unknown {
                     // It was paused before its first good probe.
                     self.transition(at.wall, ComponentState::Starting, "engine", "");
+                    self.reason = "waits for its first good probe".to_owned();
                 } else if frozen || self.state == ComponentState::Unknown {
                     self.transition(at.wall, ComponentState::Running, "engine", "");
                 }
