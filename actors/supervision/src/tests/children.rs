@@ -107,6 +107,8 @@ fn temporary_and_transient_children_end_as_they_say() {
         let spec = ChildSpec { restart: Restart::Temporary, ..spec(8) };
         let (_world, mut children) = parent(&tree, &["a"], spec).await;
         let child = children.recv().await.expect("a child");
+        // Its row comes after its handle: not yet there is not gone.
+        tree.row_where("session/a", |row| row.state == ActorState::Running).await;
         child.post(|_, scope| scope.fail("once")).expect("posted");
         eventually("it is gone", || tree.row("session/a").is_none().then_some(())).await;
         assert_eq!(child.post(|_, _| {}), Err(Refusal::Gone));
