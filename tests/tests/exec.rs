@@ -282,6 +282,12 @@ fn a_terminal_has_the_operators_size_its_keys_and_comes_back_as_it_was() {
     let end = one.end();
     assert_eq!(end, (0, true), "{}", one.shown());
     one.shows("20 90\r\n");
+
+    // One that closes its terminal is not hung up on: how it ends counts.
+    let script = "exec <&- >&- 2>&-; sleep 0.3; exit 5";
+    let args = ["exec", "-t", "idle/api", "--replica", "1", "--", "sh", "-c", script];
+    let mut silent = OnTerminal::start(&mut cluster.command(&args), 90, 20);
+    assert_eq!(silent.end(), (5, true), "{}", silent.shown());
 }
 
 #[test]

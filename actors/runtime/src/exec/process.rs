@@ -237,9 +237,15 @@ async fn carry(streams: Streams, sink: &ItemSink<Exec>, wires: Wires, over: &Can
                 }
                 std::future::pending::<()>().await
             };
+            let shown = async {
+                // When nobody has it open any more, that is an error on Linux, and an end elsewhere.
+                pump(output, sink, false, over).await;
+                // Closing this side hangs up on the helper, and ends what closed the terminal and
+                // goes on, or is just about to end: not before its end is known.
+                over.cancelled().await;
+            };
             tokio::select! {
-                // When its last process has gone, that is an error on Linux, and an end elsewhere.
-                () = pump(output, sink, false, over) => {}
+                () = shown => {}
                 () = feed => {}
                 () = resize => {}
             }
