@@ -149,6 +149,62 @@ async fn without_a_majority_a_proposal_is_refused_in_its_time_and_later_ones_wor
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_member_reads_what_was_acknowledged_and_without_a_majority_nobody_does() {
+    let mut cluster = Cluster::three().await;
+    cluster.propose(b"first").await;
+    let leader = cluster.leader().await.n;
+    for n in 0..50 {
+        let proposed = cluster.nodes[&leader].group().propose(command(n), LONG).await;
+        let index = proposed.expect("agreed").index;
+        for node in cluster.nodes.values() {
+            let fresh = node.group().fresh(LONG).await.expect("a leader says how far");
+            assert!(fresh >= index, "{fresh} is before {index}");
+            assert!(node.commands().contains(&command(n)), "{} on {}", n, node.n);
+        }
+    }
+    let others: Vec<u128> = (1..=3).filter(|n| *n != leader).collect();
+    cluster.stop(leader).await;
+    let left = cluster.nodes[&others[0]].group().clone();
+    for node in cluster.nodes.values() {
+        node.group().stand_for_election();
+    }
+    left.fresh(LONG).await.expect("whoever leads then is asked");
+    cluster.stop(others[1]).await;
+    // One that leads may answer until a majority could have chosen another.
+    let refused = async {
+        loop {
+            if let Err(error) = left.fresh(Duration::from_millis(300)).await {
+                return error;
+            }
+        }
+    };
+    let refused = tokio::time::timeout(LONG, refused).await.expect("in time");
+    assert_eq!(refused, ProposeError::NoQuorum);
+    let again = left.fresh(Duration::from_millis(300)).await;
+    assert_eq!(again, Err(ProposeError::NoQuorum));
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_several_begin_with_the_same_voters_is_one_group() {
+    let mut cluster = Cluster::new(&[1, 2, 3], &["control"]).await;
+    let voters = ids(&[1, 2, 3]);
+    // One of them comes later than the others have agreed on something.
+    for n in [1, 2] {
+        cluster.nodes[&n].group().found(voters.clone()).await.expect("begins");
+    }
+    cluster.propose(b"one").await;
+    cluster.nodes[&3].group().found(voters.clone()).await.expect("begins, or was told");
+    cluster.nodes[&1].group().found(voters.clone()).await.expect("there already");
+    cluster.propose(b"two").await;
+    let seen = cluster.equal().await;
+    assert_eq!(seen.voters, voters);
+    let commands: Vec<&[u8]> = seen.commands.iter().map(|(_, c)| c.as_slice()).collect();
+    assert_eq!(commands, [b"one".as_slice(), b"two"]);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn proposals_that_wait_share_entries_and_syncs() {
     let mut cluster = Cluster::new(&[1], &["control"]).await;
     cluster.form("control").await;
@@ -261,6 +317,27 @@ async fn voters_change_and_what_would_take_the_majority_away_is_refused() {
     cluster.propose(b"y").await;
     let seen = cluster.equal().await;
     assert_eq!((seen.voters, seen.learners), (ids(&kept), ids(&[])));
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_voter_of_two_hands_over_and_the_other_lets_it_go() {
+    let mut cluster = Cluster::new(&[1, 2], &["control"]).await;
+    let first = cluster.nodes[&1].group().clone();
+    first.bootstrap().await.expect("bootstraps");
+    until("it leads", || first.status().role == Role::Leader).await;
+    first.propose(command(1), LONG).await.expect("agreed");
+    first.set_voters(ids(&[2]), ids(&[]), &ids(&[1, 2])).await.expect("hands over");
+    let second = cluster.nodes[&2].group().clone();
+    until("the other leads", || second.status().role == Role::Leader).await;
+    second.set_voters(ids(&[2]), ids(&[]), &ids(&[2])).await.expect("lets it go");
+    let status = second.status();
+    assert_eq!((&status.voters, &status.learners), (&ids(&[2]), &ids(&[])));
+    drop(first);
+    cluster.stop(1).await;
+    second.propose(command(2), LONG).await.expect("agreed without it");
+    assert_eq!(cluster.nodes[&2].commands(), [command(1), command(2)]);
+    drop(second);
     cluster.stop_all().await;
 }
 

@@ -13,6 +13,7 @@ use weft_link::Fabric;
 use weft_wire::{Backoff, Clock, NodeId};
 
 use super::engine::{Engine, EngineError, Heart, LogStore, MachineStore, View, Views};
+use super::fresh::Lead;
 use super::propose::{self, COMMAND_MAX, Pending, WAITING};
 use super::wire::{Append, AppendAnswer, Ballot, InstallAnswer, Point};
 use super::{
@@ -35,7 +36,7 @@ const REOPEN: Backoff =
 /// A group. Cheap to clone.
 #[derive(Clone)]
 pub struct Group {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 impl std::fmt::Debug for Group {
@@ -62,6 +63,8 @@ pub(crate) struct Inner {
     waiting: Arc<AtomicUsize>,
     /// When a leader last showed that it lives.
     heard: Mutex<Option<Instant>>,
+    /// As leader: how surely it still is.
+    pub(super) lead: Mutex<Lead>,
     /// The leader that was last heard then is gone, as membership says.
     gone: Mutex<Option<Instant>>,
     nudge: Notify,
@@ -109,6 +112,7 @@ impl Inner {
             queue,
             waiting: Arc::default(),
             heard: Mutex::default(),
+            lead: Mutex::default(),
             gone: Mutex::default(),
             nudge: Notify::new(),
             granted: Mutex::default(),
@@ -194,6 +198,11 @@ impl Inner {
         self.began
     }
 
+    /// Follows how far the log is applied here.
+    pub(super) fn applied(&self) -> watch::Receiver<u64> {
+        self.machine.applied()
+    }
+
     pub(super) fn view(&self) -> View {
         self.view.lock().clone()
     }
@@ -247,6 +256,7 @@ impl Inner {
 
     fn publish(&self, view: View, failed: Option<String>) {
         let new = status_of(&self.name, &view, self.log.committed(), failed);
+        self.lead.lock().heard(view.quorum_age, self.clock.now());
         *self.view.lock() = view;
         self.status.send_if_modified(|status| {
             // Time passing is no news.
@@ -384,7 +394,16 @@ impl Group {
     /// # Errors
     /// [`ConsensusError::Failed`].
     pub async fn bootstrap(&self) -> Result<(), ConsensusError> {
-        let done = async { self.inner.engine()?.initialize(self.inner.node).await };
+        self.found(BTreeSet::from([self.inner.node])).await
+    }
+
+    /// Makes `voters`, this node among them, the voters of a new group; each of them is told the
+    /// same ones. Does nothing if the group exists.
+    ///
+    /// # Errors
+    /// [`ConsensusError::Failed`].
+    pub async fn found(&self, voters: BTreeSet<NodeId>) -> Result<(), ConsensusError> {
+        let done = async { self.inner.engine()?.initialize(voters).await };
         done.await.map_err(|error| self.failed(error))
     }
 
@@ -451,12 +470,16 @@ impl Group {
         self.leading()?;
         let confirmed = async {
             loop {
+                let (term, asked) = (self.inner.view.lock().term, self.inner.now());
                 match self.engine()?.read_point().await {
                     // One lost message is no lost majority.
                     Err(EngineError::NoQuorum) => {
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }
-                    Ok(index) => return Ok(index),
+                    Ok(index) => {
+                        self.inner.lead.lock().confirmed(term, asked);
+                        return Ok(index);
+                    }
                     Err(error) => return Err(self.inner.explain(error)),
                 }
             }

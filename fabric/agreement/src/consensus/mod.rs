@@ -6,6 +6,7 @@
 mod campaign;
 mod election;
 mod engine;
+mod fresh;
 mod group;
 mod propose;
 #[cfg(test)]
@@ -30,7 +31,7 @@ pub use group::Group;
 use crate::door::Door;
 use engine::{EngineError, Heart, OpenError};
 use group::Inner;
-use wire::{Append, AppendAnswer, AskSupport, AskVote, Beats, Install};
+use wire::{Append, AppendAnswer, AskHead, AskSupport, AskVote, Beats, Install};
 use writer::LogWriter;
 
 /// When a group's members give up on each other (design §6).
@@ -366,6 +367,7 @@ impl Consensus {
         self.door.forget::<Append>();
         self.door.forget::<Beats>();
         self.door.forget::<Install>();
+        self.door.forget::<AskHead>();
         let groups: Vec<_> = self.groups.write().drain().map(|(_, group)| group).collect();
         for group in groups {
             group.stop().await;
@@ -417,6 +419,12 @@ impl Consensus {
                 let answers: Vec<Option<AppendAnswer>> = join_all(answers).await;
                 reply.ok(answers);
             });
+        });
+        let groups = self.groups.clone();
+        let own = self.fabric.node();
+        self.door.serve::<AskHead>(move |ask, reply| {
+            let asker = reply.meta().from.unwrap_or(own);
+            handle(&groups, &ask.group, asker, reply, |group| async move { group.head().await });
         });
         let groups = self.groups.clone();
         self.door.serve::<Install>(move |piece, reply| {

@@ -93,6 +93,7 @@ fn the_bytes_of_messages_and_stored_entries_are_as_they_were() {
     };
     message(&mut out, &Beats { beats: vec![beat] });
     line(&mut out, "answers", &vec![Some(AppendAnswer::Taken), None]);
+    message(&mut out, &AskHead { group: group() });
     line(&mut out, "answer taken", &AppendAnswer::Taken);
     line(&mut out, "answer partly", &AppendAnswer::Partly(Some(point(8))));
     line(&mut out, "answer conflict", &AppendAnswer::Conflict);
@@ -163,6 +164,7 @@ proptest! {
         let _ = codec::decode::<VoteAnswer>(&bytes);
         let _ = codec::decode::<AskSupport>(&bytes);
         let _ = codec::decode::<Beats>(&bytes);
+        let _ = codec::decode::<AskHead>(&bytes);
         let _ = codec::decode::<Append>(&bytes);
         let _ = codec::decode::<AppendAnswer>(&bytes);
         let _ = codec::decode::<Install>(&bytes);

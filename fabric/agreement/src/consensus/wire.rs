@@ -209,6 +209,14 @@ pub(crate) struct AskSupport {
 }
 message!(AskSupport -> bool, 723, "agreement.support", System);
 
+/// A follower asks its leader how far it must have applied the log to hold all that was
+/// acknowledged before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AskHead {
+    pub(crate) group: String,
+}
+message!(AskHead -> u64, 725, "agreement.head", Request);
+
 /// A piece of an image, at most 1 MiB.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Install {

@@ -52,6 +52,8 @@ struct Inner {
     state: Arc<AsyncMutex<State>>,
     troubles: Mutex<Troubles>,
     cover: watch::Sender<Cover>,
+    /// Index of the last entry applied.
+    applied: watch::Sender<u64>,
 }
 
 struct State {
@@ -144,7 +146,17 @@ impl MachineStore {
             state: Arc::new(AsyncMutex::new(state)),
             troubles: Mutex::default(),
             cover: watch::Sender::new(Cover { upto, failed: false }),
+            applied: watch::Sender::new(upto),
         })))
+    }
+
+    /// Follows how far the log is applied here; never behind what a proposer was answered.
+    pub(crate) fn applied(&self) -> watch::Receiver<u64> {
+        self.0.applied.subscribe()
+    }
+
+    fn applied_upto(&self, last: Option<Id>) {
+        self.0.applied.send_replace(last.map_or(0, |id| id.index));
     }
 
     /// Follows how far the log is covered: what lies above is not to be cut.
@@ -352,6 +364,7 @@ impl RaftStateMachine<Types> for MachineStore {
             state.applied = Some(entry.log_id);
             answers.push(answer);
         }
+        self.applied_upto(state.applied);
         Ok(answers)
     }
 
@@ -417,6 +430,7 @@ impl MachineStore {
         restored.await.map_err(|error| {
             self.broke(format!("`{}` cannot take the leader's image: {error}", self.0.group))
         })?;
+        self.applied_upto(meta.last_log_id);
         let upto = meta.last_log_id.map_or(0, |id| id.index);
         tracing::info!(group = %self.0.group, upto, "the leader's image is installed");
         Ok(())

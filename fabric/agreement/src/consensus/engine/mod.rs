@@ -202,9 +202,10 @@ impl Engine {
         let _ = self.raft.shutdown().await;
     }
 
-    /// This node as the only voter, if there is nothing yet.
-    pub(super) async fn initialize(&self, node: NodeId) -> Result<(), EngineError> {
-        match self.raft.initialize(BTreeSet::from([RaftId::from(node)])).await {
+    /// These as the voters, if there is nothing yet.
+    pub(super) async fn initialize(&self, voters: BTreeSet<NodeId>) -> Result<(), EngineError> {
+        let voters: BTreeSet<RaftId> = voters.into_iter().map(Into::into).collect();
+        match self.raft.initialize(voters).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(RaftError::APIError(error)) => Err(EngineError::Refused(error.to_string())),
             Err(RaftError::Fatal(fatal)) => Err(fatal.into()),
