@@ -247,6 +247,9 @@ impl Node {
             tokio::spawn(audit::write_batches(fabric.clone(), audit_entries, stop_audit.clone()));
         helpers.spawn(renewal.clone().keep(fabric.clone()));
         helpers.spawn(service_manager::watchdog(fabric.clone()));
+        if let Some(groups) = agreement.groups.clone() {
+            helpers.spawn(groups.tend(fabric.clone(), self.macp.is_some()));
+        }
         helpers.spawn(reload::watch(hangup, self.config.explain(), reread));
 
         tracing::info!(
@@ -512,10 +515,9 @@ impl Node {
         };
         tree.add(ActorKind::Monitor, ChildSpec::default(), weft_monitor::factory(monitor));
 
-        if let Some(kept) = agreed.sessions.clone() {
-            let factory = weft_session_actor::factory(kept.owners, kept.modes);
-            tree.add(ActorKind::Session, ChildSpec::default(), factory);
-        }
+        let kept = agreed.sessions.clone();
+        let factory = weft_session_actor::factory(kept.owners, kept.modes);
+        tree.add(ActorKind::Session, ChildSpec::default(), factory);
 
         let gateway = weft_gateway::GatewayConfig {
             cluster: self.cluster.to_string(),
@@ -599,8 +601,9 @@ async fn halt(
 struct Agreed {
     parts: weft_registry::Agreement,
     consensus: Consensus,
-    /// `None`: no sessions are served here.
-    sessions: Option<sessions::Kept>,
+    sessions: sessions::Kept,
+    /// `None`: this node keeps sessions in its memory only.
+    groups: Option<sessions::Groups>,
 }
 
 impl Agreed {
@@ -617,8 +620,8 @@ impl Agreed {
         let checkpoint_every = u64::from(node.config.checkpoint_every);
         let kept_behind = u64::from(node.config.log_kept);
         let first = node.data.seed.bootstrap.is_some();
-        let macp = node.macp.as_ref().map(|macp| macp.memory_only);
-        let clock = node.clock.clone();
+        let memory_only = node.macp.as_ref().is_some_and(|macp| macp.memory_only);
+        let own = (node.data.seed.node, node.clock.clone());
         let fabric = fabric.clone();
         // On the shared pool: no actor's thread holds an election up.
         let started = runtime.spawn(async move {
@@ -635,17 +638,27 @@ impl Agreed {
             let consensus = Consensus::open(config, fabric, &door).await?;
             let control = Control::default();
             let group = consensus.group(weft_registry::GROUP, control.machine()).await?;
-            let sessions = match macp {
-                None => None,
-                Some(true) => Some(sessions::Kept::in_memory(clock)),
-                Some(false) => Some(sessions::Kept::agreed(&consensus, clock, first).await?),
+            let others = weft_registry::Others::default();
+            let (sessions, groups) = if memory_only {
+                (sessions::Kept::in_memory(own.1), None)
+            } else {
+                let (opener, control) = (consensus.clone(), control.clone());
+                let groups = sessions::Groups::new(opener, control, others.clone(), own);
+                // Those that are known already are there before anybody asks for them.
+                groups.open().await?;
+                (groups.kept.clone(), Some(groups))
             };
             door.attach();
             if first {
                 group.bootstrap().await?;
             }
-            let parts = weft_registry::Agreement { control, group, membership };
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Self { parts, consensus, sessions })
+            let parts = weft_registry::Agreement { control, group, membership, others };
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Self {
+                parts,
+                consensus,
+                sessions,
+                groups,
+            })
         });
         started.await?.map_err(|error| -> Fatal { error })
     }

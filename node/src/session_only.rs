@@ -95,7 +95,7 @@ async fn serve(
         let opened = runtime.spawn(async move {
             let door = Door::new(fabric.clone());
             let consensus = Consensus::open(ConsensusConfig::new(dir), fabric, &door).await?;
-            let kept = Kept::agreed(&consensus, clock, true).await?;
+            let kept = Kept::alone(&consensus, clock).await?;
             door.attach();
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>((Some(consensus), kept))
         });

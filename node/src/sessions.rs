@@ -1,19 +1,29 @@
 //! MACP sessions on this node: who listens, and what keeps them.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weft_agreement::Consensus;
+use weft_agreement::{Consensus, ConsensusError, Group};
 use weft_config::macp::{MacpSettings, TokenSource};
 use weft_gateway::{Auth, MacpConfig, MacpFace};
+use weft_link::{Call, Fabric};
+use weft_protocol::NeedGroup;
+use weft_registry::{Control, Others, Spread, Tended};
 use weft_session_actor::{Modes, Owned, Owners};
-use weft_wire::Clock;
+use weft_wire::{ActorKind, Address, Backoff, Clock, NodeId};
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 /// The first group of sessions; so far the only one.
 const FIRST: &str = "session/0";
+/// The groups that sessions need, in the order in which they are opened.
+const NAMES: [&str; 2] = [Modes::GROUP, FIRST];
+/// The cluster has so long to found a group, before it is asked again.
+const FOUND: Duration = Duration::from_secs(10);
+const AGAIN: Backoff =
+    Backoff { base: Duration::from_millis(50), max: Duration::from_secs(5), jitter: 0.2 };
 /// A node of a cluster lets clients finish for so long when it stops: its peers wait for it.
 pub(crate) const DRAIN: Duration = Duration::from_secs(1);
 
@@ -77,37 +87,118 @@ pub(crate) fn listen(
 pub(crate) struct Kept {
     pub(crate) owners: Owners,
     pub(crate) modes: Modes,
+    owned: Owned,
 }
 
 impl Kept {
     /// Sessions in memory only.
     pub(crate) fn in_memory(clock: Arc<dyn Clock>) -> Self {
         let modes = Modes::default();
-        Self { owners: Owners::one(Owned::new(FIRST, modes.clone(), clock)), modes }
+        Self::of(Owned::new(FIRST, modes.clone(), clock), modes)
     }
 
-    /// Sessions in the log of `consensus`. The first node of a cluster begins the groups; so far it
-    /// alone holds them.
-    pub(crate) async fn agreed(
+    /// Sessions that are agreed on, once their groups are open.
+    fn agreed(clock: Arc<dyn Clock>) -> Self {
+        let modes = Modes::agreed();
+        Self::of(Owned::agreed(FIRST, modes.clone(), clock), modes)
+    }
+
+    fn of(owned: Owned, modes: Modes) -> Self {
+        Self { owners: Owners::one(owned.clone()), modes, owned }
+    }
+
+    /// Sessions in the log of `consensus`, of which this node is all there is.
+    pub(crate) async fn alone(
         consensus: &Consensus,
         clock: Arc<dyn Clock>,
-        first: bool,
-    ) -> Result<Self, Failed> {
-        let modes = Modes::default();
-        let owned = Owned::new(FIRST, modes.clone(), clock);
-        let catalogue = consensus.group(Modes::GROUP, modes.machine()).await?;
-        let group = consensus.group(FIRST, owned.machine()).await?;
-        if !first {
-            tracing::warn!(
-                "MACP sessions live on the first node of a cluster so far: this node refuses them"
-            );
+    ) -> Result<Self, ConsensusError> {
+        let kept = Self::agreed(clock);
+        for name in NAMES {
+            kept.open(consensus, name).await?.bootstrap().await?;
         }
-        if first {
-            catalogue.bootstrap().await?;
-            group.bootstrap().await?;
+        Ok(kept)
+    }
+
+    async fn open(&self, consensus: &Consensus, name: &str) -> Result<Group, ConsensusError> {
+        let machine = if name == FIRST { self.owned.machine() } else { self.modes.machine() };
+        let group = consensus.group(name, machine).await?;
+        if name == FIRST {
+            self.owned.agree_by(group.clone());
+        } else {
+            self.modes.agree_by(group.clone());
         }
-        modes.agree_by(catalogue);
-        owned.agree_by(group);
-        Ok(Self { owners: Owners::one(owned), modes })
+        Ok(group)
+    }
+}
+
+/// The groups of sessions on a node of a cluster. All nodes hold them as soon as one serves
+/// sessions.
+#[derive(Clone)]
+pub(crate) struct Groups {
+    pub(crate) kept: Kept,
+    consensus: Consensus,
+    control: Control,
+    others: Others,
+    node: NodeId,
+}
+
+impl Groups {
+    pub(crate) fn new(
+        consensus: Consensus,
+        control: Control,
+        others: Others,
+        (node, clock): (NodeId, Arc<dyn Clock>),
+    ) -> Self {
+        Self { kept: Kept::agreed(clock), consensus, control, others, node }
+    }
+
+    /// Opens those that the cluster has; the first of those that it lacks.
+    pub(crate) async fn open(&self) -> Result<Option<&'static str>, ConsensusError> {
+        for name in NAMES {
+            if self.others.has(name) {
+                continue;
+            }
+            let Some(record) = self.control.read().group(name).cloned() else {
+                return Ok(Some(name));
+            };
+            let group = self.kept.open(&self.consensus, name).await?;
+            let voters: BTreeSet<NodeId> = record.voters.into_iter().collect();
+            if voters.contains(&self.node) {
+                group.found(voters).await?;
+            }
+            tracing::info!(group = name, "sessions: the group is open here");
+            let spread = if name == FIRST { Spread::Few } else { Spread::Everywhere };
+            self.others.add(Tended { group, spread });
+        }
+        Ok(None)
+    }
+
+    /// Opens all of them as soon as the cluster has them; where sessions are served, has the
+    /// cluster found them. Ends when all are open.
+    pub(crate) async fn tend(self, fabric: Fabric, serves: bool) {
+        let mut head = self.control.head();
+        for attempt in 0u32.. {
+            head.borrow_and_update();
+            let lacks = match self.open().await {
+                Ok(None) => return,
+                Ok(lacks) => lacks,
+                Err(error) => {
+                    tracing::error!(%error, "a group of sessions cannot be opened; trying again");
+                    None
+                }
+            };
+            let wanted = lacks.filter(|_| serves && !self.control.read().is_empty());
+            if let Some(name) = wanted {
+                let to = Address::here(ActorKind::Registry);
+                let need = NeedGroup { name: name.to_owned() };
+                match fabric.ask(to, need, Call::within(FOUND)).await {
+                    // It is on its way here.
+                    Ok(_) => {}
+                    Err(error) => tracing::debug!(%error, group = name, "not founded yet"),
+                }
+            }
+            let pause = AGAIN.delay(attempt.min(16), 0.5);
+            let _ = tokio::time::timeout(pause, head.changed()).await;
+        }
     }
 }

@@ -15,8 +15,8 @@ use weft_protocol::{
     DescribeNode, EventFilter, FindBlobs, LifecycleRequest, ListComponents, ListServices,
     NodeReply, NodeRow, PlanItem, PlanService, Propose, PsReply, PullFile, PurgeService, PushFile,
     QueryAlerts, QueryEvents, ReadDrift, ReadFacts, ReadHistory, ReadHost, ReadOddities,
-    ReadReadiness, Readiness, RecoverNodes, RemoveNode, ServiceHistory, ServiceRow, StatusReply,
-    VERSION,
+    ReadReadiness, Readiness, RecoverNodes, RelaySignal, RemoveNode, ServiceHistory, ServiceRow,
+    StatusReply, VERSION,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope, Serve};
 use weft_wire::{AskError, Identity, Message, NodeId};
@@ -35,8 +35,9 @@ const STATUS_EVENTS: u32 = 20;
 /// And how many alerts, how old.
 const STATUS_ALERTS: u32 = 20;
 const STATUS_ALERTS_WITHIN: Duration = Duration::from_secs(3600);
-/// How long taking a node out may take to be agreed.
-const REMOVE: Duration = Duration::from_secs(10);
+/// How long taking a node out may take to be agreed: half of it for groups where its vote is to be
+/// handed on first.
+const REMOVE: Duration = Duration::from_secs(30);
 
 /// What the gateway needs to know.
 #[derive(Debug, Clone)]
@@ -122,6 +123,7 @@ impl Actor for Gateway {
             .ask::<PushFile>()
             .ask::<PullFile>()
             .ask::<FindBlobs>()
+            .ask::<RelaySignal>()
             .subscription::<ClusterEvents>()
             .subscription::<ClusterAlerts>()
             .subscription::<ClusterLogs>()
@@ -294,6 +296,15 @@ impl Handle<ReadReadiness> for Gateway {
             let reasons = readiness::reasons(&asker.myself()).await;
             Ok(Readiness { reasons })
         });
+    }
+}
+
+impl Handle<RelaySignal> for Gateway {
+    fn handle(&mut self, message: RelaySignal, reply: Reply<RelaySignal>, _: &Scope<Self>) {
+        if let Some(face) = &self.config.macp {
+            face.signalled(message.envelope, message.is_authenticated);
+        }
+        reply.ok(());
     }
 }
 

@@ -345,6 +345,21 @@ pub enum Command {
         /// Which.
         service: String,
     },
+    /// There is a group beside `control` from now on; one that is there stays as it is.
+    FoundGroup {
+        /// Which.
+        group: GroupRecord,
+    },
+}
+
+/// A group beside `control` that all nodes are to know (design §6).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRecord {
+    /// Its name, such as `session/0`.
+    pub name: String,
+    /// Who voted when it was founded: each of them begins it with the same voters, so none of them
+    /// has to be there. Who votes by now, the group knows itself.
+    pub voters: Vec<NodeId>,
 }
 
 /// One replica's change of place.
@@ -392,6 +407,7 @@ impl Command {
             | Self::Rollback { .. }
             | Self::Rollout { .. }
             | Self::Purge { .. }
+            | Self::FoundGroup { .. }
             | Self::Operations { .. } => 1,
         }
     }

@@ -45,9 +45,9 @@ pub use blobs::{
     ReadBlobRefs, SHIPPED_FILES_MAX, SHIPPED_MAX, ShippedFile, check_shipped, valid_digest,
 };
 pub use cluster::{
-    Applied, Capacity, Command, DeployOptions, Epoch, FORMAT_LEVEL, NodeRecord, OperatorRecord,
-    Placement, PlacementMove, Previous, Proposal, Revision, RevisionVerdict, ServiceRecord,
-    StateView, TokenRecord,
+    Applied, Capacity, Command, DeployOptions, Epoch, FORMAT_LEVEL, GroupRecord, NodeRecord,
+    OperatorRecord, Placement, PlacementMove, Previous, Proposal, Revision, RevisionVerdict,
+    ServiceRecord, StateView, TokenRecord,
 };
 pub use diff::{changed_fields, changed_service_fields, spec_hash};
 pub use event::{AuditRecord, Event, EventFilter, EventKind, Outcome};
@@ -76,9 +76,9 @@ pub use purge::{PurgeService, PurgedService, RemoveData};
 pub use recover::{RecoverNodes, RecoveredNode};
 pub use registry::{
     AgreementView, FollowEvents, GroupView, IssueToken, IssuedToken, JoinCluster, JoinedCluster,
-    MemberView, PeerAddress, PlacementPlan, PlanPlacement, PlannedMove, Propose, QueryAudit,
-    QueryEvents, ReadAgreement, ReadHead, ReadHistory, ReadState, RecordAudit, RecordEvents,
-    RenewLeaf, RenewedLeaf, ReportNode,
+    LetGo, MemberView, NeedGroup, PeerAddress, PlacementPlan, PlanPlacement, PlannedMove, Propose,
+    QueryAudit, QueryEvents, ReadAgreement, ReadHead, ReadHistory, ReadState, RecordAudit,
+    RecordEvents, RenewLeaf, RenewedLeaf, ReportNode, Vote,
 };
 pub use rollout::{Rollout, RolloutPhase, RolloutStep, Version, VersionRef};
 pub use runtime::{
@@ -95,7 +95,7 @@ pub use service::{
 pub use session::{
     AskWhatIf, CatalogueEdit, CatalogueItem, ControlSession, EditCatalogue, FollowCatalogue,
     FollowSession, FollowSessions, IssueReceipt, ListSessions, ModeView, ModesView, PolicyView,
-    ReadModes, ReadPolicies, ReadSession, ReadSessionHead, SendEnvelope, SessionAck,
+    ReadModes, ReadPolicies, ReadSession, ReadSessionHead, RelaySignal, SendEnvelope, SessionAck,
     SessionActivity, SessionAnswer, SessionControl, SessionEnvelope, SessionEvent, SessionHead,
     SessionItem, SessionLifecycle, SessionPage, SessionReader, SessionRefusal, SessionState,
     SessionView,

@@ -121,6 +121,25 @@ pub struct GroupView {
     pub contact_ms: Option<u64>,
 }
 
+/// A node is about to be removed. Whoever leads a group beside `control` gives it no vote there for
+/// a while, and hands on the one that it has. Asked of every node, again and again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LetGo {
+    /// Which.
+    pub node: NodeId,
+}
+message!(LetGo, 128, "registry.let-go", NODES, true, Vec<Vote>);
+
+/// Answer to [`LetGo`], for each group that the node which answers leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vote {
+    /// The group's name.
+    pub group: String,
+    /// Why it still needs the node's vote, for people; empty: a majority that leads it has confirmed
+    /// that the node does not vote.
+    pub held: String,
+}
+
 /// What would be placed where if these nodes vanished now (`weft plan --lost`), or where the
 /// replicas of a definition would go if it were deployed. Nothing is changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -292,6 +311,15 @@ pub struct ReportNode {
     pub format: u32,
 }
 message!(ReportNode, 106, "registry.report-node", NODES, true, Applied);
+
+/// A node needs a group beside `control`: it is founded if it is not there yet, by the voters of
+/// `control`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeedGroup {
+    /// Its name, such as `session/0`.
+    pub name: String,
+}
+message!(NeedGroup, 129, "registry.need-group", NODES, true, Applied);
 
 /// Stores events of this node. Events already stored are left alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

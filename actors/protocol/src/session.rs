@@ -414,6 +414,24 @@ impl Message for IssueReceipt {
     type Reply = Result<String, SessionRefusal>;
 }
 
+/// A Signal or Progress that another node took, for whoever watches them here (§11.1). Told, not
+/// asked: nobody waits for it, and nothing keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelaySignal {
+    /// The envelope.
+    pub envelope: SessionEnvelope,
+    /// Whether its sender proved who it is.
+    pub is_authenticated: bool,
+}
+
+impl Message for RelaySignal {
+    const ID: MessageId = MessageId(570);
+    const ACTOR: ActorKind = ActorKind::Gateway;
+    const NAME: &'static str = "gateway.signal";
+    const ALLOW: Allow = Allow::NODES;
+    type Reply = ();
+}
+
 /// The envelopes of one session in order, each once (§10).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FollowSession {

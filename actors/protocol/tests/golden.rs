@@ -285,6 +285,10 @@ fn agreement() -> AgreementView {
     }
 }
 
+fn vote() -> Vote {
+    Vote { group: "session/0".into(), held: "it alone votes".into() }
+}
+
 fn exec() -> ExecCommand {
     ExecCommand {
         argv: vec!["sh".into(), "-c".into(), "true".into()],
@@ -378,6 +382,9 @@ fn commands() -> Vec<Command> {
         Command::Drain { node: node(), on: true },
         Command::LabelNode { node: node(), set: vec!["rack=2".into()], remove: vec!["ssd".into()] },
         Command::RaiseFormat { level: 2 },
+        Command::FoundGroup {
+            group: GroupRecord { name: "session/0".into(), voters: vec![node()] },
+        },
         Command::Operations { changes: vec![OperationChange::Take { id: 17, owner: node() }] },
     ]
 }
@@ -413,6 +420,7 @@ fn lines() -> Vec<String> {
         line(&ChaosActor { path: "registry".into(), kind: ChaosKind::Hang }),
         line(&ReadState { consistent: true }),
         line(&ReadAgreement {}),
+        line(&LetGo { node: node() }),
         line(&ReadHead {}),
         line(&ReadHistory { service: "web".into() }),
         line(&PlanPlacement { lost: vec![node()], spec: Some(Box::new(spec())) }),
@@ -426,6 +434,7 @@ fn lines() -> Vec<String> {
             clock: time(),
             format: 1,
         }),
+        line(&NeedGroup { name: "session/0".into() }),
         line(&RenewLeaf { csr: vec![3], holder: "node/x".into(), operator: "me".into() }),
         line(&ReportNode {
             address: "127.0.0.1:1".into(),
@@ -641,6 +650,7 @@ fn lines() -> Vec<String> {
         ),
     ));
     lines.push(value("agreement", &agreement()));
+    lines.push(value("votes", &vec![vote()]));
     for kind in [
         EventKind::Node { to: NodeChange::Lost },
         EventKind::Leader { group: "control".into(), term: 3, from: "n1".into(), to: "n2".into() },
@@ -744,6 +754,7 @@ fn session_lines() -> Vec<String> {
         line(&ReadPolicies { mode: "m".into(), policy_id: String::new() }),
         line(&AskWhatIf { session_id: id(), reader: reader.clone(), candidate: policy.clone() }),
         line(&IssueReceipt { session_id: id(), reader: reader.clone(), issuer: "r".into() }),
+        line(&RelaySignal { envelope: envelope.clone(), is_authenticated: true }),
         line(&FollowSession { session_id: id(), reader, after: Some(4), follow: true }),
         line(&FollowSessions {}),
         line(&FollowCatalogue {}),

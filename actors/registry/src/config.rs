@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use weft_agreement::{Group, Membership};
 use weft_identity::{IssuingCa, Trust};
 use weft_protocol::ReportNode;
 use weft_protocol::files::NodeSeed;
 
 use crate::control::Control;
+use crate::steward::groups::Spread;
 
 /// Days that events and audit records are kept unless configured (orchestration §12).
 pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -24,6 +26,43 @@ pub struct Agreement {
     pub group: Group,
     /// Who is there.
     pub membership: Membership,
+    /// The other groups of this node: the same ones, by name, on every node of the cluster.
+    pub others: Others,
+}
+
+/// Groups beside `control`; more may come while the node runs. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Others(Arc<watch::Sender<Arc<Vec<Tended>>>>);
+
+impl Others {
+    /// One more.
+    pub fn add(&self, tended: Tended) {
+        self.0.send_modify(|all| Arc::make_mut(all).push(tended));
+    }
+
+    /// Whether there is one of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.borrow().iter().any(|tended| tended.group.name() == name)
+    }
+
+    /// Those there are now.
+    pub fn list(&self) -> Arc<Vec<Tended>> {
+        self.0.borrow().clone()
+    }
+
+    /// Told of each that comes.
+    pub fn watch(&self) -> watch::Receiver<Arc<Vec<Tended>>> {
+        self.0.subscribe()
+    }
+}
+
+/// A group whose members the registry sees to while this node leads it, as it does for `control`.
+#[derive(Debug, Clone)]
+pub struct Tended {
+    /// The group; opened on every node, begun on one.
+    pub group: Group,
+    /// On which nodes it is to be.
+    pub spread: Spread,
 }
 
 /// What this node tells of itself; `None`: not known yet.

@@ -16,9 +16,10 @@ mod steward;
 pub mod store;
 
 pub use actor::{Registry, factory};
-pub use config::{Agreement, RETENTION, RegistryConfig, SelfReport};
+pub use config::{Agreement, Others, RETENTION, RegistryConfig, SelfReport, Tended};
 pub use control::{Control, GROUP, PROPOSAL_VERSION};
 pub use state::REMOVED;
+pub use steward::groups::Spread;
 
 /// Opens the databases under `data`, as a registry would, and closes them again: what cannot be
 /// used ends the start of a daemon at once, rather than after a supervisor's patience.

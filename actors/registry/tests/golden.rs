@@ -245,6 +245,12 @@ fn commands() -> Vec<(&'static str, Command)> {
         ),
         ("undeploy", Command::Undeploy { service: "web".into() }),
         ("purge", Command::Purge { service: "web".into() }),
+        (
+            "found-group",
+            Command::FoundGroup {
+                group: GroupRecord { name: "session/0".into(), voters: vec![node(1, "").id] },
+            },
+        ),
     ]
 }
 

@@ -53,6 +53,28 @@ fn cluster_status_shows_groups_nodes_and_what_waits() {
 }
 
 #[test]
+fn other_groups_are_listed_and_say_nothing_about_the_cluster() {
+    let mut seen = view(4);
+    seen.groups.insert(
+        0,
+        GroupView {
+            name: "session/0".into(),
+            leader: None,
+            term: 9,
+            voters: vec![id(2)],
+            contact_ms: None,
+            ..seen.groups[0].clone()
+        },
+    );
+    let view = ClusterView::from(&seen);
+    assert_eq!((view.leader.as_deref(), view.term, &view.no_majority), (Some("n1"), 3, &None));
+    let text = cluster_text(&view);
+    let rows: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
+    assert!(rows.iter().any(|row| row.starts_with(&["session/0", "-", "9"])), "{text}");
+    assert!(rows.iter().any(|row| row.starts_with(&["control", "n1", "3"])), "{text}");
+}
+
+#[test]
 fn without_a_majority_the_first_line_says_so_and_the_leader_is_only_the_last_one_known() {
     let mut view = view(3);
     view.groups[0].contact_ms = Some(12_000);

@@ -84,7 +84,9 @@ pub(crate) fn refused(code: &str, message: impl Into<String>) -> Status {
 /// A status because sessions could not be asked: `UNAVAILABLE` where trying again may help.
 pub(crate) fn unanswered(error: &AskError) -> Status {
     let gone = match error {
-        AskError::Failed(failure) => failure.kind == FailureKind::Unavailable,
+        AskError::Failed(failure) => {
+            matches!(failure.kind, FailureKind::Unavailable | FailureKind::Timeout)
+        }
         AskError::Unreachable(_) | AskError::Timeout => true,
         _ => false,
     };

@@ -21,11 +21,12 @@ use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use weft_link::Fabric;
+use weft_protocol::SessionEnvelope;
 use weft_session::{Limits, MESSAGES_PER_MINUTE, PAYLOAD_MAX, STARTS_PER_MINUTE};
 use weft_wire::Clock;
 
 pub use auth::{Auth, AuthError};
-use service::{Service, Shared};
+use service::{Service, Shared, Signal};
 
 /// The stubs, over the messages of `weft-macp`.
 #[allow(missing_docs, unreachable_pub, rustdoc::all, clippy::all, reason = "generated code")]
@@ -93,6 +94,8 @@ struct Face {
     listener: TcpListener,
     address: SocketAddr,
     config: MacpConfig,
+    /// Outlives the server: other nodes tell of signals at any time.
+    signals: broadcast::Sender<Signal>,
     stop: flag::Sender<bool>,
     server: Mutex<Option<JoinHandle<()>>>,
 }
@@ -109,7 +112,9 @@ impl MacpFace {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let stop = flag::Sender::new(false);
-        Ok(Self(Arc::new(Face { listener, address, config, stop, server: Mutex::new(None) })))
+        let signals = broadcast::channel(SIGNALS).0;
+        let server = Mutex::new(None);
+        Ok(Self(Arc::new(Face { listener, address, config, signals, stop, server })))
     }
 
     /// Where it listens.
@@ -133,7 +138,7 @@ impl MacpFace {
             fabric,
             clock,
             limits: Mutex::new(Limits::new(config.starts_per_minute, config.messages_per_minute)),
-            signals: broadcast::channel(SIGNALS).0,
+            signals: self.0.signals.clone(),
             config: config.clone(),
         });
         let service =
@@ -169,6 +174,12 @@ impl MacpFace {
             }
         }));
         Ok(())
+    }
+
+    /// A Signal or Progress that another node took.
+    pub(crate) fn signalled(&self, envelope: SessionEnvelope, is_authenticated: bool) {
+        // Nobody may be watching.
+        let _ = self.0.signals.send((convert::envelope(envelope), is_authenticated));
     }
 
     /// Takes no new requests, and lets those that are there go on for at most `within`.

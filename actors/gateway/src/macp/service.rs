@@ -14,8 +14,8 @@ use weft_link::{Call, Fabric};
 use weft_macp::macp::v1 as pb;
 use weft_protocol::{
     AskWhatIf, CatalogueEdit, ControlSession, EditCatalogue, IssueReceipt, ListSessions, ModesView,
-    ReadModes, ReadPolicies, ReadSession, SendEnvelope, SessionAck, SessionControl, SessionReader,
-    SessionRefusal, SessionState, VERSION,
+    ReadModes, ReadPolicies, ReadSession, RelaySignal, SendEnvelope, SessionAck, SessionControl,
+    SessionReader, SessionRefusal, SessionState, VERSION,
 };
 use weft_session::{Audience, Envelope, Limits, Millis, ambient, shape};
 use weft_wire::{ActorKind, Address, AskError, Clock, Message};
@@ -27,6 +27,8 @@ use super::{MacpConfig, convert, errors, stream, watch};
 
 /// The owner of a session answers within this.
 const WITHIN: Duration = Duration::from_secs(20);
+/// Other nodes are told of a signal within this.
+const RELAY: Duration = Duration::from_secs(5);
 /// Content of envelopes, as the manifest names it.
 const CONTENT: &str = "application/macp-envelope+proto";
 
@@ -79,9 +81,17 @@ impl Shared {
         is_authenticated: bool,
     ) -> Result<SessionAck, SessionRefusal> {
         ambient(&envelope.message_type, &envelope.payload).map_err(early)?;
-        let envelope = convert::envelope(convert::own(envelope));
+        let envelope = convert::own(envelope);
+        let own = self.fabric.node();
+        for node in self.fabric.directory().nodes.keys().filter(|node| **node != own) {
+            let relay = RelaySignal { envelope: envelope.clone(), is_authenticated };
+            let to = Address::on(ActorKind::Gateway, *node);
+            if let Err(error) = self.fabric.tell(to, relay, &Call::within(RELAY)) {
+                tracing::debug!(%error, %node, "a signal is not told there");
+            }
+        }
         // Nobody watching is no refusal.
-        let _ = self.signals.send((envelope, is_authenticated));
+        let _ = self.signals.send((convert::envelope(envelope), is_authenticated));
         Ok(SessionAck { duplicate: false, state: SessionState::Open })
     }
 

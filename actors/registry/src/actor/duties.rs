@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use weft_agreement::Liveness;
+use weft_agreement::{Group, GroupStatus, Liveness};
 use weft_link::{Call, Reply};
 use weft_protocol::{
-    AgreementView, Command, GroupView, LEASE, ListComponents, MemberView, NodeRole, NodeState,
-    Placement, PlacementMove, PlacementPlan, PlanPlacement, PlannedMove, ReadAgreement, ReadDuty,
-    ServiceRecord, ServiceSpec,
+    Command, LEASE, ListComponents, NodeRecord, Placement, PlacementMove, PlacementPlan,
+    PlanPlacement, PlannedMove, ReadDuty, ServiceRecord, ServiceSpec,
 };
 use weft_supervision::{Handle, Scope};
 use weft_wire::{ActorKind, Address, Caller, Failure, FailureKind, NodeId, RequestId};
@@ -17,12 +16,13 @@ use weft_wire::{ActorKind, Address, Caller, Failure, FailureKind, NodeId, Reques
 use super::Registry;
 use super::sightings::sightings;
 use super::watched::{Look, Watched};
+use crate::control::GROUP;
 use crate::placement::{
     self, Input, Lease, NodeFacts, Place, Settings, Settled, Sighting, WaitKind,
 };
 use crate::state::ClusterState;
 use crate::steward::leases::Leases;
-use crate::steward::voters::{self, Candidate};
+use crate::steward::voters::Candidate;
 use crate::steward::{self, Facts, Step};
 
 /// A node is asked what it runs for no longer.
@@ -36,7 +36,7 @@ const STAND_EVERY: Duration = Duration::from_secs(4);
 /// A decision that is not agreed within so long is made anew.
 const PLACE_WITHIN: Duration = Duration::from_secs(3);
 /// After a step that failed, the next one waits.
-const AFTER_FAILURE: Duration = Duration::from_millis(500);
+pub(super) const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
 /// Nothing of it outlives this node's lead.
 #[derive(Default)]
@@ -64,7 +64,7 @@ pub(super) struct Duties {
     watched: Watched,
     rebalanced: Option<Instant>,
     /// What cannot be had, for people.
-    waiting: Vec<String>,
+    pub(super) waiting: Vec<String>,
     /// Replicas that cannot leave their node, as `service/replica`, and why.
     stuck: Vec<(String, String)>,
     /// What is wrong with definitions; said once.
@@ -83,15 +83,22 @@ impl Registry {
     pub(super) fn members_changed(&mut self, scope: &Scope<Self>) {
         self.duties.decided = None;
         self.see_to_duties(scope);
+        self.see_to_groups(scope);
     }
 
     /// The verdict of membership that the leader is gone makes a voter stand as soon as the others
-    /// may grant it (design §6); consensus has them stand one after the other.
-    fn stand_if_leader_is_gone(&mut self, scope: &Scope<Self>) {
-        let status = self.agreement.group.status();
+    /// may grant it (design §6); consensus has them stand one after the other. `stood` is when this
+    /// node did so last, in that group.
+    pub(super) fn stand_if_leader_is_gone(
+        &self,
+        group: &Group,
+        stood: &mut Option<Instant>,
+        scope: &Scope<Self>,
+    ) {
+        let status = group.status();
         let own = self.config.seed.node;
         let now = scope.now();
-        let lately = self.stood.is_some_and(|at| now.saturating_duration_since(at) < STAND_EVERY);
+        let lately = stood.is_some_and(|at| now.saturating_duration_since(at) < STAND_EVERY);
         let gone = status.leader.is_some_and(|leader| {
             leader != own
                 && self.agreement.membership.members().get(leader).is_some_and(|member| {
@@ -99,15 +106,17 @@ impl Registry {
                 })
         });
         if gone && !lately && status.voters.contains(&own) {
-            tracing::info!("the leader is gone; standing for election");
-            self.stood = Some(now);
-            self.agreement.group.stand_for_election();
+            tracing::info!(group = status.name, "the leader is gone; standing for election");
+            *stood = Some(now);
+            group.stand_for_election();
         }
     }
 
     pub(super) fn see_to_duties(&mut self, scope: &Scope<Self>) {
         if !self.elected() {
-            self.stand_if_leader_is_gone(scope);
+            let mut stood = self.stood;
+            self.stand_if_leader_is_gone(&self.agreement.group, &mut stood, scope);
+            self.stood = stood;
             if self.duties.since.is_some() {
                 tracing::info!("this node leads no longer");
             }
@@ -148,44 +157,10 @@ impl Registry {
 
     pub(super) fn facts(&self, scope: &Scope<Self>) -> Facts {
         let status = self.agreement.group.status();
-        let members = self.agreement.membership.members();
-        let now = scope.now();
-        let own = self.config.seed.node;
         let state = self.state();
-        let candidates = state
-            .nodes()
-            .into_iter()
-            .map(|node| {
-                let member = members.get(node.id);
-                let live = node.id == own
-                    || member.is_some_and(|member| {
-                        matches!(member.liveness, Liveness::Alive | Liveness::Suspect)
-                    });
-                // Who was never heard of is silent since this node leads.
-                let since = member.map(|member| member.since).or(self.duties.since);
-                // One that has taken nothing yet may not answer at all, however short the log.
-                let near = |matched: &u64| {
-                    *matched > 0 && matched.saturating_add(CLOSE) >= status.last_log
-                };
-                let close = node.id == own
-                    || status.voters.contains(&node.id)
-                    || status.matched.get(&node.id).is_some_and(near);
-                Candidate {
-                    id: node.id,
-                    name: node.name.clone(),
-                    zone: node.zone.clone(),
-                    joined_at: node.joined_at,
-                    live,
-                    silent_for: if live {
-                        Duration::ZERO
-                    } else {
-                        since.map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
-                    },
-                    ready: close && !node.ca.is_empty(),
-                }
-            })
-            .collect();
-        let ids = |keep: &dyn Fn(&weft_protocol::NodeRecord) -> bool| {
+        let candidates =
+            self.candidates(&state, &status, self.duties.since, |node| !node.ca.is_empty(), scope);
+        let ids = |keep: &dyn Fn(&NodeRecord) -> bool| {
             state.nodes().into_iter().filter(|node| keep(node)).map(|node| node.id).collect()
         };
         let own_level =
@@ -210,6 +185,50 @@ impl Registry {
         }
     }
 
+    /// The nodes of agreed state, as those who may vote in a group that this node leads since
+    /// then; `may` says what else it takes.
+    pub(super) fn candidates(
+        &self,
+        state: &ClusterState,
+        status: &GroupStatus,
+        led_since: Option<Instant>,
+        may: impl Fn(&NodeRecord) -> bool,
+        scope: &Scope<Self>,
+    ) -> Vec<Candidate> {
+        let members = self.agreement.membership.members();
+        let now = scope.now();
+        let own = self.config.seed.node;
+        let candidate = |node: &NodeRecord| {
+            let member = members.get(node.id);
+            let live = node.id == own
+                || member.is_some_and(|member| {
+                    matches!(member.liveness, Liveness::Alive | Liveness::Suspect)
+                });
+            // Who was never heard of is silent since this node leads.
+            let since = member.map(|member| member.since).or(led_since);
+            // One that has taken nothing yet may not answer at all, however short the log.
+            let near =
+                |matched: &u64| *matched > 0 && matched.saturating_add(CLOSE) >= status.last_log;
+            let close = node.id == own
+                || status.voters.contains(&node.id)
+                || status.matched.get(&node.id).is_some_and(near);
+            Candidate {
+                id: node.id,
+                name: node.name.clone(),
+                zone: node.zone.clone(),
+                joined_at: node.joined_at,
+                live,
+                silent_for: if live {
+                    Duration::ZERO
+                } else {
+                    since.map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
+                },
+                ready: close && may(node),
+            }
+        };
+        state.nodes().into_iter().map(candidate).collect()
+    }
+
     fn take(&mut self, step: Step, scope: &Scope<Self>) {
         tracing::debug!(?step, "leading");
         let group = self.agreement.group.clone();
@@ -223,7 +242,7 @@ impl Registry {
             }
             Step::SetVoters { voters, learners, live } => {
                 let before = self.agreement.group.status().voters.clone();
-                let why = self.why_voters(&self.facts(scope), &before, &voters);
+                let why = self.why_voters(&self.facts(scope).candidates, &before, &voters);
                 let actor = scope.clone();
                 self.stepping(scope, async move {
                     group
@@ -231,7 +250,7 @@ impl Registry {
                         .await
                         .map_err(|error| error.to_string())?;
                     actor.post(move |registry, scope| {
-                        registry.voters_changed(&before, &voters, why, scope);
+                        registry.voters_changed(GROUP, &before, &voters, why, scope);
                     });
                     Ok(())
                 });
@@ -637,83 +656,4 @@ fn plan(world: &World, lost: &[NodeId]) -> PlacementPlan {
                 .collect(),
         }
     })
-}
-
-impl Handle<ReadAgreement> for Registry {
-    fn handle(&mut self, _: ReadAgreement, reply: Reply<ReadAgreement>, scope: &Scope<Self>) {
-        let view = self.agreement_view(scope);
-        reply.ok(view);
-    }
-}
-
-impl Registry {
-    fn agreement_view(&self, scope: &Scope<Self>) -> AgreementView {
-        let now = scope.now();
-        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let own = self.config.seed.node;
-        let status = self.agreement.group.status();
-        let members = self.agreement.membership.members();
-        let facts = self.facts(scope);
-        let state = self.state();
-        let member = |node: &weft_protocol::NodeRecord| {
-            let known = members.get(node.id);
-            let (mut seen, since) = match known {
-                _ if node.id == own => (NodeState::Ready, None),
-                Some(member) => (
-                    match member.liveness {
-                        Liveness::Alive => NodeState::Ready,
-                        Liveness::Suspect => NodeState::Suspect,
-                        Liveness::DaemonDown | Liveness::Away => NodeState::DaemonDown,
-                        Liveness::Lost => NodeState::Lost,
-                        Liveness::Left => NodeState::Left,
-                    },
-                    Some(member.since),
-                ),
-                None => (NodeState::Suspect, None),
-            };
-            if seen == NodeState::Ready && node.draining {
-                seen = NodeState::Draining;
-            }
-            MemberView {
-                id: node.id,
-                name: node.name.clone(),
-                state: seen,
-                for_ms: since.map_or(0, |at| ms(now.saturating_duration_since(at))),
-                role: if status.leader == Some(node.id) {
-                    NodeRole::Leader
-                } else if status.voters.contains(&node.id) {
-                    NodeRole::Voter
-                } else {
-                    NodeRole::Learner
-                },
-                lag: (node.id != own)
-                    .then(|| status.matched.get(&node.id))
-                    .flatten()
-                    .map(|matched| status.last_log.saturating_sub(*matched)),
-                why: voters::why(node.id, &status.voters, &facts.candidates),
-            }
-        };
-        AgreementView {
-            node: Some(own),
-            members: state.nodes().into_iter().map(member).collect(),
-            groups: vec![GroupView {
-                name: status.name.clone(),
-                leader: status.leader,
-                term: status.term,
-                last_log: status.last_log,
-                committed: status.committed,
-                applied: status.applied,
-                checkpoint: status.checkpoint,
-                voters: status.voters.iter().copied().collect(),
-                learners: status.learners.iter().copied().collect(),
-                contact_ms: status
-                    .quorum_age
-                    .map(ms)
-                    .or_else(|| status.leader_seen.map(|at| ms(now.saturating_duration_since(at)))),
-            }],
-            format: state.format(),
-            waiting: self.duties.waiting.clone(),
-            unsure: self.unsure(scope),
-        }
-    }
 }

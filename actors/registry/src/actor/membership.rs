@@ -8,8 +8,9 @@ use weft_identity::{
 };
 use weft_link::Reply;
 use weft_protocol::{
-    Applied, Capacity, Command, IssueToken, IssuedToken, JoinCluster, JoinedCluster, NodeRecord,
-    OperatorRecord, PeerAddress, RenewLeaf, RenewedLeaf, ReportNode, TokenRecord,
+    Applied, Capacity, Command, GroupRecord, IssueToken, IssuedToken, JoinCluster, JoinedCluster,
+    NeedGroup, NodeRecord, OperatorRecord, PeerAddress, RenewLeaf, RenewedLeaf, ReportNode,
+    TokenRecord,
 };
 use weft_supervision::{Handle, Scope};
 use weft_wire::{Failure, FailureKind, Identity, NodeId, OperatorId, Role};
@@ -114,6 +115,27 @@ impl Handle<ReportNode> for Registry {
         }
         let proposal =
             self.own(Command::UpdateNode { id, report: message }, reply.caller().clone(), scope);
+        self.propose(proposal, Box::new(move |_, answer, _| reply.send(answer)), scope);
+    }
+}
+
+impl Handle<NeedGroup> for Registry {
+    fn handle(&mut self, message: NeedGroup, reply: Reply<NeedGroup>, scope: &Scope<Self>) {
+        if !self.leads() {
+            return self.forward(message, reply, scope);
+        }
+        let NeedGroup { name } = message;
+        if self.state().group(&name).is_some() {
+            let index = self.state().index();
+            return reply.ok(Applied { index, revision: 0, changed: false, operation: 0 });
+        }
+        let voters = {
+            let voters = self.agreement.group.status().voters.clone();
+            let state = self.state();
+            voters.into_iter().filter(|id| state.node(*id).is_some()).collect()
+        };
+        let command = Command::FoundGroup { group: GroupRecord { name, voters } };
+        let proposal = self.own(command, reply.caller().clone(), scope);
         self.propose(proposal, Box::new(move |_, answer, _| reply.send(answer)), scope);
     }
 }

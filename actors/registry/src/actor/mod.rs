@@ -4,10 +4,12 @@
 //! this actor: here it is published to the rest of the node, and changes find their way to whoever
 //! leads. On the node that leads, the [`steward`](crate::steward) sees to voters and places.
 
+mod agreed;
 mod alerts;
 mod blobs;
 mod contact;
 mod duties;
+mod groups;
 mod history;
 mod leases;
 mod membership;
@@ -15,6 +17,7 @@ mod notices;
 mod operations;
 mod propose;
 mod publish;
+mod removal;
 mod route;
 mod sightings;
 #[cfg(test)]
@@ -27,9 +30,10 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use weft_protocol::{
-    Applied, FollowAlerts, FollowEvents, History, IssueToken, JoinCluster, PlanPlacement, Propose,
-    QueryAlerts, QueryAudit, QueryEvents, ReadAgreement, ReadBlobRefs, ReadHead, ReadHistory,
-    ReadState, RecordAlerts, RecordAudit, RecordEvents, RenewLeaf, RenewLeases, ReportNode,
+    Applied, FollowAlerts, FollowEvents, History, IssueToken, JoinCluster, LetGo, NeedGroup,
+    PlanPlacement, Propose, QueryAlerts, QueryAudit, QueryEvents, ReadAgreement, ReadBlobRefs,
+    ReadHead, ReadHistory, ReadState, RecordAlerts, RecordAudit, RecordEvents, RenewLeaf,
+    RenewLeases, ReportNode,
 };
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope};
 use weft_wire::{ClusterId, Failure};
@@ -75,7 +79,9 @@ pub struct Registry {
     stood: Option<std::time::Instant>,
     /// What the node that leads sees to.
     duties: duties::Duties,
-    /// Held while members of the group are changed, by the leader's own steps or by a removal.
+    /// What it sees to in the other groups, and what in those that it leads.
+    groups: groups::Groups,
+    /// Held while members of `control` are changed, by the leader's own steps or by a removal.
     members: std::sync::Arc<tokio::sync::Mutex<()>>,
     /// Requests for leases on their way.
     renewals: leases::Renewals,
@@ -123,6 +129,7 @@ pub async fn factory(
         reporting: false,
         stood: None,
         duties: duties::Duties::default(),
+        groups: groups::Groups::default(),
         members: std::sync::Arc::default(),
         renewals: leases::Renewals::default(),
         notices: notices::Notices::default(),
@@ -139,12 +146,14 @@ impl Actor for Registry {
             .ask::<ReadHead>()
             .ask::<ReadHistory>()
             .ask::<ReadAgreement>()
+            .ask::<LetGo>()
             .ask::<PlanPlacement>()
             .ask::<IssueToken>()
             .ask::<JoinCluster>()
             .ask::<RenewLeaf>()
             .ask::<RenewLeases>()
             .ask::<ReportNode>()
+            .ask::<NeedGroup>()
             .ask::<RecordEvents>()
             .ask::<QueryEvents>()
             .subscription::<FollowEvents>()
@@ -219,6 +228,7 @@ impl Registry {
         self.publish(scope);
         self.notice(scope);
         self.see_to_duties(scope);
+        self.see_to_groups(scope);
     }
 
     /// Safety nets: the runtime may have been made anew, an address may have changed.
@@ -233,6 +243,7 @@ impl Registry {
         }
         self.notice(scope);
         self.see_to_duties(scope);
+        self.see_to_groups(scope);
         self.see_to_operations(scope);
     }
 

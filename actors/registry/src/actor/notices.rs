@@ -13,7 +13,7 @@ use weft_wire::{ActorKind, Address, NodeId};
 
 use super::Registry;
 use crate::control::GROUP;
-use crate::steward::Facts;
+use crate::steward::voters::Candidate;
 use crate::steward::watch::{Watch, seconds};
 
 /// Events stored at once.
@@ -119,9 +119,10 @@ impl Registry {
             .collect()
     }
 
-    /// That others vote from now on.
+    /// That others vote from now on in that group.
     pub(super) fn voters_changed(
         &mut self,
+        group: &str,
         from: &BTreeSet<NodeId>,
         to: &BTreeSet<NodeId>,
         cause: String,
@@ -135,7 +136,7 @@ impl Registry {
             names.sort();
             names
         };
-        let kind = EventKind::Voters { group: GROUP.to_owned(), from: names(from), to: names(to) };
+        let kind = EventKind::Voters { group: group.to_owned(), from: names(from), to: names(to) };
         let event = self.event("", kind, cause, scope.now(), scope);
         self.tell(vec![event], scope);
         self.store(scope);
@@ -144,14 +145,15 @@ impl Registry {
     /// Why others shall vote, for people.
     pub(super) fn why_voters(
         &self,
-        facts: &Facts,
+        candidates: &[Candidate],
         from: &BTreeSet<NodeId>,
         to: &BTreeSet<NodeId>,
     ) -> String {
         let mut parts: Vec<String> = Vec::new();
         for id in from.difference(to) {
             let name = self.name_of(*id);
-            parts.push(match facts.candidates.iter().find(|candidate| candidate.id == *id) {
+            parts.push(match candidates.iter().find(|candidate| candidate.id == *id) {
+                None if self.state().node(*id).is_some() => format!("{name} is to be removed"),
                 None => format!("{name} is no node any more"),
                 Some(candidate) if !candidate.live => {
                     format!("{name} was silent for {}", seconds(candidate.silent_for))
@@ -160,7 +162,7 @@ impl Registry {
             });
         }
         parts.extend(to.difference(from).map(|id| format!("{} is ready", self.name_of(*id))));
-        parts.push(format!("{} of {} nodes vote", to.len(), facts.candidates.len()));
+        parts.push(format!("{} of {} nodes vote", to.len(), candidates.len()));
         parts.join(", ")
     }
 

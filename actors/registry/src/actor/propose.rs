@@ -7,8 +7,8 @@ use weft_protocol::{Command, Proposal, Propose, RolloutStep};
 use weft_supervision::{Handle, Scope};
 use weft_wire::{Caller, Failure, FailureKind, Message, RequestId};
 
-use super::route::{Route, WITHIN};
-use super::{Registry, Then};
+use super::route::{ASK_AGAIN, Route, WITHIN};
+use super::{Registry, Then, removal};
 
 impl Handle<Propose> for Registry {
     fn handle(&mut self, message: Propose, reply: Reply<Propose>, scope: &Scope<Self>) {
@@ -18,7 +18,7 @@ impl Handle<Propose> for Registry {
         }
         let route = self.route(scope);
         let meta = reply.meta().clone();
-        let removal = matches!(message.command, Command::RemoveNode { .. });
+        let removes = matches!(message.command, Command::RemoveNode { .. });
         let members = self.members.clone();
         let (clock, caller) = (scope.clock(), reply.caller().clone());
         let actor = scope.clone();
@@ -30,10 +30,12 @@ impl Handle<Propose> for Registry {
                 let led = async {
                     // Until it is agreed, the leader's own steps keep out: they would undo it.
                     let mut held = None;
-                    if removal {
+                    if removes {
                         let free = tokio::time::timeout(within, members.lock_owned()).await;
                         held = Some(free.map_err(|_| being_changed())?);
-                        Before::of(&message.command, &actor).await?.take(&route, &actor).await?;
+                        // Half of the time is for the answer to arrive in.
+                        let half = within / 2;
+                        removal::prepare(&message.command, &route, &actor, half).await?;
                     }
                     let _held = held;
                     let proposal = message.clone().stamp(clock.wall(), caller, route.node);
@@ -48,7 +50,9 @@ impl Handle<Propose> for Registry {
                     }
                 }
             }
-            let done = route.forward(message, &meta).await;
+            // A removal takes its time, and asking again does not shorten it.
+            let patience = if removes { Duration::MAX } else { ASK_AGAIN };
+            let done = route.forward_patiently(message, &meta, patience).await;
             if let Ok(applied) = &done {
                 route.seen(applied.index).await;
                 shown(&actor).await;
@@ -93,6 +97,7 @@ fn refused_here(command: &Command) -> Option<Failure> {
         Command::Place { .. } => "the node that leads, for the reasons `weft status` prints",
         Command::TrustIssuer { .. }
         | Command::RaiseFormat { .. }
+        | Command::FoundGroup { .. }
         | Command::Rollout { .. }
         | Command::Operations { .. } => "the node that leads",
     };
@@ -145,92 +150,9 @@ impl Registry {
         let meta = reply.meta().clone();
         scope.spawn(async move { reply.result(route.forward(message, &meta).await) });
     }
-
-    /// What has to happen before a change is proposed: a voter that is to be removed hands its
-    /// vote on first, so that no majority is lost with it, and nobody votes whose issuing CA is not
-    /// trusted.
-    fn before(&self, command: &Command, scope: &Scope<Self>) -> Before {
-        let Command::RemoveNode { id, force } = command else { return Before::Nothing };
-        let status = self.agreement.group.status();
-        let refused_anyway = {
-            let state = self.state();
-            state.node(*id).is_none() || !force && !state.assignments(*id).is_empty()
-        };
-        if refused_anyway || !self.leads() || !status.voters.contains(id) {
-            return Before::Nothing;
-        }
-        let facts = self.facts(scope);
-        let candidates: Vec<_> =
-            facts.candidates.into_iter().filter(|candidate| candidate.id != *id).collect();
-        let voters = crate::steward::voters::choose(
-            &candidates,
-            &status.voters,
-            // Who is to go goes now.
-            Duration::ZERO,
-        );
-        let trust = voters
-            .iter()
-            .filter(|id| facts.issuers.contains(id) && !facts.trusted.contains(id))
-            .map(|id| {
-                let caller = Caller::node(self.config.seed.node);
-                self.own(Command::TrustIssuer { node: *id }, caller, scope)
-            })
-            .collect();
-        let learners = candidates.iter().map(|c| c.id).filter(|c| !voters.contains(c)).collect();
-        let live = candidates.iter().filter(|c| c.live).map(|c| c.id).collect();
-        Before::Voters { trust, voters, learners, live }
-    }
 }
 
 fn being_changed() -> Failure {
     Failure::new(FailureKind::Conflict, "the members are being changed already")
         .help("try again when that is done: `weft cluster status` shows the voters")
-}
-
-/// See [`Registry::before`].
-enum Before {
-    Nothing,
-    Voters {
-        /// Agreed first.
-        trust: Vec<Proposal>,
-        voters: std::collections::BTreeSet<weft_wire::NodeId>,
-        learners: std::collections::BTreeSet<weft_wire::NodeId>,
-        live: std::collections::BTreeSet<weft_wire::NodeId>,
-    },
-}
-
-impl Before {
-    /// As things are now.
-    async fn of(command: &Command, actor: &Scope<Registry>) -> Result<Self, Failure> {
-        let (found, answer) = tokio::sync::oneshot::channel();
-        let command = command.clone();
-        actor.post(move |registry, scope| {
-            let _ = found.send(registry.before(&command, scope));
-        });
-        answer.await.map_err(|_| {
-            Failure::new(FailureKind::Unavailable, "the registry was restarted meanwhile")
-        })
-    }
-
-    async fn take(self, route: &Route, actor: &Scope<Registry>) -> Result<(), Failure> {
-        let Self::Voters { trust, voters, learners, live } = self else { return Ok(()) };
-        if voters.is_empty() {
-            return Err(Failure::new(
-                FailureKind::Conflict,
-                "no other node could take its vote over",
-            )
-            .help("wait until another node is ready, `weft cluster status` says which"));
-        }
-        for proposal in trust {
-            route.lead(&proposal, WITHIN).await?;
-        }
-        let before = route.group.status().voters.clone();
-        let set = route.group.set_voters(voters.clone(), learners, &live).await;
-        set.map_err(|error| route.failure(&error))?;
-        actor.post(move |registry, scope| {
-            let why = "a voter is to be removed, and hands its vote on first".to_owned();
-            registry.voters_changed(&before, &voters, why, scope);
-        });
-        Ok(())
-    }
 }

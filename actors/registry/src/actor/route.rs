@@ -18,7 +18,7 @@ pub(super) const WITHIN: Duration = Duration::from_secs(10);
 /// Without a leader for so long, a request is refused: an election takes less.
 const LEADERLESS: Duration = Duration::from_secs(5);
 /// The leader is given so long for an answer before it is asked again, or whoever leads by then.
-const ASK_AGAIN: Duration = Duration::from_secs(3);
+pub(super) const ASK_AGAIN: Duration = Duration::from_secs(3);
 /// A leader that was not heard for so long may be gone.
 const HEARD_WITHIN: Duration = Duration::from_secs(2);
 /// A node that forwarded a change waits so long to see it itself.
@@ -166,6 +166,16 @@ impl Route {
         message: M,
         meta: &Meta,
     ) -> Result<M::Reply, AskError> {
+        self.forward_patiently(message, meta, ASK_AGAIN).await
+    }
+
+    /// As [`Route::forward`]; what applies once is sent again only after `patience`.
+    pub(super) async fn forward_patiently<M: Message>(
+        &self,
+        message: M,
+        meta: &Meta,
+        patience: Duration,
+    ) -> Result<M::Reply, AskError> {
         let start = self.now();
         let end = meta.deadline.unwrap_or(start + WITHIN);
         let mut status = self.group.watch();
@@ -186,11 +196,8 @@ impl Route {
                 Some(target) if target == self.node && !self.leads() => {}
                 Some(target) => {
                     status.borrow_and_update();
-                    if self.hears_leader(now) {
-                        leaderless = now;
-                    }
                     // What applies once is sent again rather than waited for: who led may be gone.
-                    let left = if M::IDEMPOTENT { left.min(ASK_AGAIN) } else { left };
+                    let left = if M::IDEMPOTENT { left.min(patience) } else { left };
                     let to = Address { actor: ActorKind::Registry, target: Target::Node(target) };
                     let call = Call::on_behalf(meta, left);
                     let answer = tokio::select! {
@@ -200,6 +207,10 @@ impl Route {
                             Err(AskError::Unreachable("another node leads by now".to_owned()))
                         }
                     };
+                    let now = self.now();
+                    if self.hears_leader(now) {
+                        leaderless = now;
+                    }
                     match answer {
                         Err(AskError::Failed(failure))
                             if failure.kind == FailureKind::Unavailable =>

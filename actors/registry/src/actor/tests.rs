@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use shared::Shared;
 use uuid::Uuid;
-use weft_agreement::{Consensus, ConsensusConfig, Door, Membership, MembershipConfig, Profile};
+use weft_agreement::{
+    Consensus, ConsensusConfig, Door, Group, Machine, Membership, MembershipConfig, Profile,
+};
 use weft_identity::{DenyList, IssuingCa, JoinToken, PrivateKey, Trust, TrustBundle};
 use weft_link::{Call, Reply};
 use weft_protocol::files::NodeSeed;
@@ -20,8 +22,11 @@ use weft_wire::{
 };
 
 use super::factory;
-use crate::config::{Agreement, RETENTION, RegistryConfig};
+use crate::config::{Agreement, RETENTION, RegistryConfig, Tended};
 use crate::control::{Control, GROUP};
+use crate::steward::groups::Spread;
+
+mod groups;
 
 /// A value that tests and an actor share.
 mod shared {
@@ -147,6 +152,15 @@ fn second(dir: &Path, node: NodeId, peer: NodeId) -> RegistryConfig {
 /// Starts consensus and membership as a daemon does, then the registry. To be stopped before the
 /// tree is, so that the next one finds its files closed.
 async fn start(tree: &TestTree, config: &RegistryConfig) -> Consensus {
+    start_with(tree, config, Vec::new()).await.0
+}
+
+/// As [`start`], with other groups that nobody has begun.
+async fn start_with(
+    tree: &TestTree,
+    config: &RegistryConfig,
+    others: Vec<(&str, Spread, Box<dyn Machine>)>,
+) -> (Consensus, Vec<Group>) {
     let fabric = tree.fabric().clone();
     let door = Door::new(fabric.clone());
     let dir = &config.data_dir;
@@ -157,16 +171,22 @@ async fn start(tree: &TestTree, config: &RegistryConfig) -> Consensus {
         Consensus::open(ConsensusConfig::new(dir), fabric, &door).await.expect("consensus");
     let control = Control::default();
     let group = consensus.group(GROUP, control.machine()).await.expect("a group");
+    let tended = crate::Others::default();
+    for (name, spread, machine) in others {
+        let group = consensus.group(name, machine).await.expect("a group");
+        tended.add(Tended { group, spread });
+    }
+    let groups = tended.list().iter().map(|tended| tended.group.clone()).collect();
     door.attach();
     if config.seed.bootstrap.is_some() {
         group.bootstrap().await.expect("bootstraps");
     }
-    let agreement = Agreement { control, group, membership };
+    let agreement = Agreement { control, group, membership, others: tended };
     let config = config.clone();
     let make =
         move |incarnation: Incarnation| factory(config.clone(), agreement.clone(), incarnation);
     tree.add(ActorKind::Registry, make).await;
-    consensus
+    (consensus, groups)
 }
 
 /// The first node, once it leads and is in its own cluster.

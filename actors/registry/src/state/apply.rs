@@ -47,6 +47,8 @@ pub enum Change {
     },
     /// Operations have another owner or have ended.
     Operations,
+    /// There is another group beside `control`.
+    Group(String),
 }
 
 impl ClusterState {
@@ -124,6 +126,7 @@ impl ClusterState {
             }
             Command::RaiseFormat { level } => self.raise_format(*level, out)?,
             Command::Operations { changes } => self.operate(changes, at, out),
+            Command::FoundGroup { group } => self.found_group(group, out)?,
         }
         self.index = index;
         let changed = !changes.is_empty();

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use weft_protocol::{
-    NodeRecord, OperatorRecord, ReportNode, ServiceSpec, TokenRecord, format_time, valid_name,
+    GroupRecord, NodeRecord, OperatorRecord, ReportNode, ServiceSpec, TokenRecord, format_time,
+    valid_name,
 };
 use weft_wire::{Failure, FailureKind, NodeId, WallTime};
 
@@ -13,6 +14,9 @@ use super::{ClusterState, NODES_MAX, TOKENS_MAX};
 
 /// Tokens that are used or expired are remembered this long, so that the answer can say so.
 const TOKEN_MEMORY: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Longest name of a consensus group, in bytes.
+const GROUP_NAME_MAX: usize = 64;
 
 /// Labels that operators may give one node.
 const LABELS_MAX: usize = 64;
@@ -325,6 +329,29 @@ impl ClusterState {
         if level > self.format {
             self.format = level;
             out.push(Change::Format(level));
+        }
+        Ok(())
+    }
+
+    pub(super) fn found_group(
+        &mut self,
+        group: &GroupRecord,
+        out: &mut Vec<Change>,
+    ) -> Result<(), Failure> {
+        let unknown = group.voters.iter().find(|id| !self.nodes.contains_key(id));
+        if let Some(id) = unknown {
+            return Err(conflict(format!("{id}, which is to vote in it, is no node any more")));
+        }
+        if group.voters.is_empty() || group.name.is_empty() || group.name.len() > GROUP_NAME_MAX {
+            return Err(Failure::new(
+                FailureKind::Invalid,
+                format!("a group needs a voter, and a name of 1 to {GROUP_NAME_MAX} bytes"),
+            ));
+        }
+        // Who was first decides who begins it.
+        if !self.groups.contains_key(&group.name) {
+            self.groups.insert(group.name.clone(), group.clone());
+            out.push(Change::Group(group.name.clone()));
         }
         Ok(())
     }

@@ -23,8 +23,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use weft_protocol::{
-    Assignment, ComponentKey, Desired, NodeRecord, Operation, OperatorRecord, Part, Placement,
-    Revision, ServiceRecord, StateView, TokenRecord, one_machine, spec_hash,
+    Assignment, ComponentKey, Desired, GroupRecord, NodeRecord, Operation, OperatorRecord, Part,
+    Placement, Revision, ServiceRecord, StateView, TokenRecord, one_machine, spec_hash,
 };
 use weft_wire::{NodeId, OperatorId};
 
@@ -74,6 +74,8 @@ pub struct ClusterState {
     operations: BTreeMap<u64, Operation>,
     /// Position at which a service was purged last: first generations are above it.
     purged: u64,
+    /// Consensus groups beside `control`, by name.
+    groups: BTreeMap<String, GroupRecord>,
     requests: Requests,
 }
 
@@ -103,6 +105,11 @@ impl ClusterState {
     /// Format level of agreed state (design §4); 0: nothing is agreed yet.
     pub fn format(&self) -> u32 {
         self.format
+    }
+
+    /// The consensus group of that name, if there is one beside `control`.
+    pub fn group(&self, name: &str) -> Option<&GroupRecord> {
+        self.groups.get(name)
     }
 
     /// The operator of that id, if they are there.

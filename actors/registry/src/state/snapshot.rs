@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use weft_protocol::{Applied, NodeRecord, Operation, OperatorRecord, Placement, TokenRecord};
+use weft_protocol::{
+    Applied, GroupRecord, NodeRecord, Operation, OperatorRecord, Placement, TokenRecord,
+};
 use weft_wire::{RequestId, codec};
 
 use super::{ClusterState, Service};
@@ -41,6 +43,7 @@ struct Version1 {
     format: u32,
     operations: Vec<Operation>,
     purged: u64,
+    groups: Vec<GroupRecord>,
     requests: Vec<(RequestId, Applied)>,
 }
 
@@ -62,6 +65,7 @@ impl ClusterState {
             format: self.format,
             operations: self.operations.values().cloned().collect(),
             purged: self.purged,
+            groups: self.groups.values().cloned().collect(),
             requests: self.requests.iter().cloned().collect(),
         };
         Ok(codec::encode(&body)?)
@@ -92,6 +96,7 @@ impl ClusterState {
             format: body.format,
             operations: body.operations.into_iter().map(|o| (o.id, o)).collect(),
             purged: body.purged,
+            groups: body.groups.into_iter().map(|g| (g.name.clone(), g)).collect(),
             requests: body.requests.into_iter().collect(),
         })
     }

@@ -10,9 +10,9 @@ use proptest::prelude::*;
 use uuid::Uuid;
 use weft_protocol::{
     Applied, Capacity, Command, CommandRef, ComponentSpec, DeployOptions, Desired, Driver,
-    EventKind, NodeChange, NodeRecord, OperationChange, OperationOutcome, OperatorRecord,
-    PlacementMove, Previous, Proposal, ReportNode, Resources, RestartPolicy, RolloutStep,
-    ServiceSpec, TokenRecord,
+    EventKind, GroupRecord, NodeChange, NodeRecord, OperationChange, OperationOutcome,
+    OperatorRecord, PlacementMove, Previous, Proposal, ReportNode, Resources, RestartPolicy,
+    RolloutStep, ServiceSpec, TokenRecord,
 };
 use weft_wire::{
     Caller, Failure, FailureKind, Identity, NodeId, OperatorId, RequestId, Role, WallTime,
@@ -467,6 +467,28 @@ fn the_format_level_is_raised_only_when_every_node_understands_it() {
     m.ok(Command::RaiseFormat { level: 2 });
     assert_eq!(m.state.format(), 2);
     assert!(!m.ok(Command::RaiseFormat { level: 1 }).0.changed, "it never falls");
+}
+
+#[test]
+fn a_group_is_founded_once_by_nodes_that_are_there() {
+    let mut m = Machine::with_nodes(2);
+    let found = |name: &str, voters: &[u128]| Command::FoundGroup {
+        group: GroupRecord {
+            name: name.into(),
+            voters: voters.iter().map(|n| node_id(*n)).collect(),
+        },
+    };
+    assert!(m.ok(found("session/0", &[1])).0.changed);
+    assert!(!m.ok(found("session/0", &[1, 2])).0.changed, "who was first decides");
+    let record = m.state.group("session/0").expect("there").clone();
+    assert_eq!(record.voters, [node_id(1)]);
+    assert!(m.refused(found("session/1", &[9])).message.contains("no node any more"));
+    for (name, voters) in [("", &[1][..]), ("session/1", &[])] {
+        assert!(m.refused(found(name, voters)).message.contains("a name"));
+    }
+    let bytes = m.state.snapshot().expect("a snapshot");
+    let restored = ClusterState::restore(SNAPSHOT_VERSION, &bytes).expect("restores");
+    assert_eq!(restored.group("session/0"), Some(&record));
 }
 
 #[test]

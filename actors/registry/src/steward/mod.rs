@@ -1,6 +1,7 @@
 //! What the node that leads has to see to beside placing: who follows, who votes, whose issuing
 //! CA is trusted, which format level holds. Pure; the actor takes one step at a time.
 
+pub(crate) mod groups;
 pub(crate) mod leases;
 pub(crate) mod voters;
 pub(crate) mod watch;
@@ -64,7 +65,12 @@ pub(crate) fn next(facts: &Facts) -> Option<Step> {
     if let Some(candidate) = joining.first() {
         return Some(Step::AddLearner(candidate.id));
     }
-    let voters = voters::choose(&facts.candidates, &facts.voters, facts.replace_after);
+    let voters = voters::choose(
+        &facts.candidates,
+        &facts.voters,
+        voters::wanted(facts.candidates.len()),
+        facts.replace_after,
+    );
     let untrusted =
         voters.iter().find(|id| facts.issuers.contains(id) && !facts.trusted.contains(id));
     if let Some(id) = untrusted {

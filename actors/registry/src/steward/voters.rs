@@ -1,5 +1,5 @@
-//! Who votes in `control` (design §6): 1 of 1 and 2 nodes, 3 of 3 and 4, 5 of more, spread over
-//! zones. Pure.
+//! Who votes in a group (design §6), spread over zones; in `control` 1 of 1 and 2 nodes, 3 of 3 and
+//! 4, 5 of more. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,11 +17,11 @@ pub(crate) struct Candidate {
     pub(crate) live: bool,
     /// It has been silent so long.
     pub(crate) silent_for: Duration,
-    /// It follows closely, and its issuing CA is known.
+    /// It follows closely, and nothing else keeps it from voting.
     pub(crate) ready: bool,
 }
 
-/// How many of `nodes` vote.
+/// How many of `nodes` vote in `control`.
 pub(crate) const fn wanted(nodes: usize) -> usize {
     match nodes {
         0 => 0,
@@ -31,18 +31,19 @@ pub(crate) const fn wanted(nodes: usize) -> usize {
     }
 }
 
-/// Who shall vote, given who does. Voters stay, unless they are no nodes any more, are too many,
+/// The `want` that shall vote, given who does. Voters stay, unless they are no nodes any more, are too many,
 /// or have been silent for `replace_after` while another is ready. Adding never leads to an even
 /// number, which would tolerate no more than the odd number below it.
 pub(crate) fn choose(
     candidates: &[Candidate],
     current: &BTreeSet<NodeId>,
+    want: usize,
     replace_after: Duration,
 ) -> BTreeSet<NodeId> {
     let mut voters = current.clone();
     // What one round makes room for, the next may use; it comes to rest within a few.
     for _ in 0..8 {
-        let next = round(candidates, &voters, replace_after);
+        let next = round(candidates, &voters, want, replace_after);
         if next == voters {
             break;
         }
@@ -54,10 +55,10 @@ pub(crate) fn choose(
 fn round(
     candidates: &[Candidate],
     current: &BTreeSet<NodeId>,
+    want: usize,
     replace_after: Duration,
 ) -> BTreeSet<NodeId> {
     let by_id: BTreeMap<NodeId, &Candidate> = candidates.iter().map(|c| (c.id, c)).collect();
-    let want = wanted(candidates.len());
     let mut kept: Vec<&Candidate> =
         current.iter().filter_map(|id| by_id.get(id).copied()).collect();
 
@@ -152,6 +153,14 @@ mod tests {
 
     fn set(ids: &[u128]) -> BTreeSet<NodeId> {
         ids.iter().map(|n| id(*n)).collect()
+    }
+
+    fn choose(
+        candidates: &[Candidate],
+        current: &BTreeSet<NodeId>,
+        after: Duration,
+    ) -> BTreeSet<NodeId> {
+        super::choose(candidates, current, wanted(candidates.len()), after)
     }
 
     #[test]

@@ -13,11 +13,15 @@ use weft_session::{Answer, Receipt, Session, StartRights, what_if};
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope, Serve};
 use weft_wire::{AskError, Failure, FailureKind, Message};
 
+use crate::lead::Led;
 use crate::owned::{Request, Step, Unanswered};
+use crate::route::{Route, elsewhere};
 use crate::{Modes, Owned, Owners, convert, follow};
 
 /// How often what is due is looked for.
 const SWEEP: Duration = Duration::from_secs(1);
+/// What starts a session.
+const START: &str = "SessionStart";
 /// A change of modes or policies is agreed on within this.
 const CHANGE: Duration = Duration::from_secs(10);
 
@@ -68,13 +72,15 @@ impl Actor for SessionActor {
 }
 
 /// Why there is no answer, as its asker is told.
-fn failure(why: Unanswered) -> AskError {
+fn failure(group: &Owned, why: Unanswered) -> AskError {
     let (kind, message, cause) = match why {
-        Unanswered::NotLeading(cause) => {
-            (FailureKind::Unavailable, "sessions are led by another node, or by none", cause)
-        }
+        Unanswered::NotLeading(cause) => return elsewhere(&cause),
         Unanswered::Refused(cause) => {
             (FailureKind::Exhausted, "it could not be kept, and nothing was changed", cause)
+        }
+        // Where others vote, whoever leads next may know.
+        Unanswered::Unsure(cause) if !group.agreement().is_alone() => {
+            (FailureKind::Timeout, "it is not known whether it is kept", cause)
         }
         Unanswered::Unsure(cause) => {
             (FailureKind::Internal, "it is not known whether it is kept", cause)
@@ -98,41 +104,59 @@ impl SessionActor {
         }
     }
 
-    /// Checks a request now, in the order of the mailbox, and answers when it can be.
+    /// Checks a request now, in the order of the mailbox, and answers when it can be; or has the
+    /// node that leads do it.
     fn answer<M: Message>(
         &self,
+        message: M,
         request: Request,
         id: &str,
         reply: Reply<M>,
         scope: &Scope<Self>,
-        say: impl FnOnce(Answer) -> M::Reply + Send + 'static,
+        say: fn(Answer) -> M::Reply,
     ) {
-        let group = self.owners.of(id);
-        match group.step(&request) {
-            Step::Done(done) => reply.result(done.map(say).map_err(failure)),
-            step => {
-                let group = group.clone();
-                scope.spawn(async move {
-                    let done = group.carry(request, step).await;
-                    reply.result(done.map(say).map_err(failure));
-                });
-            }
+        let group = self.owners.of(id).clone();
+        let route = Route { fabric: scope.fabric().clone(), meta: reply.meta().clone() };
+        let step = match group.agreement().led() {
+            Led::Here => group.step(&request),
+            Led::By(_) | Led::ByNobody => Step::NotLeading,
+        };
+        if let Step::Done(done) = step {
+            return reply.result(done.map(say).map_err(|why| failure(&group, why)));
         }
+        scope.spawn(async move {
+            if !matches!(step, Step::NotLeading) {
+                match group.carry(request.clone(), step).await {
+                    Err(Unanswered::NotLeading(_)) => {}
+                    // Whoever leads by now may know.
+                    Err(Unanswered::Unsure(_))
+                        if M::IDEMPOTENT && !route.is_cut_off(group.agreement()) => {}
+                    done => return reply.result(done.map(say).map_err(|why| failure(&group, why))),
+                }
+            }
+            let here = || async {
+                group.run(request.clone()).await.map(say).map_err(|why| failure(&group, why))
+            };
+            reply.result(route.run(group.agreement(), message, here).await);
+        });
     }
 
-    /// Reads a session for somebody, after what is due for it was done.
+    /// Reads a session for somebody, after what is due for it was done. If nobody leads, what is
+    /// here is read: it may be old.
     fn read<M, T>(
         &self,
+        message: M,
         id: String,
         reader: SessionReader,
         reply: Reply<M>,
         scope: &Scope<Self>,
-        say: impl FnOnce(&Session) -> Result<T, SessionRefusal> + Send + 'static,
+        say: impl Fn(&Session) -> Result<T, SessionRefusal> + Send + Sync + 'static,
     ) where
         M: Message<Reply = Result<T, SessionRefusal>>,
         T: Send + 'static,
     {
         let group = self.owners.of(&id).clone();
+        let route = Route { fabric: scope.fabric().clone(), meta: reply.meta().clone() };
         let request = Request::Touch { id: id.clone() };
         let read = move |group: &Owned| {
             let state = group.lock();
@@ -144,27 +168,74 @@ impl SessionActor {
                 Some(session) => say(session),
             }
         };
-        match group.step(&request) {
-            Step::Done(Ok(_)) => reply.ok(read(&group)),
-            // The disk is full, say: what is applied can still be read.
-            Step::NotLeading if group.is_down() => reply.ok(read(&group)),
-            step => scope.spawn(async move {
-                match group.carry(request, step).await {
-                    Err(why) if !group.is_down() => reply.result(Err(failure(why))),
-                    _ => reply.ok(read(&group)),
-                }
-            }),
+        if group.is_ready()
+            && let Step::Done(Ok(_)) = group.step(&request)
+        {
+            return reply.ok(read(&group));
         }
+        scope.spawn(async move {
+            let here = || async {
+                let done = group.run(request.clone()).await;
+                done.map(|_| read(&group)).map_err(|why| failure(&group, why))
+            };
+            // The disk is full, say: what is applied can still be read.
+            if group.agreement().is_alone() && group.is_down() {
+                return reply.ok(read(&group));
+            }
+            let done = match route.run(group.agreement(), message, here).await {
+                Err(error) if route.meta.from.is_none() => match read(&group) {
+                    Err(refusal) if refusal.code == follow::NOT_FOUND => Err(error),
+                    done => Ok(done),
+                },
+                done => done,
+            };
+            reply.result(done);
+        });
+    }
+
+    /// Answers from what is applied on the node that leads all groups there are.
+    fn applied<M: Message>(
+        &self,
+        message: M,
+        group: &Owned,
+        reply: Reply<M>,
+        scope: &Scope<Self>,
+        say: impl Fn() -> M::Reply + Send + Sync + 'static,
+    ) {
+        if group.is_ready() {
+            return reply.ok(say());
+        }
+        let group = group.clone();
+        let route = Route { fabric: scope.fabric().clone(), meta: reply.meta().clone() };
+        scope.spawn(async move {
+            let here =
+                || async { group.lead().await.map(|()| say()).map_err(|why| failure(&group, why)) };
+            let done = match route.run(group.agreement(), message, here).await {
+                // What is here may be old, but nothing else is to be had.
+                Err(_) if route.meta.from.is_none() => Ok(say()),
+                done => done,
+            };
+            reply.result(done);
+        });
     }
 }
 
 impl Handle<SendEnvelope> for SessionActor {
     fn handle(&mut self, message: SendEnvelope, reply: Reply<SendEnvelope>, scope: &Scope<Self>) {
-        let SendEnvelope { envelope, max_open } = message;
+        let rights = StartRights { max_open: message.max_open, open_elsewhere: 0 };
+        let envelope = convert::envelope(message.envelope.clone());
         let id = envelope.session_id.clone();
-        let rights = StartRights { max_open, open_elsewhere: 0 };
-        let request = Request::Send { envelope: convert::envelope(envelope), rights };
-        self.answer(request, &id, reply, scope, convert::answer);
+        let starts = envelope.message_type == START;
+        let request = Request::Send { envelope, rights };
+        let checked_here = self.owners.of(&id).agreement().led() == Led::Here;
+        if !starts || !checked_here || self.modes.agreement().led() == Led::Here {
+            return self.answer(message, request, &id, reply, scope, convert::answer);
+        }
+        // What it is bound to may have been registered on another node a moment ago.
+        let modes = self.modes.clone();
+        scope.spawn_then(async move { modes.fresh().await }, move |actor, (), scope| {
+            actor.answer(message, request, &id, reply, scope, convert::answer);
+        });
     }
 }
 
@@ -175,84 +246,132 @@ impl Handle<ControlSession> for SessionActor {
         reply: Reply<ControlSession>,
         scope: &Scope<Self>,
     ) {
-        let ControlSession { session_id: id, control, sender, reason } = message;
+        let ControlSession { session_id: id, control, sender, reason } = message.clone();
         let session = id.clone();
         let request = match control {
             SessionControl::Cancel => Request::Cancel { id, sender, reason },
             SessionControl::Suspend => Request::Suspend { id, sender, reason },
             SessionControl::Resume => Request::Resume { id, sender, reason },
         };
-        self.answer(request, &session, reply, scope, convert::answer);
+        self.answer(message, request, &session, reply, scope, convert::answer);
     }
 }
 
 impl Handle<ReadSession> for SessionActor {
     fn handle(&mut self, message: ReadSession, reply: Reply<ReadSession>, scope: &Scope<Self>) {
-        self.read(message.session_id, message.reader, reply, scope, |session| {
-            Ok(convert::view(session))
-        });
+        let ReadSession { session_id, reader } = message.clone();
+        self.read(message, session_id, reader, reply, scope, |session| Ok(convert::view(session)));
     }
 }
 
 impl Handle<ReadSessionHead> for SessionActor {
-    fn handle(&mut self, message: ReadSessionHead, reply: Reply<ReadSessionHead>, _: &Scope<Self>) {
-        reply.ok(self.owners.of(&message.session_id).head(&message.session_id));
+    fn handle(
+        &mut self,
+        message: ReadSessionHead,
+        reply: Reply<ReadSessionHead>,
+        scope: &Scope<Self>,
+    ) {
+        let id = message.session_id.clone();
+        let group = self.owners.of(&id).clone();
+        let owned = group.clone();
+        self.applied(message, &group, reply, scope, move || owned.head(&id));
     }
 }
 
 impl Handle<ListSessions> for SessionActor {
-    fn handle(&mut self, message: ListSessions, reply: Reply<ListSessions>, _: &Scope<Self>) {
-        let size = usize::try_from(message.size).unwrap_or(usize::MAX);
-        let mut sessions = Vec::new();
-        for group in self.owners.all() {
-            let state = group.lock();
-            let page = state.sessions.page(message.after.as_deref(), size.saturating_add(1));
-            sessions.extend(page.into_iter().map(convert::view));
+    fn handle(&mut self, message: ListSessions, reply: Reply<ListSessions>, scope: &Scope<Self>) {
+        let ListSessions { after, size } = message.clone();
+        let owners = self.owners.clone();
+        let group = owners.first().clone();
+        self.applied(message, &group, reply, scope, move || {
+            let size = usize::try_from(size).unwrap_or(usize::MAX);
+            let mut sessions = Vec::new();
+            for group in owners.all() {
+                let state = group.lock();
+                let page = state.sessions.page(after.as_deref(), size.saturating_add(1));
+                sessions.extend(page.into_iter().map(convert::view));
+            }
+            sessions.sort_by(|a, b| a.session_id.cmp(&b.session_id));
+            let more = sessions.len() > size;
+            sessions.truncate(size);
+            SessionPage { sessions, more }
+        });
+    }
+}
+
+impl SessionActor {
+    /// Answers from modes and policies once every change acknowledged before is here.
+    fn catalogue<M: Message>(
+        &self,
+        reply: Reply<M>,
+        scope: &Scope<Self>,
+        say: impl FnOnce(&Modes) -> M::Reply + Send + 'static,
+    ) {
+        let modes = self.modes.clone();
+        if modes.agreement().led() == Led::Here {
+            return reply.ok(say(&modes));
         }
-        sessions.sort_by(|a, b| a.session_id.cmp(&b.session_id));
-        let more = sessions.len() > size;
-        sessions.truncate(size);
-        reply.ok(SessionPage { sessions, more });
+        scope.spawn(async move {
+            modes.fresh().await;
+            reply.ok(say(&modes));
+        });
     }
 }
 
 impl Handle<ReadModes> for SessionActor {
-    fn handle(&mut self, _: ReadModes, reply: Reply<ReadModes>, _: &Scope<Self>) {
-        let catalogue = self.modes.read();
-        reply.ok(ModesView {
-            standard: catalogue.standard_modes().into_iter().map(convert::mode).collect(),
-            extensions: catalogue.extension_modes().into_iter().map(convert::mode).collect(),
+    fn handle(&mut self, _: ReadModes, reply: Reply<ReadModes>, scope: &Scope<Self>) {
+        self.catalogue(reply, scope, |modes| {
+            let catalogue = modes.read();
+            ModesView {
+                standard: catalogue.standard_modes().into_iter().map(convert::mode).collect(),
+                extensions: catalogue.extension_modes().into_iter().map(convert::mode).collect(),
+            }
         });
     }
 }
 
 impl Handle<ReadPolicies> for SessionActor {
-    fn handle(&mut self, message: ReadPolicies, reply: Reply<ReadPolicies>, _: &Scope<Self>) {
-        let catalogue = self.modes.read();
-        let policies = if message.policy_id.is_empty() {
-            catalogue.policies(&message.mode)
-        } else {
-            catalogue.policy(&message.policy_id).into_iter().collect()
-        };
-        reply.ok(policies.into_iter().map(convert::policy).collect());
+    fn handle(&mut self, message: ReadPolicies, reply: Reply<ReadPolicies>, scope: &Scope<Self>) {
+        self.catalogue(reply, scope, move |modes| {
+            let catalogue = modes.read();
+            let policies = if message.policy_id.is_empty() {
+                catalogue.policies(&message.mode)
+            } else {
+                catalogue.policy(&message.policy_id).into_iter().collect()
+            };
+            policies.into_iter().map(convert::policy).collect()
+        });
     }
 }
 
 impl Handle<EditCatalogue> for SessionActor {
     fn handle(&mut self, message: EditCatalogue, reply: Reply<EditCatalogue>, scope: &Scope<Self>) {
         let modes = self.modes.clone();
-        let change = convert::change(message.edit);
+        let group = self.owners.first().clone();
+        let route = Route { fabric: scope.fabric().clone(), meta: reply.meta().clone() };
         scope.spawn(async move {
-            let done = modes.change(change, CHANGE).await;
-            reply.result(done.map_err(|error| failure(error.into())));
+            let here = || {
+                let change = convert::change(message.edit.clone());
+                async {
+                    let done = modes.change(change, CHANGE).await;
+                    done.map_err(|error| failure(&group, error.into()))
+                }
+            };
+            let done = route.run(modes.agreement(), message.clone(), here).await;
+            if done.is_ok() {
+                // Who asked here reads it here.
+                modes.fresh().await;
+            }
+            reply.result(done);
         });
     }
 }
 
 impl Handle<AskWhatIf> for SessionActor {
     fn handle(&mut self, message: AskWhatIf, reply: Reply<AskWhatIf>, scope: &Scope<Self>) {
-        let candidate = convert::kernel_policy(message.candidate);
-        self.read(message.session_id, message.reader, reply, scope, move |session| {
+        let AskWhatIf { session_id, reader, candidate } = message.clone();
+        let candidate = convert::kernel_policy(candidate);
+        self.read(message, session_id, reader, reply, scope, move |session| {
             let outcome = what_if(session, &candidate).map_err(convert::refusal)?;
             Ok(outcome.encode_to_vec())
         });
@@ -261,35 +380,46 @@ impl Handle<AskWhatIf> for SessionActor {
 
 impl Handle<IssueReceipt> for SessionActor {
     fn handle(&mut self, message: IssueReceipt, reply: Reply<IssueReceipt>, scope: &Scope<Self>) {
-        let IssueReceipt { session_id: id, reader, issuer } = message;
-        let group = self.owners.of(&id).clone();
+        let group = self.owners.of(&message.session_id).clone();
+        let route = Route { fabric: scope.fabric().clone(), meta: reply.meta().clone() };
         scope.spawn(async move {
-            let rights = convert::rights(&reader);
-            let stored = |group: &Owned| {
-                let state = group.lock();
-                let session = state.sessions.get(&id).ok_or_else(|| follow::not_found(&id))?;
-                if !session.may_read(&rights) {
-                    return Err(follow::forbidden(&id));
-                }
-                match session.receipt() {
-                    Some(json) => Ok((json.to_owned(), true)),
-                    None => Receipt::new(session, &issuer, group.now())
-                        .map(|receipt| (receipt.unsigned(), false))
-                        .map_err(convert::refusal),
-                }
+            let here = || async {
+                let done = group.lead().await;
+                done.map_err(|why| failure(&group, why))?;
+                receipt(&group, &message).await.map_err(|why| failure(&group, why))
             };
-            let answer = match stored(&group) {
-                Ok((json, false)) => {
-                    match group.run(Request::Receipt { id: id.clone(), json }).await {
-                        // Another one may have been first: that one stays.
-                        Ok(_) => Ok(stored(&group).map(|(json, _)| json)),
-                        Err(why) => Err(failure(why)),
-                    }
-                }
-                other => Ok(other.map(|(json, _)| json)),
-            };
-            reply.result(answer);
+            reply.result(route.run(group.agreement(), message.clone(), here).await);
         });
+    }
+}
+
+/// The receipt that is kept; at the first request one is made and kept.
+async fn receipt(
+    group: &Owned,
+    message: &IssueReceipt,
+) -> Result<Result<String, SessionRefusal>, Unanswered> {
+    let IssueReceipt { session_id: id, reader, issuer } = message;
+    let rights = convert::rights(reader);
+    let stored = || {
+        let state = group.lock();
+        let session = state.sessions.get(id).ok_or_else(|| follow::not_found(id))?;
+        if !session.may_read(&rights) {
+            return Err(follow::forbidden(id));
+        }
+        match session.receipt() {
+            Some(json) => Ok((json.to_owned(), true)),
+            None => Receipt::new(session, issuer, group.now())
+                .map(|receipt| (receipt.unsigned(), false))
+                .map_err(convert::refusal),
+        }
+    };
+    match stored() {
+        Ok((json, false)) => {
+            // Another one may have been first: that one stays.
+            let _ = group.run(Request::Receipt { id: id.clone(), json }).await?;
+            Ok(stored().map(|(json, _)| json))
+        }
+        other => Ok(other.map(|(json, _)| json)),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 use weft_agreement::{Group, Image, Machine, MachineError, ProposeError};
 use weft_protocol::CatalogueItem;
@@ -12,6 +12,10 @@ use weft_session::{Catalogue, CatalogueChange, FORMAT};
 use weft_wire::codec;
 
 use crate::convert;
+use crate::lead::Agreement;
+
+/// What is known elsewhere is waited for so long.
+const FRESH: Duration = Duration::from_secs(3);
 
 /// Layout of a stored change.
 const VERSION: [u8; 2] = [1, 0];
@@ -24,8 +28,7 @@ struct Inner {
     catalogue: RwLock<Catalogue>,
     /// Counts changes of modes and of policies.
     changes: watch::Sender<(u64, u64)>,
-    /// `None`: nothing is kept.
-    group: Mutex<Option<Group>>,
+    agreement: Agreement,
 }
 
 impl std::fmt::Debug for Modes {
@@ -36,11 +39,7 @@ impl std::fmt::Debug for Modes {
 
 impl Default for Modes {
     fn default() -> Self {
-        Self(Arc::new(Inner {
-            catalogue: RwLock::default(),
-            changes: watch::Sender::new((0, 0)),
-            group: Mutex::default(),
-        }))
+        Self::by(Agreement::none())
     }
 }
 
@@ -51,14 +50,36 @@ impl Modes {
     /// Name of the group.
     pub const GROUP: &'static str = "catalogue";
 
+    /// Modes and policies whose changes are agreed on; none can be made until [`Modes::agree_by`].
+    pub fn agreed() -> Self {
+        Self::by(Agreement::awaited())
+    }
+
+    fn by(agreement: Agreement) -> Self {
+        let changes = watch::Sender::new((0, 0));
+        Self(Arc::new(Inner { catalogue: RwLock::default(), changes, agreement }))
+    }
+
     /// The machine to give to consensus.
     pub fn machine(&self) -> Box<dyn Machine> {
         Box::new(self.clone())
     }
 
-    /// Changes go through `group` from now on; without one they are made at once and kept nowhere.
+    /// Changes go through `group` from now on.
     pub fn agree_by(&self, group: Group) {
-        *self.0.group.lock() = Some(group);
+        self.0.agreement.by(group);
+    }
+
+    pub(crate) fn agreement(&self) -> &Agreement {
+        &self.0.agreement
+    }
+
+    /// Waits until every change acknowledged before, on any node, is made here. Without a leader
+    /// to ask, what is here has to do.
+    pub(crate) async fn fresh(&self) {
+        if let Err(error) = self.0.agreement.fresh(FRESH).await {
+            tracing::debug!(%error, "modes and policies may be old here");
+        }
     }
 
     /// As it is here now; to be let go of at once.
@@ -85,8 +106,11 @@ impl Modes {
         if let Err(why) = self.read().check(&change) {
             return Ok(Err(why.to_string()));
         }
-        let group = self.0.group.lock().clone();
-        let Some(group) = group else { return Ok(self.make(change)) };
+        let group = match self.0.agreement.group() {
+            Ok(Some(group)) => group,
+            Ok(None) => return Ok(self.make(change)),
+            Err(()) => return Err(ProposeError::NotLeader { leader: None }),
+        };
         let mut bytes = VERSION.to_vec();
         codec::encode_into(&change, &mut bytes)
             .map_err(|error| ProposeError::Refused(error.to_string()))?;

@@ -3,6 +3,8 @@
 //! A follower is a cursor into the session's log. It is told that there is more and reads it there,
 //! so it misses nothing and repeats nothing, however slow it is, and holds up nobody.
 
+use std::time::Duration;
+
 use tokio::sync::{broadcast, watch};
 use weft_link::ItemSink;
 use weft_protocol::{
@@ -13,6 +15,10 @@ use weft_session::Rights;
 
 use crate::{Modes, Owned, Owners, convert};
 
+/// The code of what is not there.
+pub(crate) const NOT_FOUND: &str = "SESSION_NOT_FOUND";
+/// What is acknowledged elsewhere is waited for so long.
+const FRESH: Duration = Duration::from_secs(5);
 /// Envelopes read from the log at once.
 const PIECE: usize = 32;
 
@@ -32,7 +38,7 @@ impl Drop for Place {
 
 pub(crate) fn not_found(id: &str) -> SessionRefusal {
     SessionRefusal {
-        code: "SESSION_NOT_FOUND".to_owned(),
+        code: NOT_FOUND.to_owned(),
         message: format!("there is no session `{id}`"),
         details: Vec::new(),
         is_status: true,
@@ -67,6 +73,15 @@ fn piece(
 pub(crate) async fn session(group: Owned, message: FollowSession, sink: ItemSink<FollowSession>) {
     let rights = convert::rights(&message.reader);
     let id = message.session_id;
+    // Every node reads its own copy, once that holds what was acknowledged before.
+    if !group.is_ready()
+        && let Err(error) = group.agreement().fresh(FRESH).await
+        && group.head(&id).is_none()
+    {
+        // Not there, or not here: whoever asked looks again.
+        tracing::debug!(session = id, %error, "a session cannot be followed yet");
+        return;
+    }
     let (mut place, begun) = {
         let mut state = group.lock();
         let begun = match (message.after, state.sessions.get(&id)) {
@@ -109,6 +124,12 @@ pub(crate) async fn session(group: Owned, message: FollowSession, sink: ItemSink
 }
 
 pub(crate) async fn sessions(owners: Owners, sink: ItemSink<FollowSessions>) {
+    for group in owners.all() {
+        if !group.is_ready() {
+            // What is old here catches up as events.
+            let _ = group.agreement().fresh(FRESH).await;
+        }
+    }
     // Under all locks at once: whatever is not in the list yet comes afterwards.
     let (now, mut later) = {
         let groups: Vec<&Owned> = owners.all().collect();
@@ -135,7 +156,10 @@ pub(crate) async fn sessions(owners: Owners, sink: ItemSink<FollowSessions>) {
             () = sink.closed() => return,
         };
         let (event, last) = match next {
-            Ok(event) => (event, false),
+            Ok(event) => {
+                let last = event == SessionEvent::Lagged;
+                (event, last)
+            }
             Err(broadcast::error::RecvError::Lagged(_)) => (SessionEvent::Lagged, true),
             Err(broadcast::error::RecvError::Closed) => return,
         };
@@ -146,6 +170,7 @@ pub(crate) async fn sessions(owners: Owners, sink: ItemSink<FollowSessions>) {
 }
 
 pub(crate) async fn catalogue(modes: Modes, sink: ItemSink<FollowCatalogue>) {
+    modes.fresh().await;
     let mut changes = modes.changes();
     loop {
         changes.borrow_and_update();

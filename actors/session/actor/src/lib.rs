@@ -10,7 +10,9 @@ mod actor;
 mod catalogue;
 mod convert;
 mod follow;
+mod lead;
 mod owned;
+mod route;
 mod slots;
 
 pub use actor::{SessionActor, factory};

@@ -18,6 +18,7 @@ use weft_session::{
 };
 use weft_wire::Clock;
 
+use crate::lead::Agreement;
 use crate::{Modes, convert};
 
 /// An entry is agreed on within this, or its sender is told that nothing is known.
@@ -39,8 +40,7 @@ struct Inner {
     modes: Modes,
     clock: Arc<dyn Clock>,
     happened: broadcast::Sender<SessionEvent>,
-    /// `None`: nothing is kept, entries are applied at once.
-    group: Mutex<Option<Group>>,
+    agreement: Agreement,
     /// The term in which this node leads and has applied what its predecessors left.
     leads: watch::Sender<Option<u64>>,
 }
@@ -157,6 +157,14 @@ impl Request {
     }
 }
 
+/// Why nothing can be checked here now.
+enum Unsure {
+    /// This node does not lead, or has not applied what its predecessors left.
+    NotReady,
+    /// No majority has followed it lately.
+    NotFollowed(Group),
+}
+
 type Agreeing = Pin<Box<dyn Future<Output = Result<Proposed, ProposeError>> + Send>>;
 
 /// How far a request is.
@@ -174,13 +182,22 @@ pub(crate) enum Step {
 impl Owned {
     /// A group that keeps nothing: it is this node's alone and ends with it.
     pub fn new(name: &str, modes: Modes, clock: Arc<dyn Clock>) -> Self {
+        Self::by(Agreement::none(), name, modes, clock)
+    }
+
+    /// A group whose entries are agreed on; nothing can be done until [`Owned::agree_by`].
+    pub fn agreed(name: &str, modes: Modes, clock: Arc<dyn Clock>) -> Self {
+        Self::by(Agreement::awaited(), name, modes, clock)
+    }
+
+    fn by(agreement: Agreement, name: &str, modes: Modes, clock: Arc<dyn Clock>) -> Self {
         Self(Arc::new(Inner {
             name: name.to_owned(),
             state: Mutex::default(),
             modes,
             clock,
             happened: broadcast::channel(EVENTS).0,
-            group: Mutex::default(),
+            agreement,
             leads: watch::Sender::new(None),
         }))
     }
@@ -192,7 +209,11 @@ impl Owned {
 
     /// Entries are agreed on by `group` from now on, whose machine this is.
     pub fn agree_by(&self, group: Group) {
-        *self.0.group.lock() = Some(group);
+        self.0.agreement.by(group);
+    }
+
+    pub(crate) fn agreement(&self) -> &Agreement {
+        &self.0.agreement
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -215,7 +236,7 @@ impl Owned {
     /// Follows who leads, until the group stops: a new leader applies what is there before it
     /// checks anything, one that lost the lead drops what it had on its way.
     pub(crate) async fn keep_lead(self) {
-        let Some(group) = self.0.group.lock().clone() else { return };
+        let Some(group) = self.0.agreement.opened().await else { return };
         let mut status = group.watch();
         loop {
             let now = status.borrow_and_update().clone();
@@ -245,16 +266,22 @@ impl Owned {
 
     /// Whether the group does not run here at present, because its storage failed.
     pub(crate) fn is_down(&self) -> bool {
-        self.0.group.lock().as_ref().is_some_and(|group| group.status().failed.is_some())
+        let group = self.0.agreement.group();
+        group.ok().flatten().is_some_and(|group| group.status().failed.is_some())
     }
 
-    /// The group to propose to; `Err`: this node does not lead it.
-    fn leading(&self) -> Result<Option<Group>, ()> {
-        let Some(group) = self.0.group.lock().clone() else { return Ok(None) };
+    /// The group to propose to; `Err`: this node does not lead it, or is not sure that it does.
+    fn leading(&self) -> Result<Option<Group>, Unsure> {
+        let group = self.0.agreement.group().map_err(|()| Unsure::NotReady)?;
+        let Some(group) = group else { return Ok(None) };
         let status = group.status();
         let ready = *self.0.leads.borrow();
-        let leads = status.role == Role::Leader && ready == Some(status.term);
-        if leads { Ok(Some(group)) } else { Err(()) }
+        if status.role != Role::Leader || ready != Some(status.term) {
+            return Err(Unsure::NotReady);
+        }
+        // One that was halted wakes up as the leader that it was: what it would refuse, another
+        // may know better by now.
+        if group.is_followed() { Ok(Some(group)) } else { Err(Unsure::NotFollowed(group)) }
     }
 
     /// Checks a request, and queues its entry if it makes one.
@@ -340,18 +367,48 @@ impl Owned {
                         return Err(error.into());
                     }
                 },
-                Step::NotLeading => {
-                    let mut leads = self.0.leads.subscribe();
-                    let lead = leads.wait_for(Option::is_some);
-                    if tokio::time::timeout(LEAD, lead).await.is_err() {
-                        let why = format!("this node does not lead `{}`", self.0.name);
-                        return Err(Unanswered::NotLeading(why));
-                    }
-                }
+                Step::NotLeading => self.lead().await?,
             }
             step = self.step(&request);
         }
         Err(Unanswered::Refused("the session changes too fast: send it again".to_owned()))
+    }
+
+    /// Waits until this node leads and is ready to, unless another leads.
+    pub(crate) async fn lead(&self) -> Result<(), Unanswered> {
+        let mut leads = self.0.leads.subscribe();
+        let ready = async {
+            loop {
+                match self.leading() {
+                    Ok(_) => return true,
+                    Err(Unsure::NotFollowed(group)) => {
+                        if group.barrier(LEAD).await.is_err() {
+                            return false;
+                        }
+                    }
+                    Err(Unsure::NotReady) => {
+                        if leads.changed().await.is_err() {
+                            return false;
+                        }
+                    }
+                }
+            }
+        };
+        let led = tokio::select! {
+            led = tokio::time::timeout(LEAD, ready) => led.unwrap_or(false),
+            () = self.0.agreement.led_by_another(None) => false,
+        };
+        match led {
+            true => Ok(()),
+            false => {
+                Err(Unanswered::NotLeading(format!("this node does not lead `{}`", self.0.name)))
+            }
+        }
+    }
+
+    /// Whether this node leads and has applied what its predecessors left.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.leading().is_ok()
     }
 
     /// A request from its first step to its answer.
@@ -486,6 +543,8 @@ impl Machine for Owned {
         let mut state = self.lock();
         state.sessions = sessions;
         state.forget_all();
+        // What happened meanwhile is not known one by one.
+        let _ = self.0.happened.send(SessionEvent::Lagged);
         let State { sessions, followed, .. } = &mut *state;
         for (id, followed) in followed {
             let ordinal = sessions.get(id).map_or(0, weft_session::Session::last_ordinal);

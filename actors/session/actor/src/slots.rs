@@ -35,6 +35,11 @@ impl Owners {
         at.checked_sub(1).and_then(|at| self.others.get(at)).unwrap_or(&self.first)
     }
 
+    /// The group that is always there.
+    pub(crate) fn first(&self) -> &Owned {
+        &self.first
+    }
+
     /// All groups.
     pub fn all(&self) -> impl Iterator<Item = &Owned> {
         std::iter::once(&self.first).chain(self.others.iter())
