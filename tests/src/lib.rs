@@ -6,11 +6,14 @@
 pub mod agreed;
 pub mod audit;
 pub mod client;
+pub mod load;
+pub mod macp;
 pub mod net;
 pub mod nodes;
 pub mod observe;
 pub mod podman;
 pub mod pty;
+pub mod sdk;
 pub mod writer;
 
 use std::io::{Read, Write};

@@ -51,6 +51,8 @@ pub struct Options {
     pub settings: Vec<String>,
     /// More settings, for the daemon of each node by its number.
     pub each: Vec<Vec<String>>,
+    /// Environment variables of every daemon.
+    pub variables: Vec<(String, String)>,
     /// Every node is reached through a relay with this round trip ([`Net::relay`]).
     pub relayed: Option<Duration>,
     /// Data directories are made here; `None`: where temporary ones are.
@@ -448,6 +450,7 @@ impl NetCluster {
             .expect("a log file");
         let mut command = self.net.command(node, bin_dir().join("weftd"));
         command.arg("run").arg("--config").arg(self.data_dir(node).join("node.toml"));
+        command.envs(self.options.variables.iter().cloned());
         let Some(at) = self.nodes.get_mut(node) else { panic!("no node {node}") };
         for setting in &at.settings {
             command.args(["--set", setting]);

@@ -1,9 +1,11 @@
 """Drives a node with the published Python SDK: `show.py <step> <address> [<file>]`.
 
+With several addresses, separated by commas, each call goes to the next of them.
+
 Steps: `all` (modes, refusals, streams, watches, policies, suspension), `write` (one open session and
 one resolved one, noted in the file), `read` (what `write` noted is there, by another daemon), `load` (sends
 and notes what was acknowledged until the node is gone), `verify` (all of that is there, each once),
-`tls` (a node with the certificate in the file).
+`tls` (a node with the certificate in the file), `across` (what is done on one node is there on another at once).
 """
 
 import json
@@ -36,17 +38,24 @@ from macp_sdk.policy import (
     build_handoff_policy,
 )
 
-ADDRESS = sys.argv[2]
+sys.dont_write_bytecode = True
+from spread import Spread  # noqa: E402
+
+ADDRESSES = sys.argv[2].split(",")
+ADDRESS = ADDRESSES[0]
 SECONDS = 20
 
 
-def client(token, sender=None):
-    return MacpClient(
-        target=ADDRESS,
+def client(token, sender=None, address=None):
+    made = MacpClient(
+        target=address or ADDRESS,
         allow_insecure=True,
         auth=AuthConfig.for_bearer(token, sender_hint=sender),
         default_timeout=SECONDS,
     )
+    if len(ADDRESSES) > 1 and address is None:
+        made.stub = Spread(ADDRESSES)
+    return made
 
 
 A, B, C = client("token-a", "agent://a"), client("token-b", "agent://b"), client("token-c", "agent://c")
@@ -465,9 +474,80 @@ def lists():
 def limits():
     # Last: it uses this sender's minute up.
     busy = client("token-busy", "agent://busy")
-    for _ in range(600):
-        busy.send_signal(signal_type="ping")
-    refused("RATE_LIMITED", busy.send_signal, signal_type="ping")
+    sent, most = 0, 600 * len(ADDRESSES)
+    # Each node counts for itself, at most.
+    while sent <= most:
+        try:
+            busy.send_signal(signal_type="ping")
+        except MacpAckError as error:
+            assert error.failure.code == "RATE_LIMITED", error.failure
+            break
+        sent += 1
+    assert 600 <= sent <= most, sent
+    print(f"limits: {sent} signals of one sender over {len(ADDRESSES)} nodes, then refused, 0.0 s")
+
+
+def across():
+    """From each node to each other: a policy, a session, a signal and a stop of one is there on the other at once."""
+    kind = core_pb2.SessionLifecycleEvent.EventType
+    for here in ADDRESSES:
+        lead, manager = client("token-a", "agent://a", here), client("token-manager", "agent://manager", here)
+        for there in ADDRESSES:
+            peer = client("token-b", "agent://b", there)
+            watcher = client("token-observer", "agent://observer", there)
+            signals, lifecycle = Watched(watcher.watch_signals(timeout=60)), Watched(watcher.watch_sessions(timeout=60))
+            policies = Watched(watcher.watch_policies(timeout=60))
+            policies.wait(lambda items: len(items) == 1)
+
+            name = f"policy.{uuid.uuid4()}"
+            manager.register_policy(build_decision_policy(
+                name, "at once", voting=VotingRules(algorithm="unanimous"), commitment=CommitmentRules(authority="any_participant"),
+            ))
+            assert peer.get_policy(name).policy_descriptor.policy_id == name
+            assert name in [p.policy_id for p in peer.list_policies().descriptors]
+            session = DecisionSession(peer, policy_version=name)
+            assert session.start(intent="across", participants=ALL[:2], ttl_ms=60_000).ok
+            sid = session.session_id
+            # The other's stream is there before anything is said, and a message names what came just before.
+            stream = lead.open_stream()
+            stream.send_subscribe(sid, 0)
+            assert read(stream, 1)[0].message_type == "SessionStart"
+            mine = DecisionSession(lead, session_id=sid, policy_version=name)
+            mine.propose("p", "x")
+            session.vote("p", "APPROVE")
+            refused("POLICY_DENIED", session.commit, action="decision.approved", authority_scope="s", reason="one of two")
+            mine.vote("p", "APPROVE")
+            assert sid in [s.session_id for s in peer.list_sessions()]
+            # Only its initiator may, or whom the policy lets.
+            assert mine.suspend(reason="a pause").session_state == envelope_pb2.SESSION_STATE_SUSPENDED
+            refused("SESSION_NOT_OPEN", session.propose, "q", "too late")
+            assert session.resume(reason="on").session_state == OPEN
+            assert mine.commit(action="decision.approved", authority_scope="s", reason="both").session_state == RESOLVED
+            assert peer.get_session(sid).metadata.state == RESOLVED
+            assert [e.message_type for e in read(stream, 4)] == ["Proposal", "Vote", "Vote", "Commitment"]
+            stream.close()
+
+            expected = [f"EVENT_TYPE_{what}" for what in ("CREATED", "SUSPENDED", "RESUMED", "RESOLVED")]
+            def seen(items):
+                return [kind.Name(i.event.event_type) for i in items if i.event.session.session_id == sid]
+            lifecycle.wait(lambda items: seen(items) == expected)
+            # A watch is live once its headers are there; signals have nothing to wait for.
+            def live(items):
+                lead.send_signal(signal_type="ping")
+                return items
+            signals.wait(live)
+            lead.send_signal(signal_type=name)
+            signals.wait(lambda items: any(name.encode() in i.envelope.payload for i in items))
+            assert sum(name.encode() in i.envelope.payload for i in signals.items) == 1
+            assert all(i.sender_authenticated for i in signals.items)
+
+            manager.unregister_policy(name)
+            status("NOT_FOUND", "UNKNOWN_POLICY_VERSION", peer.get_policy, name)
+            policies.wait(lambda items: [name in [p.policy_id for p in i.descriptors] for i in items][-2:] == [True, False])
+            for made in (peer, watcher):
+                made.close()
+        for made in (lead, manager):
+            made.close()
 
 
 def write():
@@ -609,6 +689,7 @@ STEPS = {
     "verify": [verify],
     "tls": [tls],
     "steady": [steady],
+    "across": [across],
 }
 
 if sys.argv[1] != "tls":

@@ -1,0 +1,27 @@
+"""Gives each call of a client to the next of several nodes."""
+
+import itertools
+
+import grpc
+from macp.v1 import core_pb2_grpc
+
+CHANNELS = {}
+# One turn for all clients: what one of them did, another looks at on another node.
+TURN = itertools.count()
+
+
+class Spread:
+    """In place of a stub: its calls take turns over the nodes."""
+
+    def __init__(self, addresses):
+        self._stubs = [at(address) for address in addresses]
+
+    def __getattr__(self, name):
+        return getattr(self._stubs[next(TURN) % len(self._stubs)], name)
+
+
+def at(address):
+    """The stub of one node."""
+    if address not in CHANNELS:
+        CHANNELS[address] = grpc.insecure_channel(address)
+    return core_pb2_grpc.MACPRuntimeServiceStub(CHANNELS[address])
