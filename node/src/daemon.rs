@@ -27,6 +27,7 @@ use weft_wire::{ActorKind, Address, Backoff, Clock, ClusterId, Identity, SystemC
 use crate::addresses::{advertised, bind_again};
 use crate::args::Run;
 use crate::data_dir::DataDir;
+use crate::holders::Holders;
 use crate::reload::{self, Reread};
 use crate::renewal::Renewal;
 use crate::{audit, logging, overlay, removal, service_manager, session_only, sessions};
@@ -390,7 +391,9 @@ impl Node {
         let remembered = last.as_ref().and_then(|ports| ports.sessions.parse().ok());
         let macp = match &self.macp {
             Some(settings) => {
-                Some(sessions::listen(settings, remembered).map_err(|error| -> Fatal { error })?)
+                let holders = Holders::new(self.trust.clone(), fabric.clone());
+                let face = sessions::listen(settings, remembered, Some(Arc::new(holders)));
+                Some(face.map_err(|error| -> Fatal { error })?)
             }
             None => None,
         };
@@ -621,6 +624,10 @@ impl Agreed {
         let kept_behind = u64::from(node.config.log_kept);
         let first = node.data.seed.bootstrap.is_some();
         let memory_only = node.macp.as_ref().is_some_and(|macp| macp.memory_only);
+        let modes = match &node.macp {
+            Some(macp) => sessions::modes(macp)?,
+            None => weft_session_actor::Modes::agreed(),
+        };
         let own = (node.data.seed.node, node.clock.clone());
         let fabric = fabric.clone();
         // On the shared pool: no actor's thread holds an election up.
@@ -640,10 +647,11 @@ impl Agreed {
             let group = consensus.group(weft_registry::GROUP, control.machine()).await?;
             let others = weft_registry::Others::default();
             let (sessions, groups) = if memory_only {
-                (sessions::Kept::in_memory(own.1), None)
+                (sessions::Kept::of(modes, own.1), None)
             } else {
                 let (opener, control) = (consensus.clone(), control.clone());
-                let groups = sessions::Groups::new(opener, control, others.clone(), own);
+                let kept = sessions::Kept::of(modes, own.1);
+                let groups = sessions::Groups::new(kept, opener, control, others.clone(), own.0);
                 // Those that are known already are there before anybody asks for them.
                 groups.open().await?;
                 (groups.kept.clone(), Some(groups))

@@ -6,6 +6,7 @@ mod args;
 mod audit;
 mod daemon;
 mod data_dir;
+mod holders;
 mod logging;
 mod overlay;
 mod reload;

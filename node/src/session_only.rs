@@ -31,13 +31,37 @@ const EXIT_TERM: u8 = 143;
 
 /// Serves until it is told to stop.
 pub(crate) fn run() -> ExitCode {
-    match MacpSettings::of_environment(std::env::vars()).map_err(Failed::from).and_then(start) {
+    let begun = match MacpSettings::policies_to_check(std::env::vars()) {
+        Ok(Some(dir)) => check(&dir),
+        Ok(None) => {
+            MacpSettings::of_environment(std::env::vars()).map_err(Failed::from).and_then(start)
+        }
+        Err(why) => Err(why.into()),
+    };
+    match begun {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says of each policy file whether it can be used; success if all can.
+fn check(dir: &Path) -> Result<ExitCode, Failed> {
+    let files = weft_session_actor::check_policies(dir)?;
+    let mut refused = 0;
+    for (path, read) in &files {
+        match read {
+            Ok(id) => println!("OK {} ({id})", path.display()),
+            Err(why) => {
+                refused += 1;
+                println!("REJECTED {}: {why}", path.display());
+            }
+        }
+    }
+    println!("{} checked, {refused} rejected", files.len());
+    Ok(if refused == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn start(settings: MacpSettings) -> Result<ExitCode, Failed> {
@@ -84,18 +108,20 @@ async fn serve(
 ) -> Result<ExitCode, Failed> {
     let mut stop = Stop::new()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let face = sessions::listen(settings, None).map_err(|error| -> Failed { error })?;
+    let modes = sessions::modes(settings)?;
+    let face = sessions::listen(settings, None, None).map_err(|error| -> Failed { error })?;
     // Nobody but MACP clients can ask for anything, so there is nothing to audit.
     let (audit, _) = AuditSink::channel(1);
     let fabric = Fabric::local(FabricConfig { node, name: "sessions".to_owned(), audit });
     let (consensus, kept) = if settings.memory_only {
-        (None, Kept::in_memory(clock.clone()))
+        (None, Kept::of(modes, clock.clone()))
     } else {
         let (dir, fabric, clock) = (settings.data_dir.clone(), fabric.clone(), clock.clone());
         let opened = runtime.spawn(async move {
             let door = Door::new(fabric.clone());
             let consensus = Consensus::open(ConsensusConfig::new(dir), fabric, &door).await?;
-            let kept = Kept::alone(&consensus, clock).await?;
+            let kept = Kept::of(modes, clock);
+            kept.open_alone(&consensus).await?;
             door.attach();
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>((Some(consensus), kept))
         });

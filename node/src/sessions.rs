@@ -2,17 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use weft_agreement::{Consensus, ConsensusError, Group};
-use weft_config::macp::{MacpSettings, TokenSource};
-use weft_gateway::{Auth, MacpConfig, MacpFace};
+use weft_config::macp::{JwksSource, MacpSettings, ReceiptSettings, SigningKey, TokenSource};
+use weft_gateway::{
+    Auth, AuthError, Certificates, Jwt, JwtConfig, KeySource, KeyText, MacpConfig, MacpFace,
+    MacpTokens, ReceiptKeys,
+};
 use weft_link::{Call, Fabric};
 use weft_protocol::NeedGroup;
 use weft_registry::{Control, Others, Spread, Tended};
 use weft_session_actor::{Modes, Owned, Owners};
-use weft_wire::{ActorKind, Address, Backoff, Clock, NodeId};
+use weft_wire::{ActorKind, Address, Backoff, Clock, NodeId, SystemClock};
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
@@ -27,15 +31,13 @@ const AGAIN: Backoff =
 /// A node of a cluster lets clients finish for so long when it stops: its peers wait for it.
 pub(crate) const DRAIN: Duration = Duration::from_secs(1);
 
-/// Binds what the settings say; `remembered` is the address of the last run.
+/// Binds what the settings say; `remembered` is the address of the last run, `certificates` who is
+/// believed by certificate if the settings allow that.
 pub(crate) fn listen(
     settings: &MacpSettings,
     remembered: Option<SocketAddr>,
+    certificates: Option<Arc<dyn Certificates>>,
 ) -> Result<MacpFace, Failed> {
-    let read = |what: &str, path: &std::path::Path| {
-        std::fs::read(path)
-            .map_err(|error| format!("cannot read {what} {}: {error}", path.display()))
-    };
     let tls = match &settings.tls {
         Some((certificate, key)) => Some((
             read("the certificate of MACP sessions", certificate)?,
@@ -43,15 +45,21 @@ pub(crate) fn listen(
         )),
         None => None,
     };
-    let auth = match &settings.tokens {
-        Some(TokenSource::Inline(json)) => Auth::tokens("MACP_AUTH_TOKENS_JSON", json)?,
+    let tokens = match &settings.tokens {
+        Some(TokenSource::Inline(json)) => Some(MacpTokens::read("MACP_AUTH_TOKENS_JSON", json)?),
         Some(TokenSource::File(path)) => {
             let json = read("the tokens of MACP clients", path)?;
-            Auth::tokens(&path.display().to_string(), &String::from_utf8_lossy(&json))?
+            let json = String::from_utf8_lossy(&json);
+            Some(MacpTokens::read(&path.display().to_string(), &json)?)
         }
-        None => Auth::Development { sender_header: settings.dev_sender_header },
+        None => None,
     };
-    if let Auth::Development { .. } = auth {
+    let certificates = certificates.filter(|_| settings.client_certificates);
+    let auth = match (jwt(settings)?, tokens) {
+        (None, None) if certificates.is_none() => Auth::development(settings.dev_sender_header),
+        (jwt, tokens) => Auth::bearer(jwt, tokens).certificates(certificates),
+    };
+    if auth.is_development() {
         tracing::warn!("MACP sessions: nobody is authenticated; whoever connects is whom they say");
     }
     if settings.memory_only {
@@ -68,6 +76,7 @@ pub(crate) fn listen(
         request_timeout: settings.request_timeout,
         runtime_id: settings.runtime_id.clone(),
         tls,
+        receipts: receipts(&settings.receipts)?,
         ..MacpConfig::new(auth.max_open_sessions(settings.max_open_sessions))
     };
     let remembered =
@@ -82,6 +91,61 @@ pub(crate) fn listen(
     })
 }
 
+fn read(what: &str, path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("cannot read {what} {}: {error}", path.display()))
+}
+
+/// Checks JSON Web Tokens, if an issuer is set.
+fn jwt(settings: &MacpSettings) -> Result<Option<Jwt>, AuthError> {
+    let Some(jwt) = &settings.jwt else { return Ok(None) };
+    let keys = match &jwt.keys {
+        JwksSource::Inline(json) => KeySource::Inline(json.clone()),
+        JwksSource::File(path) => KeySource::File(path.clone()),
+        JwksSource::Url(url) => KeySource::Url(url.clone()),
+    };
+    let config = JwtConfig {
+        issuer: jwt.issuer.clone(),
+        audience: jwt.audience.clone(),
+        algorithms: jwt.algorithms.clone(),
+        keys,
+        ttl: jwt.ttl,
+    };
+    Jwt::new(config, &SystemClock).map(Some)
+}
+
+/// What receipts are signed with, if they are.
+fn receipts(settings: &ReceiptSettings) -> Result<ReceiptKeys, Failed> {
+    let file = |what: &str, path: &Path| {
+        let text = String::from_utf8_lossy(&read(what, path)?).into_owned();
+        Ok::<_, Failed>(KeyText { origin: path.display().to_string(), text })
+    };
+    let key = match &settings.key {
+        Some(SigningKey::Inline(text)) => {
+            let origin = "MACP_RECEIPT_SIGNING_KEY".to_owned();
+            Some(KeyText { origin, text: text.clone() })
+        }
+        Some(SigningKey::File(path)) => Some(file("the key that signs receipts", path)?),
+        None => None,
+    };
+    let retired = match &settings.retired {
+        Some(path) => Some(file("the public keys of receipts", path)?),
+        None => None,
+    };
+    let kid = settings.kid.as_deref();
+    Ok(ReceiptKeys::new(key.as_ref(), kid, retired.as_ref())?)
+}
+
+/// Modes and policies as they are at the start: those of files, if a directory is named.
+pub(crate) fn modes(settings: &MacpSettings) -> Result<Modes, String> {
+    let modes = if settings.memory_only { Modes::default() } else { Modes::agreed() };
+    match &settings.policies {
+        Some(dir) => {
+            modes.with_policies(dir).map_err(|error| format!("MACP_POLICIES_DIR: {error}"))
+        }
+        None => Ok(modes),
+    }
+}
+
 /// What keeps sessions; it outlives the actor's incarnations.
 #[derive(Debug, Clone)]
 pub(crate) struct Kept {
@@ -91,32 +155,21 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// Sessions in memory only.
-    pub(crate) fn in_memory(clock: Arc<dyn Clock>) -> Self {
-        let modes = Modes::default();
-        Self::of(Owned::new(FIRST, modes.clone(), clock), modes)
-    }
-
-    /// Sessions that are agreed on, once their groups are open.
-    fn agreed(clock: Arc<dyn Clock>) -> Self {
-        let modes = Modes::agreed();
-        Self::of(Owned::agreed(FIRST, modes.clone(), clock), modes)
-    }
-
-    fn of(owned: Owned, modes: Modes) -> Self {
+    /// Sessions that are agreed on where the modes are, once their groups are open.
+    pub(crate) fn of(modes: Modes, clock: Arc<dyn Clock>) -> Self {
+        let owned = match modes.is_agreed() {
+            true => Owned::agreed(FIRST, modes.clone(), clock),
+            false => Owned::new(FIRST, modes.clone(), clock),
+        };
         Self { owners: Owners::one(owned.clone()), modes, owned }
     }
 
-    /// Sessions in the log of `consensus`, of which this node is all there is.
-    pub(crate) async fn alone(
-        consensus: &Consensus,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, ConsensusError> {
-        let kept = Self::agreed(clock);
+    /// Opens the groups in the log of `consensus`, of which this node is all there is.
+    pub(crate) async fn open_alone(&self, consensus: &Consensus) -> Result<(), ConsensusError> {
         for name in NAMES {
-            kept.open(consensus, name).await?.bootstrap().await?;
+            self.open(consensus, name).await?.bootstrap().await?;
         }
-        Ok(kept)
+        Ok(())
     }
 
     async fn open(&self, consensus: &Consensus, name: &str) -> Result<Group, ConsensusError> {
@@ -143,13 +196,14 @@ pub(crate) struct Groups {
 }
 
 impl Groups {
-    pub(crate) fn new(
+    pub(crate) const fn new(
+        kept: Kept,
         consensus: Consensus,
         control: Control,
         others: Others,
-        (node, clock): (NodeId, Arc<dyn Clock>),
+        node: NodeId,
     ) -> Self {
-        Self { kept: Kept::agreed(clock), consensus, control, others, node }
+        Self { kept, consensus, control, others, node }
     }
 
     /// Opens those that the cluster has; the first of those that it lacks.
@@ -167,7 +221,7 @@ impl Groups {
                 group.found(voters).await?;
             }
             tracing::info!(group = name, "sessions: the group is open here");
-            let spread = if name == FIRST { Spread::Few } else { Spread::Everywhere };
+            let spread = if name == FIRST { Spread::Copied } else { Spread::Everywhere };
             self.others.add(Tended { group, spread });
         }
         Ok(None)

@@ -99,7 +99,7 @@ fn others(cluster: &NetCluster, of: usize) -> Vec<usize> {
 fn kept(what: &str, clients: &Clients, nodes: &[usize], book: &Book) {
     let compared = book.compared(clients, nodes);
     let again: u64 = book.again.values().sum();
-    eprintln!("measured: {what}: {compared}; {again} attempts again");
+    eprintln!("measured: {what}: {compared}; {again} attempts again: {:#?}", book.again);
     compared.assert_kept();
     assert!(book.acknowledged() > MESSAGES, "there was hardly any load: {book:?}");
     for &node in nodes {
@@ -151,6 +151,21 @@ fn any_node_takes_any_call() {
     cluster.settled(0);
     ready(&cluster, &clients, &[0, 1, 2]);
     show(&cluster, &python, "read", &notes);
+}
+
+#[test]
+fn what_is_done_on_one_node_is_there_on_another_also_when_nodes_are_far_apart() {
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let Some(python) = sdk::python(home) else { return };
+    let Some(net) = Net::new(4) else { return };
+    // Followers learn of everything so much later than the owner.
+    let options = macp::serving(&net, &file("tokens.json"), &[]);
+    let options = Options { relayed: Some(Duration::from_millis(40)), ..options };
+    let cluster = NetCluster::with(net, 3, options);
+    cluster.settled(0);
+    let clients = Clients::new(&cluster, 3);
+    ready(&cluster, &clients, &[0, 1, 2]);
+    show(&cluster, &python, "across", &cluster.scratch().join("notes.json"));
 }
 
 #[test]

@@ -33,4 +33,7 @@ mod usage;
 
 pub use actor::{Gateway, GatewayConfig, factory};
 pub use http::HttpFace;
-pub use macp::{Auth, AuthError, MacpConfig, MacpFace};
+pub use macp::{
+    Auth, AuthError, Certificates, Holder, Jwt, JwtConfig, KeySource, KeyText, MacpConfig,
+    MacpFace, ReceiptKeyError, ReceiptKeys, Tokens as MacpTokens,
+};

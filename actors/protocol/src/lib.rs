@@ -27,6 +27,7 @@ mod rollout;
 mod runtime;
 mod service;
 mod session;
+mod session_operate;
 mod state;
 mod time;
 mod transfer;
@@ -94,11 +95,17 @@ pub use service::{
 };
 pub use session::{
     AskWhatIf, CatalogueEdit, CatalogueItem, ControlSession, EditCatalogue, FollowCatalogue,
-    FollowSession, FollowSessions, IssueReceipt, ListSessions, ModeView, ModesView, PolicyView,
-    ReadModes, ReadPolicies, ReadSession, ReadSessionHead, RelaySignal, SendEnvelope, SessionAck,
-    SessionActivity, SessionAnswer, SessionControl, SessionEnvelope, SessionEvent, SessionHead,
-    SessionItem, SessionLifecycle, SessionPage, SessionReader, SessionRefusal, SessionState,
-    SessionView,
+    FollowSession, FollowSessions, IssueReceipt, IssuedReceipt, ListSessions, ModeView, ModesView,
+    PolicyView, ReadModes, ReadPolicies, ReadSession, ReadSessionHead, ReceiptSigner, RelaySignal,
+    SendEnvelope, SessionAck, SessionActivity, SessionAnswer, SessionControl, SessionEnvelope,
+    SessionEvent, SessionHead, SessionItem, SessionLifecycle, SessionPage, SessionReader,
+    SessionRefusal, SessionState, SessionView,
+};
+pub use session_operate::{
+    EXPORT_PIECE, EndSession, ExportItem, ExportSession, FollowHistory, FollowLifecycle,
+    HistoryItem, IMPORT_MAX, ImportOutcome, ImportSession, InspectSession, SURVEY_MAX,
+    SessionDetail, SessionPayload, SessionRecord, SessionRow, SessionRows, SurveySessions, base64,
+    session_about,
 };
 pub use state::{
     ActorState, ComponentState, Desired, DriftKind, Health, NodeChange, NodeRole, NodeState,

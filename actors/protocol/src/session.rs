@@ -41,6 +41,26 @@ pub enum SessionState {
 }
 
 impl SessionState {
+    /// All of them, as lists name them.
+    pub const ALL: [Self; 5] =
+        [Self::Open, Self::Suspended, Self::Resolved, Self::Expired, Self::Cancelled];
+
+    /// Its name in tables and JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Suspended => "suspended",
+            Self::Resolved => "resolved",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether nothing can change any more.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Resolved | Self::Expired | Self::Cancelled)
+    }
+
     /// The number on MACP's wire (§4.1).
     pub const fn number(self) -> i32 {
         match self {
@@ -283,6 +303,8 @@ pub struct ModesView {
     pub standard: Vec<ModeView>,
     /// By name.
     pub extensions: Vec<ModeView>,
+    /// Whether policies are read from files, and cannot be registered (§14).
+    pub policies_fixed: bool,
 }
 
 /// Which modes there are (§12).
@@ -403,6 +425,43 @@ pub struct IssueReceipt {
     pub reader: SessionReader,
     /// Who issues it.
     pub issuer: String,
+    /// Who signs it, if there is none yet.
+    pub signer: ReceiptSigner,
+}
+
+/// Who signs a receipt: never the session's owner, which has no key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReceiptSigner {
+    /// Nobody.
+    Nobody,
+    /// Whoever asks: it is told what to sign, and nothing is kept yet.
+    Asks {
+        /// Its key.
+        kid: String,
+    },
+    /// It did.
+    Signed {
+        /// With this key.
+        kid: String,
+        /// The time that it was told, in milliseconds since the Unix epoch.
+        issued_ms: i64,
+        /// The signature of what it was told.
+        signature: Vec<u8>,
+    },
+}
+
+/// A receipt, or what is needed for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IssuedReceipt {
+    /// The document, the same from now on.
+    Kept(String),
+    /// There is none yet.
+    ToSign {
+        /// What is to be signed.
+        input: String,
+        /// The time in it, in milliseconds since the Unix epoch.
+        issued_ms: i64,
+    },
 }
 
 impl Message for IssueReceipt {
@@ -411,7 +470,7 @@ impl Message for IssueReceipt {
     const NAME: &'static str = "session.receipt";
     const ALLOW: Allow = Allow::NODES;
     const IDEMPOTENT: bool = true;
-    type Reply = Result<String, SessionRefusal>;
+    type Reply = Result<IssuedReceipt, SessionRefusal>;
 }
 
 /// A Signal or Progress that another node took, for whoever watches them here (§11.1). Told, not

@@ -688,6 +688,7 @@ fn lines() -> Vec<String> {
         },
     ));
     lines.extend(session_lines());
+    lines.extend(operate_lines());
     lines
 }
 
@@ -753,12 +754,26 @@ fn session_lines() -> Vec<String> {
         line(&ReadModes {}),
         line(&ReadPolicies { mode: "m".into(), policy_id: String::new() }),
         line(&AskWhatIf { session_id: id(), reader: reader.clone(), candidate: policy.clone() }),
-        line(&IssueReceipt { session_id: id(), reader: reader.clone(), issuer: "r".into() }),
         line(&RelaySignal { envelope: envelope.clone(), is_authenticated: true }),
         line(&FollowSession { session_id: id(), reader, after: Some(4), follow: true }),
         line(&FollowSessions {}),
         line(&FollowCatalogue {}),
     ];
+    for signer in [
+        ReceiptSigner::Nobody,
+        ReceiptSigner::Asks { kid: "k".into() },
+        ReceiptSigner::Signed { kid: "k".into(), issued_ms: 5, signature: vec![6] },
+    ] {
+        let reader = SessionReader { sender: "a".into(), is_observer: true };
+        let issuer = "r".into();
+        lines.push(line(&IssueReceipt { session_id: id(), reader, issuer, signer }));
+    }
+    for issued in [
+        IssuedReceipt::Kept("{}".into()),
+        IssuedReceipt::ToSign { input: "i".into(), issued_ms: 5 },
+    ] {
+        lines.push(value("receipt", &issued));
+    }
     for control in [SessionControl::Cancel, SessionControl::Suspend, SessionControl::Resume] {
         let (sender, reason) = ("a".into(), "r".into());
         lines.push(line(&ControlSession { session_id: id(), control, sender, reason }));
@@ -780,7 +795,8 @@ fn session_lines() -> Vec<String> {
         "session-head",
         &SessionHead { mode: "m".into(), state: SessionState::Expired, ordinal: 7 },
     ));
-    lines.push(value("modes", &ModesView { standard: vec![mode.clone()], extensions: vec![mode] }));
+    let (standard, extensions) = (vec![mode.clone()], vec![mode]);
+    lines.push(value("modes", &ModesView { standard, extensions, policies_fixed: true }));
     for item in [
         SessionItem::Attached { ordinal: 1 },
         SessionItem::Envelope { ordinal: 2, envelope },
@@ -802,6 +818,71 @@ fn session_lines() -> Vec<String> {
     lines.push(value("session-event", &SessionEvent::Attached));
     lines.push(value("session-event", &SessionEvent::Lagged));
     lines.push(value("catalogue", &CatalogueItem { modes: 1, policies: 2, all: vec![policy] }));
+    lines
+}
+
+fn operate_lines() -> Vec<String> {
+    let id = || "s".to_owned();
+    let states = vec![SessionState::Open, SessionState::Cancelled];
+    let row = SessionRow { session: session_view(), messages: 2, records: 3 };
+    let policy = PolicyView { policy_id: "p".into(), schema_version: 3, ..PolicyView::default() };
+    let detail = SessionDetail {
+        row: row.clone(),
+        policy,
+        resolution: Some(SessionPayload::Json("{}".into())),
+        receipt: Some("{}".into()),
+    };
+    let record = SessionRecord {
+        position: 4,
+        ordinal: Some(3),
+        at_ms: 5,
+        message_type: "Vote".into(),
+        message_id: "m".into(),
+        sender: "a".into(),
+        payload: SessionPayload::Bytes(Octets(vec![1, 255])),
+    };
+    let mut lines = vec![
+        line(&SurveySessions { states, mode: "m".into(), after: Some(id()), size: 9 }),
+        line(&InspectSession { session_id: id() }),
+        line(&FollowHistory { session_id: id(), after: 4, follow: true }),
+        line(&FollowLifecycle {}),
+        line(&EndSession { session_id: id(), reason: "r".into() }),
+        value("session-rows", &SessionRows { rows: vec![row], more: true }),
+        value("session-detail", &Some(Box::new(detail))),
+    ];
+    for item in [
+        HistoryItem::Record(Box::new(record)),
+        HistoryItem::Ended { state: SessionState::Resolved },
+        HistoryItem::Missing,
+    ] {
+        lines.push(value("history-item", &item));
+    }
+    lines.push(line(&ExportSession { session_id: id() }));
+    for item in [
+        ExportItem::Piece(Octets(vec![1, 255])),
+        ExportItem::Receipt("{}".into()),
+        ExportItem::Note("n".into()),
+        ExportItem::Whole { messages: 3 },
+        ExportItem::Missing,
+    ] {
+        lines.push(value("export-item", &item));
+    }
+    let octets = || Octets(vec![1, 255]);
+    lines.push(line(&ImportSession {
+        session_id: id(),
+        log: octets(),
+        snapshot: octets(),
+        receipt: octets(),
+        check: true,
+    }));
+    let state = SessionState::Resolved;
+    for outcome in [
+        ImportOutcome::Imported { state, messages: 3, notes: vec!["n".into()] },
+        ImportOutcome::Present { state, messages: 3 },
+        ImportOutcome::Refused("r".into()),
+    ] {
+        lines.push(value("import-outcome", &outcome));
+    }
     lines
 }
 

@@ -5,6 +5,7 @@ mod cluster;
 mod definitions;
 mod inside;
 mod service;
+mod session;
 mod transfer;
 
 use std::path::PathBuf;
@@ -23,6 +24,9 @@ pub(crate) use inside::{Exec, Stats, Top};
 pub(crate) use service::{
     Adopt, Alerts, Audit, Deploy, Events, History, Hold, Lifecycle, List, Logs, Operations, Plan,
     Ps, Purge, Rollback, Scale, Status, Undeploy, Validate,
+};
+pub(crate) use session::{
+    Session, SessionCancel, SessionExport, SessionImport, SessionList, SessionVerb, SessionWatch,
 };
 pub(crate) use transfer::{Pull, Push};
 
@@ -208,6 +212,9 @@ pub(crate) enum Verb {
     Audit(Audit),
     /// List what goes on and what ended lately, or watch one operation to its end
     Operations(Operations),
+    /// List, show, watch and cancel MACP sessions; take over and hand over those of the reference
+    /// runtime
+    Session(Session),
     /// Show every node's supervision tree, or restart one actor
     Actors(Actors),
     /// Break an actor on purpose, where the node file allows it, to watch it heal

@@ -109,11 +109,11 @@ async fn stretch<S: Shown>(
 }
 
 /// Whether another attachment may mend it.
-fn may_pass(error: &CliError) -> bool {
+pub(super) fn may_pass(error: &CliError) -> bool {
     matches!(error.exit, Exit::NoNode | Exit::Timeout) || error.code == "overloaded"
 }
 
-async fn attach_again(app: &App) -> Result<Attached> {
+pub(super) async fn attach_again(app: &App) -> Result<Attached> {
     let end = SystemClock.now() + app.global.timeout.unwrap_or(AGAIN);
     for attempt in 0u32.. {
         match app.attach().await {

@@ -28,6 +28,8 @@ mod provision;
 mod purge;
 mod recover;
 mod service;
+mod session;
+mod session_files;
 pub(crate) mod ship;
 mod show;
 mod stats;
@@ -162,6 +164,7 @@ async fn run_verb(app: App, verb: Verb) -> Result<Exit> {
         Verb::Alerts(args) => alerts::run(&app, &args).await,
         Verb::Audit(args) => audit::run(&app, &args).await,
         Verb::Operations(args) => operations::run(&app, &args).await,
+        Verb::Session(args) => session::run(&app, &args.verb).await,
         Verb::Actors(args) => actors::run(&app, &args).await,
         Verb::Chaos(args) => actors::chaos(&app, &args).await,
         Verb::Node(args) => node::run(&app, &args).await,

@@ -5,6 +5,7 @@ pub(crate) mod alerts;
 pub(crate) mod node_status;
 pub(crate) mod operations;
 pub(crate) mod progress;
+pub(crate) mod sessions;
 pub(crate) mod table;
 pub(crate) mod top;
 pub(crate) mod usage;

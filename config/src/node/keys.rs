@@ -130,12 +130,37 @@ pub const KEYS: &[Key] = &[
         "JSON file with the bearer tokens of MACP clients",
     ),
     key(
+        "sessions.jwt_issuer",
+        Kind::Text,
+        Some(""),
+        "whose JSON Web Tokens MACP clients may have; empty: nobody's",
+    ),
+    key(
+        "sessions.jwt_audience",
+        Kind::Text,
+        Some(""),
+        "for whom those tokens must be; empty: `macp-runtime`",
+    ),
+    key("sessions.jwks_file", Kind::Text, Some(""), "JSON file with the issuer's keys"),
+    key(
+        "sessions.jwks_url",
+        Kind::Text,
+        Some(""),
+        "https or http address of the issuer's keys, if there is no file of them",
+    ),
+    key(
         "sessions.tls_cert",
         Kind::Text,
         Some(""),
         "PEM file with the certificate chain that MACP clients see; empty: plain text",
     ),
     key("sessions.tls_key", Kind::Text, Some(""), "PEM file with its key"),
+    key(
+        "sessions.client_auth",
+        Kind::Choice(&["none", "fabric"]),
+        Some("none"),
+        "whether MACP clients may have certificates of the cluster in place of a token; needs `tls_cert`",
+    ),
     key(
         "sessions.allow_insecure",
         Kind::Bool,

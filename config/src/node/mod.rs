@@ -399,8 +399,15 @@ impl NodeConfig {
                 text(&self.sessions.bind.map(|bind| bind.to_string()).unwrap_or_default())
             }
             "sessions.tokens_file" => text(&self.sessions.tokens_file),
+            "sessions.jwt_issuer" => text(&self.sessions.jwt_issuer),
+            "sessions.jwt_audience" => text(&self.sessions.jwt_audience),
+            "sessions.jwks_file" => text(&self.sessions.jwks_file),
+            "sessions.jwks_url" => text(&self.sessions.jwks_url),
             "sessions.tls_cert" => text(&self.sessions.tls_cert),
             "sessions.tls_key" => text(&self.sessions.tls_key),
+            "sessions.client_auth" => {
+                text(if self.sessions.client_certificates { "fabric" } else { "none" })
+            }
             "sessions.allow_insecure" => self.sessions.allow_insecure.to_string(),
             "sessions.memory_only" => self.sessions.memory_only.to_string(),
             "local.socket_group" => text(&self.socket_group),

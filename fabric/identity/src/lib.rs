@@ -38,5 +38,7 @@ pub use key::{PrivateKey, VerifiedCsr, check_renewal};
 pub use layout::{IdentityFiles, StoredIdentity};
 pub use peer::{FABRIC_NAME, PeerIdentity, inspect_identity, parse_identity, renew_at};
 pub use skew::{SKEW_MAX, Skew, check_skew};
-pub use tls::{Expect, client_config, joiner_client_config, refusal_hint, server_config};
+pub use tls::{
+    Expect, client_config, client_verifier, joiner_client_config, refusal_hint, server_config,
+};
 pub use trust::Trust;

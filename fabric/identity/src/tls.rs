@@ -69,6 +69,12 @@ pub fn server_config(
     Ok(config)
 }
 
+/// What certificates of clients are checked with at a door that is not the fabric's: as there, only
+/// over TLS 1.3, and a client may have none.
+pub fn client_verifier(trust: &Trust) -> Arc<dyn ClientCertVerifier> {
+    Arc::new(PeerVerifier { trust: trust.clone(), expect: None, provider: provider() })
+}
+
 /// A client's configuration. The server name of the dial is [`crate::FABRIC_NAME`]. Without
 /// credentials it stays anonymous, which only the join door accepts; a node whose certificate has
 /// expired renews that way, since an expired certificate is refused at every door.

@@ -45,6 +45,8 @@ impl Allow {
     pub const NODES: Self = Self { nodes: true, persons: None, joiners: false };
     /// Admins, and peers.
     pub const ADMINS: Self = Self { nodes: true, persons: Some(Role::Admin), joiners: false };
+    /// Persons who are more than guests, and peers.
+    pub const USERS: Self = Self { nodes: true, persons: Some(Role::User), joiners: false };
     /// Any person with a certificate or on the local socket, and peers.
     pub const PERSONS: Self = Self { nodes: true, persons: Some(Role::Guest), joiners: false };
     /// Whoever came in over `weft-join/1`, and peers that forward for them.
@@ -146,6 +148,7 @@ mod tests {
             let c = caller(Identity::Operator(OperatorId::new(Uuid::nil())), role);
             assert!(!Allow::ADMINS.permits(&c));
             assert!(Allow::PERSONS.permits(&c));
+            assert_eq!(Allow::USERS.permits(&c), role == Role::User);
         }
     }
 

@@ -544,10 +544,10 @@ def across():
             manager.unregister_policy(name)
             status("NOT_FOUND", "UNKNOWN_POLICY_VERSION", peer.get_policy, name)
             policies.wait(lambda items: [name in [p.policy_id for p in i.descriptors] for i in items][-2:] == [True, False])
-            for made in (peer, watcher):
-                made.close()
-        for made in (lead, manager):
-            made.close()
+            peer.close()
+            watcher.close()
+        lead.close()
+        manager.close()
 
 
 def write():

@@ -6,8 +6,10 @@
 mod auth;
 mod convert;
 mod errors;
+mod receipts;
 mod service;
 mod stream;
+mod tls;
 mod watch;
 
 use std::io;
@@ -18,6 +20,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch as flag};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use weft_link::Fabric;
@@ -25,7 +28,8 @@ use weft_protocol::SessionEnvelope;
 use weft_session::{Limits, MESSAGES_PER_MINUTE, PAYLOAD_MAX, STARTS_PER_MINUTE};
 use weft_wire::Clock;
 
-pub use auth::{Auth, AuthError};
+pub use auth::{Auth, AuthError, Certificates, Holder, Jwt, JwtConfig, KeySource, Tokens};
+pub use receipts::{KeyText, ReceiptKeyError, ReceiptKeys};
 use service::{Service, Shared, Signal};
 
 /// The stubs, over the messages of `weft-macp`.
@@ -62,6 +66,8 @@ pub struct MacpConfig {
     pub runtime_id: String,
     /// PEM of the certificate chain and of its key; `None`: plain text.
     pub tls: Option<(Vec<u8>, Vec<u8>)>,
+    /// What receipts are signed with.
+    pub receipts: ReceiptKeys,
     /// Who may call.
     pub auth: Auth,
 }
@@ -80,6 +86,7 @@ impl MacpConfig {
             request_timeout: Duration::from_secs(30),
             runtime_id: "macp-runtime".to_owned(),
             tls: None,
+            receipts: ReceiptKeys::default(),
             auth,
         }
     }
@@ -132,7 +139,7 @@ impl MacpFace {
             return Ok(());
         }
         let config = &self.0.config;
-        let mut builder = self::server(config)?;
+        let (mut builder, asking) = self::server(config)?;
         let shared = Arc::new(Shared {
             began: clock.now(),
             fabric,
@@ -159,9 +166,6 @@ impl MacpFace {
             .add_service(reflection_alpha)
             .add_service(service);
         let listener = tokio::net::TcpListener::from_std(self.0.listener.try_clone()?)?;
-        let incoming = TcpIncoming::from(listener)
-            .with_nodelay(Some(true))
-            .with_keepalive(Some(Duration::from_secs(60)));
         let mut stop = self.0.stop.subscribe();
         *server = Some(tokio::spawn(async move {
             type Rpc = rpc::macp_runtime_service_server::MacpRuntimeServiceServer<Service>;
@@ -169,7 +173,19 @@ impl MacpFace {
             let stopped = async move {
                 let _ = stop.wait_for(|stop| *stop).await;
             };
-            if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopped).await {
+            let served = match asking {
+                Some(acceptor) => {
+                    let incoming = tls::incoming(listener, acceptor);
+                    router.serve_with_incoming_shutdown(incoming, stopped).await
+                }
+                None => {
+                    let incoming = TcpIncoming::from(listener)
+                        .with_nodelay(Some(true))
+                        .with_keepalive(Some(Duration::from_secs(60)));
+                    router.serve_with_incoming_shutdown(incoming, stopped).await
+                }
+            };
+            if let Err(error) = served {
                 tracing::error!(%error, "the gRPC server of sessions ended");
             }
         }));
@@ -194,21 +210,27 @@ impl MacpFace {
     }
 }
 
-/// A server with the limits and the certificate of its configuration.
-fn server(config: &MacpConfig) -> io::Result<Server> {
+/// A server with the limits and the certificate of its configuration, and what accepts clients if
+/// they are asked for certificates.
+fn server(config: &MacpConfig) -> io::Result<(Server, Option<TlsAcceptor>)> {
     let server = Server::builder()
         .timeout(config.request_timeout)
         .concurrency_limit_per_connection(config.per_connection)
         .max_concurrent_streams(config.streams)
         .http2_keepalive_interval(Some(Duration::from_secs(30)));
-    match &config.tls {
-        Some((certificate, key)) => {
-            let tls = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key));
-            server.tls_config(tls).map_err(|error| {
-                io::Error::other(format!("the certificate or its key cannot be used: {error}"))
-            })
+    let unusable = |error: &dyn std::fmt::Display| {
+        io::Error::other(format!("the certificate or its key cannot be used: {error}"))
+    };
+    match (&config.tls, config.auth.verifier()) {
+        (Some((certificate, key)), Some(verifier)) => {
+            let acceptor = tls::acceptor(certificate, key, verifier);
+            Ok((server, Some(acceptor.map_err(|error| unusable(&error))?)))
         }
-        None => Ok(server),
+        (Some((certificate, key)), None) => {
+            let tls = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key));
+            Ok((server.tls_config(tls).map_err(|error| unusable(&error))?, None))
+        }
+        (None, _) => Ok((server, None)),
     }
 }
 

@@ -8,19 +8,18 @@ use std::time::{Duration, Instant};
 use futures_util::Stream;
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use weft_link::{Call, Fabric};
 use weft_macp::macp::v1 as pb;
 use weft_protocol::{
-    AskWhatIf, CatalogueEdit, ControlSession, EditCatalogue, IssueReceipt, ListSessions, ModesView,
-    ReadModes, ReadPolicies, ReadSession, RelaySignal, SendEnvelope, SessionAck, SessionControl,
-    SessionReader, SessionRefusal, SessionState, VERSION,
+    AskWhatIf, CatalogueEdit, ControlSession, EditCatalogue, IssueReceipt, IssuedReceipt,
+    ListSessions, ModesView, ReadModes, ReadPolicies, ReadSession, ReceiptSigner, RelaySignal,
+    SendEnvelope, SessionAck, SessionControl, SessionReader, SessionRefusal, SessionState, VERSION,
 };
 use weft_session::{Audience, Envelope, Limits, Millis, ambient, shape};
 use weft_wire::{ActorKind, Address, AskError, Clock, Message};
 
-use super::auth::Caller;
+use super::auth::{Caller, Proof};
 use super::errors::{early, refused, status, unanswered, unasked};
 use super::rpc::macp_runtime_service_server::MacpRuntimeService;
 use super::{MacpConfig, convert, errors, stream, watch};
@@ -63,8 +62,13 @@ impl Shared {
         self.fabric.ask(Self::owner(), message, Call::within(WITHIN)).await
     }
 
-    pub(crate) fn caller(&self, metadata: &MetadataMap) -> Result<Caller, SessionRefusal> {
-        self.config.auth.caller(metadata)
+    pub(crate) async fn caller(&self, proof: &Proof) -> Result<Caller, SessionRefusal> {
+        self.config.auth.caller(proof, &*self.clock).await
+    }
+
+    /// As [`Shared::caller`]; a refusal is the call's status.
+    async fn known(&self, proof: &Proof) -> Result<Caller, Status> {
+        self.caller(proof).await.map_err(|refusal| status(&refusal))
     }
 
     /// Uses a slot of the sender's rate (§6 step 8).
@@ -111,11 +115,11 @@ impl Shared {
     /// An envelope as `Send` gets it, in the order of §6.
     async fn send(
         &self,
-        metadata: &MetadataMap,
+        proof: &Proof,
         envelope: pb::Envelope,
     ) -> Result<SessionAck, SessionRefusal> {
         let audience = shape(&envelope, self.config.payload_max).map_err(early)?;
-        let caller = self.caller(metadata)?;
+        let caller = self.caller(proof).await?;
         let mut envelope = Envelope::from(envelope);
         caller.rights.claim(&mut envelope).map_err(early)?;
         self.rate(&envelope.sender, audience == Audience::Start)?;
@@ -156,12 +160,12 @@ impl Shared {
 
     async fn control(
         &self,
-        metadata: &MetadataMap,
+        proof: &Proof,
         session_id: String,
         reason: String,
         control: SessionControl,
     ) -> Result<pb::Ack, Status> {
-        let caller = self.caller(metadata).map_err(|refusal| status(&refusal))?;
+        let caller = self.known(proof).await?;
         let sender = caller.rights.sender;
         let message = ControlSession { session_id: session_id.clone(), control, sender, reason };
         let answer = self.ask(message).await.map_err(|error| unanswered(&error))?;
@@ -174,16 +178,24 @@ impl Shared {
     /// Changes modes or policies: who may not is told by the status, what is wrong by the answer.
     async fn edit(
         &self,
-        metadata: &MetadataMap,
+        proof: &Proof,
         edit: CatalogueEdit,
     ) -> Result<Result<String, String>, Status> {
-        let caller = self.manager(metadata)?;
+        let caller = self.manager(proof).await?;
+        let of_policies = matches!(
+            edit,
+            CatalogueEdit::RegisterPolicy(_) | CatalogueEdit::UnregisterPolicy { .. }
+        );
+        if of_policies && self.modes().await?.policies_fixed {
+            let why = "policies are read from files, and only those change them";
+            return Err(refused("REGISTRY_READ_ONLY", why));
+        }
         tracing::info!(sender = %caller.rights.sender, "modes or policies are to change");
         self.ask(EditCatalogue { edit }).await.map_err(|error| unanswered(&error))
     }
 
-    fn manager(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
-        let caller = self.caller(metadata).map_err(|refusal| status(&refusal))?;
+    async fn manager(&self, proof: &Proof) -> Result<Caller, Status> {
+        let caller = self.known(proof).await?;
         if !caller.rights.can_manage_mode_registry {
             return Err(refused("FORBIDDEN", "this identity may not change modes and policies"));
         }
@@ -194,17 +206,36 @@ impl Shared {
         self.ask(ReadModes {}).await.map_err(|error| unanswered(&error))
     }
 
-    async fn mode_ids(&self) -> Result<Vec<String>, Status> {
-        let modes = self.modes().await?;
-        let all = modes.standard.into_iter().chain(modes.extensions);
-        let mut ids: Vec<String> = all.map(|mode| mode.mode).collect();
-        ids.sort();
-        Ok(ids)
+    /// The receipt of a session (§16), signed here if it is the first time.
+    async fn receipt(&self, session_id: String, reader: SessionReader) -> Result<String, Status> {
+        let keys = &self.config.receipts;
+        let ask = async |signer: ReceiptSigner| {
+            let (session_id, reader) = (session_id.clone(), reader.clone());
+            let issuer = self.config.runtime_id.clone();
+            let issue = IssueReceipt { session_id, reader, issuer, signer };
+            let issued = self.ask(issue).await.map_err(|error| unanswered(&error))?;
+            issued.map_err(|refusal| status(&refusal))
+        };
+        let kid = keys.kid().map(str::to_owned);
+        let asks = kid.clone().map_or(ReceiptSigner::Nobody, |kid| ReceiptSigner::Asks { kid });
+        let issued = match (ask(asks).await?, kid) {
+            (IssuedReceipt::ToSign { input, issued_ms }, Some(kid)) => {
+                let signature = keys.sign(&input);
+                ask(ReceiptSigner::Signed { kid, issued_ms, signature }).await?
+            }
+            (issued, _) => issued,
+        };
+        match issued {
+            IssuedReceipt::Kept(json) => Ok(json),
+            IssuedReceipt::ToSign { .. } => {
+                Err(refused("INTERNAL_ERROR", "the receipt was signed, and is to be signed again"))
+            }
+        }
     }
 
     /// A caller that reads, counted as if it had sent a message.
-    fn counted_reader(&self, metadata: &MetadataMap) -> Result<SessionReader, Status> {
-        let caller = self.caller(metadata).map_err(|refusal| status(&refusal))?;
+    async fn counted_reader(&self, proof: &Proof) -> Result<SessionReader, Status> {
+        let caller = self.known(proof).await?;
         self.rate(&caller.rights.sender, false).map_err(|refusal| status(&refusal))?;
         Ok(reader(&caller))
     }
@@ -221,7 +252,15 @@ fn said(done: Result<String, String>) -> (bool, String) {
     }
 }
 
-fn capabilities() -> pb::Capabilities {
+/// Ids of all modes, sorted (§3).
+fn mode_ids(modes: ModesView) -> Vec<String> {
+    let all = modes.standard.into_iter().chain(modes.extensions);
+    let mut ids: Vec<String> = all.map(|mode| mode.mode).collect();
+    ids.sort();
+    ids
+}
+
+fn capabilities(register_policy: bool, signed: bool) -> pb::Capabilities {
     let features = HashMap::from([("ext_mode_lifecycle".to_owned(), "true".to_owned())]);
     pb::Capabilities {
         sessions: Some(pb::SessionsCapability {
@@ -235,7 +274,7 @@ fn capabilities() -> pb::Capabilities {
         mode_registry: Some(pb::ModeRegistryCapability { list_modes: true, list_changed: true }),
         roots: Some(pb::RootsCapability { list_roots: true, list_changed: false }),
         policy_registry: Some(pb::PolicyRegistryCapability {
-            register_policy: true,
+            register_policy,
             list_policies: true,
             list_changed: true,
             rule_extensions: Vec::new(),
@@ -243,7 +282,7 @@ fn capabilities() -> pb::Capabilities {
         }),
         decision_receipt: Some(pb::DecisionReceiptCapability {
             get_decision_receipt: true,
-            signed: false,
+            signed,
         }),
         experimental: Some(pb::ExperimentalCapabilities { features }),
     }
@@ -266,6 +305,8 @@ impl MacpRuntimeService for Service {
             let why = format!("only protocol version 1.0 is served, not {}", offered.join(", "));
             return Err(refused("UNSUPPORTED_PROTOCOL_VERSION", why));
         }
+        let modes = self.0.modes().await?;
+        let signed = self.0.config.receipts.kid().is_some();
         Ok(Response::new(pb::InitializeResponse {
             selected_protocol_version: "1.0".to_owned(),
             runtime_info: Some(pb::RuntimeInfo {
@@ -275,19 +316,19 @@ impl MacpRuntimeService for Service {
                 description: "MACP sessions on the Weft fabric".to_owned(),
                 website_url: String::new(),
             }),
-            capabilities: Some(capabilities()),
-            supported_modes: self.0.mode_ids().await?,
+            capabilities: Some(capabilities(!modes.policies_fixed, signed)),
+            supported_modes: mode_ids(modes),
             instructions: "Send a SessionStart to begin a session.".to_owned(),
         }))
     }
 
     async fn send(&self, request: Request<pb::SendRequest>) -> Answer<pb::SendResponse> {
-        let (metadata, _, request) = request.into_parts();
+        let (proof, request) = Proof::of(request);
         let Some(envelope) = request.envelope else {
             return Err(refused("INVALID_ENVELOPE", "the request has no envelope"));
         };
         let (session_id, message_id) = (envelope.session_id.clone(), envelope.message_id.clone());
-        let answer = self.0.send(&metadata, envelope).await;
+        let answer = self.0.send(&proof, envelope).await;
         let ack = Some(self.0.ack(answer, session_id, message_id));
         Ok(Response::new(pb::SendResponse { ack }))
     }
@@ -298,16 +339,18 @@ impl MacpRuntimeService for Service {
         &self,
         request: Request<Streaming<pb::StreamSessionRequest>>,
     ) -> Answer<Self::StreamSessionStream> {
-        let caller = self.0.caller(request.metadata()).map_err(|refusal| status(&refusal))?;
-        Ok(Response::new(stream::open(self.0.clone(), caller, request.into_inner())))
+        let (proof, frames) = Proof::of(request);
+        let caller = self.0.known(&proof).await?;
+        Ok(Response::new(stream::open(self.0.clone(), caller, frames)))
     }
 
     async fn get_session(
         &self,
         request: Request<pb::GetSessionRequest>,
     ) -> Answer<pb::GetSessionResponse> {
-        let caller = self.0.caller(request.metadata()).map_err(|refusal| status(&refusal))?;
-        let session_id = request.into_inner().session_id;
+        let (proof, request) = Proof::of(request);
+        let caller = self.0.known(&proof).await?;
+        let session_id = request.session_id;
         let read = ReadSession { session_id, reader: reader(&caller) };
         let view = self.0.ask(read).await.map_err(|error| unanswered(&error))?;
         let metadata = convert::metadata(view.map_err(|refusal| status(&refusal))?);
@@ -318,9 +361,9 @@ impl MacpRuntimeService for Service {
         &self,
         request: Request<pb::CancelSessionRequest>,
     ) -> Answer<pb::CancelSessionResponse> {
-        let (metadata, _, request) = request.into_parts();
+        let (proof, request) = Proof::of(request);
         let pb::CancelSessionRequest { session_id, reason } = request;
-        let ack = self.0.control(&metadata, session_id, reason, SessionControl::Cancel).await?;
+        let ack = self.0.control(&proof, session_id, reason, SessionControl::Cancel).await?;
         Ok(Response::new(pb::CancelSessionResponse { ack: Some(ack) }))
     }
 
@@ -328,9 +371,9 @@ impl MacpRuntimeService for Service {
         &self,
         request: Request<pb::SuspendSessionRequest>,
     ) -> Answer<pb::SuspendSessionResponse> {
-        let (metadata, _, request) = request.into_parts();
+        let (proof, request) = Proof::of(request);
         let pb::SuspendSessionRequest { session_id, reason } = request;
-        let ack = self.0.control(&metadata, session_id, reason, SessionControl::Suspend).await?;
+        let ack = self.0.control(&proof, session_id, reason, SessionControl::Suspend).await?;
         Ok(Response::new(pb::SuspendSessionResponse { ack: Some(ack) }))
     }
 
@@ -338,9 +381,9 @@ impl MacpRuntimeService for Service {
         &self,
         request: Request<pb::ResumeSessionRequest>,
     ) -> Answer<pb::ResumeSessionResponse> {
-        let (metadata, _, request) = request.into_parts();
+        let (proof, request) = Proof::of(request);
         let pb::ResumeSessionRequest { session_id, reason } = request;
-        let ack = self.0.control(&metadata, session_id, reason, SessionControl::Resume).await?;
+        let ack = self.0.control(&proof, session_id, reason, SessionControl::Resume).await?;
         Ok(Response::new(pb::ResumeSessionResponse { ack: Some(ack) }))
     }
 
@@ -357,7 +400,7 @@ impl MacpRuntimeService for Service {
             agent_id: own.clone(),
             title: "Weft".to_owned(),
             description: "MACP sessions on the Weft fabric".to_owned(),
-            supported_modes: self.0.mode_ids().await?,
+            supported_modes: mode_ids(self.0.modes().await?),
             input_content_types: vec![CONTENT.to_owned()],
             output_content_types: vec![CONTENT.to_owned()],
             metadata: HashMap::new(),
@@ -407,13 +450,13 @@ impl MacpRuntimeService for Service {
         &self,
         request: Request<pb::RegisterExtModeRequest>,
     ) -> Answer<pb::RegisterExtModeResponse> {
-        let (metadata, _, request) = request.into_parts();
-        self.0.manager(&metadata)?;
+        let (proof, request) = Proof::of(request);
+        self.0.manager(&proof).await?;
         let Some(descriptor) = request.mode_descriptor else {
             return Err(refused("INVALID_REQUEST", "the request has no mode_descriptor"));
         };
         let edit = CatalogueEdit::RegisterMode(convert::mode(descriptor));
-        let (ok, error) = said(self.0.edit(&metadata, edit).await?);
+        let (ok, error) = said(self.0.edit(&proof, edit).await?);
         Ok(Response::new(pb::RegisterExtModeResponse { ok, error }))
     }
 
@@ -421,9 +464,9 @@ impl MacpRuntimeService for Service {
         &self,
         request: Request<pb::UnregisterExtModeRequest>,
     ) -> Answer<pb::UnregisterExtModeResponse> {
-        let (metadata, _, request) = request.into_parts();
+        let (proof, request) = Proof::of(request);
         let edit = CatalogueEdit::UnregisterMode { mode: request.mode };
-        let (ok, error) = said(self.0.edit(&metadata, edit).await?);
+        let (ok, error) = said(self.0.edit(&proof, edit).await?);
         Ok(Response::new(pb::UnregisterExtModeResponse { ok, error }))
     }
 
@@ -431,9 +474,9 @@ impl MacpRuntimeService for Service {
         &self,
         request: Request<pb::PromoteModeRequest>,
     ) -> Answer<pb::PromoteModeResponse> {
-        let (metadata, _, request) = request.into_parts();
+        let (proof, request) = Proof::of(request);
         let pb::PromoteModeRequest { mode, promoted_mode_name: name } = request;
-        let done = self.0.edit(&metadata, CatalogueEdit::PromoteMode { mode, name }).await?;
+        let done = self.0.edit(&proof, CatalogueEdit::PromoteMode { mode, name }).await?;
         let mode = done.clone().unwrap_or_default();
         let (ok, error) = said(done);
         Ok(Response::new(pb::PromoteModeResponse { ok, error, mode }))
@@ -445,7 +488,8 @@ impl MacpRuntimeService for Service {
         &self,
         request: Request<pb::WatchSignalsRequest>,
     ) -> Answer<Self::WatchSignalsStream> {
-        self.0.caller(request.metadata()).map_err(|refusal| status(&refusal))?;
+        let (proof, _) = Proof::of(request);
+        self.0.known(&proof).await?;
         Ok(Response::new(watch::signals(&self.0)))
     }
 
@@ -453,8 +497,9 @@ impl MacpRuntimeService for Service {
         &self,
         request: Request<pb::ListSessionsRequest>,
     ) -> Answer<pb::ListSessionsResponse> {
-        self.0.caller(request.metadata()).map_err(|refusal| status(&refusal))?;
-        let pb::ListSessionsRequest { page_size, page_token } = request.into_inner();
+        let (proof, request) = Proof::of(request);
+        self.0.known(&proof).await?;
+        let pb::ListSessionsRequest { page_size, page_token } = request;
         let Ok(size) = u32::try_from(page_size) else {
             return Err(refused("INVALID_REQUEST", "page_size is negative"));
         };
@@ -481,7 +526,8 @@ impl MacpRuntimeService for Service {
         &self,
         request: Request<pb::WatchSessionsRequest>,
     ) -> Answer<Self::WatchSessionsStream> {
-        self.0.caller(request.metadata()).map_err(|refusal| status(&refusal))?;
+        let (proof, _) = Proof::of(request);
+        self.0.known(&proof).await?;
         Ok(Response::new(watch::sessions(&self.0).await?))
     }
 
@@ -489,13 +535,13 @@ impl MacpRuntimeService for Service {
         &self,
         request: Request<pb::RegisterPolicyRequest>,
     ) -> Answer<pb::RegisterPolicyResponse> {
-        let (metadata, _, request) = request.into_parts();
-        self.0.manager(&metadata)?;
+        let (proof, request) = Proof::of(request);
+        self.0.manager(&proof).await?;
         let Some(descriptor) = request.policy_descriptor else {
             return Err(refused("INVALID_REQUEST", "the request has no policy_descriptor"));
         };
         let edit = CatalogueEdit::RegisterPolicy(convert::policy(descriptor));
-        let (ok, error) = said(self.0.edit(&metadata, edit).await?);
+        let (ok, error) = said(self.0.edit(&proof, edit).await?);
         Ok(Response::new(pb::RegisterPolicyResponse { ok, error }))
     }
 
@@ -503,9 +549,9 @@ impl MacpRuntimeService for Service {
         &self,
         request: Request<pb::UnregisterPolicyRequest>,
     ) -> Answer<pb::UnregisterPolicyResponse> {
-        let (metadata, _, request) = request.into_parts();
+        let (proof, request) = Proof::of(request);
         let edit = CatalogueEdit::UnregisterPolicy { policy_id: request.policy_id };
-        let (ok, error) = said(self.0.edit(&metadata, edit).await?);
+        let (ok, error) = said(self.0.edit(&proof, edit).await?);
         Ok(Response::new(pb::UnregisterPolicyResponse { ok, error }))
     }
 
@@ -513,8 +559,9 @@ impl MacpRuntimeService for Service {
         &self,
         request: Request<pb::GetPolicyRequest>,
     ) -> Answer<pb::GetPolicyResponse> {
-        self.0.caller(request.metadata()).map_err(|refusal| status(&refusal))?;
-        let policy_id = request.into_inner().policy_id;
+        let (proof, request) = Proof::of(request);
+        self.0.known(&proof).await?;
+        let policy_id = request.policy_id;
         let none = format!("policy `{policy_id}` is not registered");
         let found = match policy_id.is_empty() {
             true => Vec::new(),
@@ -534,8 +581,9 @@ impl MacpRuntimeService for Service {
         &self,
         request: Request<pb::ListPoliciesRequest>,
     ) -> Answer<pb::ListPoliciesResponse> {
-        self.0.caller(request.metadata()).map_err(|refusal| status(&refusal))?;
-        let mode = request.into_inner().mode;
+        let (proof, request) = Proof::of(request);
+        self.0.known(&proof).await?;
+        let mode = request.mode;
         let read = ReadPolicies { mode, policy_id: String::new() };
         let found = self.0.ask(read).await.map_err(|error| unanswered(&error))?;
         let descriptors = found.into_iter().map(convert::policy_descriptor).collect();
@@ -548,7 +596,8 @@ impl MacpRuntimeService for Service {
         &self,
         request: Request<pb::WatchPoliciesRequest>,
     ) -> Answer<Self::WatchPoliciesStream> {
-        self.0.caller(request.metadata()).map_err(|refusal| status(&refusal))?;
+        let (proof, _) = Proof::of(request);
+        self.0.known(&proof).await?;
         Ok(Response::new(watch::policies(self.0.clone()).await?))
     }
 
@@ -556,8 +605,8 @@ impl MacpRuntimeService for Service {
         &self,
         request: Request<pb::WhatIfReplayRequest>,
     ) -> Answer<pb::WhatIfReplayResponse> {
-        let (metadata, _, request) = request.into_parts();
-        let reader = self.0.counted_reader(&metadata)?;
+        let (proof, request) = Proof::of(request);
+        let reader = self.0.counted_reader(&proof).await?;
         let Some(candidate) = request.candidate else {
             return Err(refused("INVALID_REQUEST", "the request has no candidate"));
         };
@@ -574,12 +623,9 @@ impl MacpRuntimeService for Service {
         &self,
         request: Request<pb::GetDecisionReceiptRequest>,
     ) -> Answer<pb::GetDecisionReceiptResponse> {
-        let (metadata, _, request) = request.into_parts();
-        let reader = self.0.counted_reader(&metadata)?;
-        let issuer = self.0.config.runtime_id.clone();
-        let ask = IssueReceipt { session_id: request.session_id, reader, issuer };
-        let issued = self.0.ask(ask).await.map_err(|error| unanswered(&error))?;
-        let receipt_json = issued.map_err(|refusal| status(&refusal))?;
+        let (proof, request) = Proof::of(request);
+        let reader = self.0.counted_reader(&proof).await?;
+        let receipt_json = self.0.receipt(request.session_id, reader).await?;
         Ok(Response::new(pb::GetDecisionReceiptResponse { receipt_json }))
     }
 
@@ -587,7 +633,7 @@ impl MacpRuntimeService for Service {
         &self,
         _: Request<pb::GetReceiptKeysRequest>,
     ) -> Answer<pb::GetReceiptKeysResponse> {
-        // Receipts are not signed yet.
-        Ok(Response::new(pb::GetReceiptKeysResponse { jwks_json: r#"{"keys":[]}"#.to_owned() }))
+        let jwks_json = self.0.config.receipts.jwks().to_owned();
+        Ok(Response::new(pb::GetReceiptKeysResponse { jwks_json }))
     }
 }

@@ -21,6 +21,8 @@ pub enum Spread {
     Everywhere,
     /// 1 of 1 and 2 nodes votes, 3 of more; the others follow while there are at most 5.
     Few,
+    /// As many vote as with `Few`, and all others follow: every node has a copy to read from.
+    Copied,
 }
 
 impl Spread {
@@ -28,16 +30,16 @@ impl Spread {
     pub(crate) const fn voters(self, nodes: usize) -> usize {
         match (self, nodes) {
             (Self::Everywhere, nodes) => voters::wanted(nodes),
-            (Self::Few, 0) => 0,
-            (Self::Few, 1 | 2) => 1,
-            (Self::Few, _) => FEW,
+            (Self::Few | Self::Copied, 0) => 0,
+            (Self::Few | Self::Copied, 1 | 2) => 1,
+            (Self::Few | Self::Copied, _) => FEW,
         }
     }
 
     /// Whether those of `nodes` that do not vote follow.
     pub(crate) const fn followed(self, nodes: usize) -> bool {
         match self {
-            Self::Everywhere => true,
+            Self::Everywhere | Self::Copied => true,
             Self::Few => nodes <= SMALL,
         }
     }

@@ -1,13 +1,17 @@
 //! The mailbox of sessions: every handler asks its group and answers once that has.
 
+mod operate;
+mod reference;
+
 use std::time::Duration;
 
 use prost::Message as _;
 use weft_link::{ItemSink, Reply};
 use weft_protocol::{
     AskWhatIf, ControlSession, EditCatalogue, FollowCatalogue, FollowSession, FollowSessions,
-    IssueReceipt, ListSessions, ModesView, ReadModes, ReadPolicies, ReadSession, ReadSessionHead,
-    SendEnvelope, SessionControl, SessionPage, SessionReader, SessionRefusal,
+    IssueReceipt, IssuedReceipt, ListSessions, ModesView, ReadModes, ReadPolicies, ReadSession,
+    ReadSessionHead, ReceiptSigner, SendEnvelope, SessionControl, SessionPage, SessionReader,
+    SessionRefusal,
 };
 use weft_session::{Answer, Receipt, Session, StartRights, what_if};
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope, Serve};
@@ -59,6 +63,8 @@ impl Actor for SessionActor {
             .subscription::<FollowSession>()
             .subscription::<FollowSessions>()
             .subscription::<FollowCatalogue>();
+        operate::routes(routes);
+        reference::routes(routes);
     }
 
     fn started(&mut self, scope: &Scope<Self>) -> Result<(), ActorError> {
@@ -325,6 +331,7 @@ impl Handle<ReadModes> for SessionActor {
             ModesView {
                 standard: catalogue.standard_modes().into_iter().map(convert::mode).collect(),
                 extensions: catalogue.extension_modes().into_iter().map(convert::mode).collect(),
+                policies_fixed: catalogue.has_fixed_policies(),
             }
         });
     }
@@ -384,43 +391,76 @@ impl Handle<IssueReceipt> for SessionActor {
         let route = Route { fabric: scope.fabric().clone(), meta: reply.meta().clone() };
         scope.spawn(async move {
             let here = || async {
-                let done = group.lead().await;
-                done.map_err(|why| failure(&group, why))?;
-                receipt(&group, &message).await.map_err(|why| failure(&group, why))
+                let done = issue(&group, &message).await;
+                done.map_err(|why| failure(&group, why))
             };
             reply.result(route.run(group.agreement(), message.clone(), here).await);
         });
     }
 }
 
-/// The receipt that is kept; at the first request one is made and kept.
-async fn receipt(
+/// The receipt that is kept; one that is new is kept first.
+async fn issue(
     group: &Owned,
     message: &IssueReceipt,
-) -> Result<Result<String, SessionRefusal>, Unanswered> {
-    let IssueReceipt { session_id: id, reader, issuer } = message;
-    let rights = convert::rights(reader);
-    let stored = || {
-        let state = group.lock();
-        let session = state.sessions.get(id).ok_or_else(|| follow::not_found(id))?;
-        if !session.may_read(&rights) {
-            return Err(follow::forbidden(id));
-        }
-        match session.receipt() {
-            Some(json) => Ok((json.to_owned(), true)),
-            None => Receipt::new(session, issuer, group.now())
-                .map(|receipt| (receipt.unsigned(), false))
-                .map_err(convert::refusal),
-        }
-    };
-    match stored() {
-        Ok((json, false)) => {
+) -> Result<Result<IssuedReceipt, SessionRefusal>, Unanswered> {
+    group.lead().await?;
+    let answer = match receipt(group, message) {
+        Ok(Receiving::New(json)) => {
+            let id = message.session_id.clone();
             // Another one may have been first: that one stays.
-            let _ = group.run(Request::Receipt { id: id.clone(), json }).await?;
-            Ok(stored().map(|(json, _)| json))
+            let _ = group.run(Request::Receipt { id, json }).await?;
+            receipt(group, message)
         }
-        other => Ok(other.map(|(json, _)| json)),
+        other => other,
+    };
+    Ok(answer.map(Receiving::issued))
+}
+
+/// How far a receipt is.
+enum Receiving {
+    /// There is one, or it is not to be kept yet.
+    Issued(IssuedReceipt),
+    /// This one, if it is the first.
+    New(String),
+}
+
+impl Receiving {
+    fn issued(self) -> IssuedReceipt {
+        match self {
+            Self::Issued(issued) => issued,
+            Self::New(json) => IssuedReceipt::Kept(json),
+        }
     }
+}
+
+/// The receipt that is kept, or the one that could be; all of it but the signature is made here.
+fn receipt(group: &Owned, asked: &IssueReceipt) -> Result<Receiving, SessionRefusal> {
+    let IssueReceipt { session_id: id, reader, issuer, signer } = asked;
+    let now = group.now();
+    let state = group.lock();
+    let session = state.sessions.get(id).ok_or_else(|| follow::not_found(id))?;
+    if !session.may_read(&convert::rights(reader)) {
+        return Err(follow::forbidden(id));
+    }
+    if let Some(json) = session.receipt() {
+        return Ok(Receiving::Issued(IssuedReceipt::Kept(json.to_owned())));
+    }
+    let issued_ms = match signer {
+        ReceiptSigner::Signed { issued_ms, .. } => *issued_ms,
+        ReceiptSigner::Nobody | ReceiptSigner::Asks { .. } => now,
+    };
+    let receipt = Receipt::new(session, issuer, issued_ms).map_err(convert::refusal)?;
+    Ok(match signer {
+        ReceiptSigner::Nobody => Receiving::New(receipt.unsigned()),
+        ReceiptSigner::Asks { kid } => {
+            let input = receipt.signing_input(kid);
+            Receiving::Issued(IssuedReceipt::ToSign { input, issued_ms })
+        }
+        ReceiptSigner::Signed { kid, signature, .. } => {
+            Receiving::New(receipt.signed(kid, signature))
+        }
+    })
 }
 
 impl Serve<FollowSession> for SessionActor {

@@ -1,6 +1,7 @@
 //! Modes and policies as a group's machine: every node of the cluster is to hold them, so that
 //! every leader of sessions checks against the same ones.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use weft_wire::codec;
 
 use crate::convert;
 use crate::lead::Agreement;
+use crate::policies::{self, PolicyError};
 
 /// What is known elsewhere is waited for so long.
 const FRESH: Duration = Duration::from_secs(3);
@@ -60,6 +62,22 @@ impl Modes {
         Self(Arc::new(Inner { catalogue: RwLock::default(), changes, agreement }))
     }
 
+    /// Policies are the built-in ones and those of the `*.json` files in `dir`, and stay so: on this
+    /// node, so all nodes that may lead sessions are to have the same files.
+    ///
+    /// # Errors
+    /// Which file is wrong first, and what is wrong with it; or what the OS says of the directory.
+    pub fn with_policies(self, dir: &Path) -> Result<Self, PolicyError> {
+        let mut fixed = Catalogue::default();
+        for (path, read) in policies::read(dir, &mut fixed)? {
+            read.map_err(|why| PolicyError { path, why })?;
+        }
+        let mut now = self.0.catalogue.write();
+        *now = std::mem::take(&mut *now).fixed_as_in(&fixed);
+        drop(now);
+        Ok(self)
+    }
+
     /// The machine to give to consensus.
     pub fn machine(&self) -> Box<dyn Machine> {
         Box::new(self.clone())
@@ -68,6 +86,11 @@ impl Modes {
     /// Changes go through `group` from now on.
     pub fn agree_by(&self, group: Group) {
         self.0.agreement.by(group);
+    }
+
+    /// Whether changes are agreed on, rather than made at once and kept nowhere.
+    pub fn is_agreed(&self) -> bool {
+        !matches!(self.0.agreement.group(), Ok(None))
     }
 
     pub(crate) fn agreement(&self) -> &Agreement {
@@ -161,7 +184,9 @@ impl Machine for Modes {
     fn restore(&mut self, image: &Image) -> Result<(), MachineError> {
         let catalogue = Catalogue::from_bytes(&image.bytes)
             .map_err(|error| MachineError(format!("modes and policies: {error}")))?;
-        *self.0.catalogue.write() = catalogue;
+        let mut now = self.0.catalogue.write();
+        *now = catalogue.fixed_as_in(&now);
+        drop(now);
         self.0.changes.send_modify(|(modes, policies)| {
             *modes += 1;
             *policies += 1;

@@ -23,10 +23,10 @@ const FRESH: Duration = Duration::from_secs(5);
 const PIECE: usize = 32;
 
 /// Removes the follower's place when it goes.
-struct Place {
-    group: Owned,
-    id: String,
-    more: Option<watch::Receiver<u64>>,
+pub(crate) struct Place {
+    pub(crate) group: Owned,
+    pub(crate) id: String,
+    pub(crate) more: Option<watch::Receiver<u64>>,
 }
 
 impl Drop for Place {

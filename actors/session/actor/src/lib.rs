@@ -12,10 +12,13 @@ mod convert;
 mod follow;
 mod lead;
 mod owned;
+mod payload;
+mod policies;
 mod route;
 mod slots;
 
 pub use actor::{SessionActor, factory};
 pub use catalogue::Modes;
 pub use owned::Owned;
+pub use policies::{CheckedPolicies, PolicyError, check_policies};
 pub use slots::{Owners, SLOTS, slot};

@@ -13,8 +13,8 @@ use tokio::sync::{broadcast, oneshot, watch};
 use weft_agreement::{Group, Image, Machine, MachineError, ProposeError, Proposed, Role};
 use weft_protocol::{SessionEvent, SessionHead};
 use weft_session::{
-    Accepted, Admission, Answer, Effect, Entry, Envelope, FORMAT, Known, Millis, Progress,
-    SessionState, Sessions, Speculation, StartRights, decode_entry, encode_entry,
+    Accepted, Admission, Answer, Effect, Entry, Envelope, FORMAT, Imported, Known, Millis,
+    Progress, SessionState, Sessions, Speculation, StartRights, decode_entry, encode_entry,
 };
 use weft_wire::Clock;
 
@@ -96,6 +96,12 @@ pub(crate) enum Request {
         sender: String,
         reason: String,
     },
+    /// Ended by an operator.
+    End {
+        id: String,
+        by: String,
+        reason: String,
+    },
     Suspend {
         id: String,
         sender: String,
@@ -114,6 +120,11 @@ pub(crate) enum Request {
     Sweep {
         id: String,
     },
+    /// Taken over with its whole log.
+    Import {
+        id: String,
+        imported: Arc<Imported>,
+    },
     /// Keeps a receipt.
     Receipt {
         id: String,
@@ -126,10 +137,12 @@ impl Request {
         match self {
             Self::Send { envelope, .. } => &envelope.session_id,
             Self::Cancel { id, .. }
+            | Self::End { id, .. }
             | Self::Suspend { id, .. }
             | Self::Resume { id, .. }
             | Self::Touch { id }
             | Self::Sweep { id }
+            | Self::Import { id, .. }
             | Self::Receipt { id, .. } => id,
         }
     }
@@ -144,6 +157,7 @@ impl Request {
             Self::Cancel { id, sender, reason } => {
                 speculation.cancel(known, id, sender, reason, now)
             }
+            Self::End { id, by, reason } => speculation.end(known, id, by, reason, now),
             Self::Suspend { id, sender, reason } => {
                 speculation.suspend(known, id, sender, reason, now)
             }
@@ -152,6 +166,7 @@ impl Request {
             }
             Self::Touch { id } => silent(speculation.touch(known, id, now)),
             Self::Sweep { id } => silent(speculation.sweep(known, id, now)),
+            Self::Import { id, imported } => speculation.import(known, id, imported),
             Self::Receipt { id, json } => silent(speculation.receipt(known, id, json.clone(), now)),
         }
     }

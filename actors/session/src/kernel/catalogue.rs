@@ -174,6 +174,9 @@ pub enum CatalogueError {
     /// There is no such policy, or it is built in.
     #[error("policy `{0}` is {1}")]
     PolicyFixed(String, String),
+    /// No policy can be changed.
+    #[error("REGISTRY_READ_ONLY: policies are read from files, and only those change them")]
+    ReadOnly,
 }
 
 /// All modes and policies.
@@ -181,6 +184,9 @@ pub enum CatalogueError {
 pub struct Catalogue {
     modes: BTreeMap<String, ModeEntry>,
     policies: BTreeMap<String, Policy>,
+    /// Those of this node's files, with the built-in ones, in place of `policies`. What is agreed on
+    /// and stored is without them.
+    fixed: Option<BTreeMap<String, Policy>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -191,7 +197,7 @@ struct Version1 {
 
 impl Default for Catalogue {
     fn default() -> Self {
-        let mut catalogue = Self { modes: BTreeMap::new(), policies: BTreeMap::new() };
+        let mut catalogue = Self { modes: BTreeMap::new(), policies: BTreeMap::new(), fixed: None };
         catalogue.fill();
         let entry = ModeEntry {
             descriptor: descriptor(MULTI_ROUND, "semantic-deterministic", "peer", &["Contribute"]),
@@ -218,18 +224,58 @@ impl Catalogue {
         }
     }
 
+    /// Policies are the built-in ones and those of [`Catalogue::fix_policy`] from now on (§14, file
+    /// loading); no change of policies is possible.
+    pub fn fix_policies(&mut self) {
+        let built_in = Policy::built_in().into_iter();
+        let built_in = built_in.map(|policy| (policy.policy_id.clone(), policy));
+        self.fixed.get_or_insert_with(|| built_in.collect());
+    }
+
+    /// Adds a policy of a file.
+    ///
+    /// # Errors
+    /// [`CatalogueError`] if it is wrong in itself, or there is one of its id.
+    pub fn fix_policy(&mut self, policy: Policy) -> Result<(), CatalogueError> {
+        self.fix_policies();
+        self.check_policy(&policy)?;
+        if self.registered().contains_key(&policy.policy_id) {
+            return Err(CatalogueError::PolicyExists(policy.policy_id));
+        }
+        if let Some(fixed) = &mut self.fixed {
+            fixed.insert(policy.policy_id.clone(), policy);
+        }
+        Ok(())
+    }
+
+    /// Policies are fixed as they are in another.
+    #[must_use]
+    pub fn fixed_as_in(mut self, other: &Self) -> Self {
+        self.fixed.clone_from(&other.fixed);
+        self
+    }
+
+    /// Whether policies can only be changed by files.
+    pub const fn has_fixed_policies(&self) -> bool {
+        self.fixed.is_some()
+    }
+
+    fn registered(&self) -> &BTreeMap<String, Policy> {
+        self.fixed.as_ref().unwrap_or(&self.policies)
+    }
+
     pub(crate) fn mode(&self, id: &str) -> Option<&ModeEntry> {
         self.modes.get(id)
     }
 
     /// The policy of that id.
     pub fn policy(&self, id: &str) -> Option<&Policy> {
-        self.policies.get(id)
+        self.registered().get(id)
     }
 
     /// Policies by id; with a mode, those of it and of every mode (§14).
     pub fn policies(&self, mode: &str) -> Vec<&Policy> {
-        let all = self.policies.values();
+        let all = self.registered().values();
         all.filter(|p| mode.is_empty() || p.mode == mode || p.mode == "*").collect()
     }
 
@@ -263,6 +309,11 @@ impl Catalogue {
     /// [`CatalogueError`], with the text for the client.
     pub fn check(&self, change: &CatalogueChange) -> Result<(), CatalogueError> {
         match change {
+            CatalogueChange::RegisterPolicy(_) | CatalogueChange::UnregisterPolicy { .. }
+                if self.has_fixed_policies() =>
+            {
+                return Err(CatalogueError::ReadOnly);
+            }
             CatalogueChange::RegisterMode(descriptor) => {
                 definition(descriptor)?;
             }
@@ -403,7 +454,7 @@ impl Catalogue {
         let body: Version1 = codec::decode(stored::body(bytes)?)?;
         let modes = body.modes.into_iter().map(|m| (m.descriptor.mode.clone(), m)).collect();
         let policies = body.policies.into_iter().map(|p| (p.policy_id.clone(), p)).collect();
-        let mut catalogue = Self { modes, policies };
+        let mut catalogue = Self { modes, policies, fixed: None };
         catalogue.fill();
         Ok(catalogue)
     }

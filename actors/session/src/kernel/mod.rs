@@ -11,6 +11,7 @@ mod limits;
 mod modes;
 mod policy;
 mod receipt;
+mod reference;
 mod refusal;
 #[cfg(test)]
 mod rig;
@@ -28,6 +29,7 @@ pub use limits::{Limits, MESSAGES_PER_MINUTE, STARTS_PER_MINUTE};
 pub use modes::ModeKind;
 pub use policy::Policy;
 pub use receipt::{Receipt, ReceiptError, commitment_hash};
+pub use reference::{ImportError, Imported, ReferenceFiles, ReferenceLog};
 pub use refusal::{Code, Denial, DenialCode, Refusal, Surface};
 pub use session::{Lifecycle, Message, Record, Session, SessionState, Stamp, StartRights};
 pub use sessions::{Effect, Effects, Progress, Sessions};

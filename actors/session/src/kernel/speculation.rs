@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::session::{Draft, Head};
 use super::{
-    Answer, Catalogue, Code, Entry, Envelope, Millis, Record, Refusal, Session, SessionState,
-    Sessions, StartRights, session,
+    Accepted, Answer, Catalogue, Code, Entry, Envelope, Imported, Millis, Record, Refusal, Session,
+    SessionState, Sessions, StartRights, session,
 };
 
 /// What a request is checked against.
@@ -81,6 +81,32 @@ impl Speculation {
         now: Millis,
     ) -> Admission {
         self.control(known, id, now, |draft| draft.cancel(sender, reason))
+    }
+
+    /// Ends a session for an operator, who is checked elsewhere.
+    pub fn end(
+        &mut self,
+        known: Known<'_>,
+        id: &str,
+        by: &str,
+        reason: &str,
+        now: Millis,
+    ) -> Admission {
+        self.control(known, id, now, |draft| draft.end(by, reason))
+    }
+
+    /// Takes over a session with its whole log, which was checked before ([`Imported`]).
+    pub fn import(&self, known: Known<'_>, id: &str, imported: &Imported) -> Admission {
+        if self.head(known, id).is_some() {
+            let why = format!("session `{id}` is there already");
+            return self.answer(id, Err(Refusal::new(Code::SessionAlreadyExists, why)));
+        }
+        let records = imported.records.clone();
+        Admission {
+            after: u64::try_from(records.len()).unwrap_or(u64::MAX),
+            entry: Some(Entry::Records { session: id.to_owned(), base: 0, records }),
+            answer: Ok(Accepted { duplicate: false, state: imported.state }),
+        }
     }
 
     /// Suspends a session (§9).

@@ -221,7 +221,12 @@ fn younger(dir: &Path, joined: &JoinedCluster, key: &PrivateKey, done: oneshot::
             let group = shown(&tree, "session/0", |_| true).await;
             assert_eq!((group.voters, group.learners), (vec![leader()], vec![joined.node]));
 
-            remove(&tree, leader(), Duration::from_secs(30)).await.expect("removes");
+            // Until it has caught up in `control` too, it could not go on alone.
+            let deadline = SystemClock.now() + Duration::from_secs(20);
+            while let Err(error) = remove(&tree, leader(), Duration::from_secs(30)).await {
+                assert!(error.to_string().contains("no other node could take"), "{error}");
+                assert!(SystemClock.now() < deadline, "{error}");
+            }
             let nodes: Vec<NodeId> = view(&tree).await.nodes.iter().map(|node| node.id).collect();
             assert_eq!(nodes, [joined.node]);
             for name in [GROUP, "session/0"] {

@@ -8,9 +8,10 @@ use weft_link::{Call, Items};
 use weft_macp::macp::modes::decision::v1 as decision;
 use weft_macp::macp::v1 as pb;
 use weft_protocol::{
-    CatalogueEdit, ControlSession, EditCatalogue, FollowSession, FollowSessions, ListSessions,
-    PolicyView, ReadPolicies, ReadSession, SendEnvelope, SessionAnswer, SessionControl,
-    SessionEnvelope, SessionItem, SessionLifecycle, SessionReader,
+    CatalogueEdit, ControlSession, EditCatalogue, FollowSession, FollowSessions, IssueReceipt,
+    IssuedReceipt, ListSessions, PolicyView, ReadPolicies, ReadSession, ReceiptSigner,
+    SendEnvelope, SessionAnswer, SessionControl, SessionEnvelope, SessionItem, SessionLifecycle,
+    SessionReader,
 };
 use weft_supervision::testing::{self, PATIENCE, TestTree};
 use weft_wire::{ActorKind, Address, SystemClock};
@@ -304,4 +305,72 @@ fn an_entry_that_cannot_be_read_changes_nothing_and_says_so() {
     owned.restore(&image).expect("restores");
     let broken = Image { version: FORMAT, bytes: vec![9; 3] };
     assert!(owned.restore(&broken).is_err());
+}
+
+/// A session that is resolved.
+async fn resolved(tree: &TestTree, id: &str) {
+    let payload = pb::CommitmentPayload {
+        commitment_id: "c".into(),
+        action: "decision.approved".into(),
+        authority_scope: "s".into(),
+        reason: "r".into(),
+        mode_version: "1.0.0".into(),
+        configuration_version: "c".into(),
+        outcome_positive: true,
+        ..pb::CommitmentPayload::default()
+    };
+    let commitment = envelope(id, "Commitment", "done", payload.encode_to_vec());
+    for envelope in [start(id), proposal(id, "p1"), commitment] {
+        send(tree, envelope).await.expect("accepted");
+    }
+}
+
+#[test]
+fn a_receipt_is_signed_by_whoever_asks_and_the_first_one_stays() {
+    testing::run(async |tree: TestTree| {
+        open(&tree, None).await;
+        let other = "session-000000000000000002";
+        resolved(&tree, ID).await;
+        resolved(&tree, other).await;
+        let ask = async |id: &str, who: &str, signer: ReceiptSigner| {
+            let issue = IssueReceipt {
+                session_id: id.into(),
+                reader: reader(who),
+                issuer: "here".into(),
+                signer,
+            };
+            tree.ask(issue).await.expect("answers")
+        };
+        let asks = || ReceiptSigner::Asks { kid: "k1".into() };
+        let refused = ask(ID, "agent://stranger", asks()).await.expect_err("a stranger");
+        assert_eq!(refused.code, "FORBIDDEN");
+        let to_sign = ask(ID, "agent://a", asks()).await;
+        let Ok(IssuedReceipt::ToSign { input, issued_ms }) = to_sign else {
+            panic!("nothing is kept before it is signed: {to_sign:?}")
+        };
+        assert!(input.contains('.') && issued_ms > 0);
+        let signed = |kid: &str| ReceiptSigner::Signed {
+            kid: kid.into(),
+            issued_ms,
+            signature: b"signature".to_vec(),
+        };
+        let Ok(IssuedReceipt::Kept(first)) = ask(ID, "agent://a", signed("k1")).await else {
+            panic!("it is kept")
+        };
+        let document: serde_json::Value = serde_json::from_str(&first).expect("JSON");
+        assert_eq!(document["issuer"], "runtime:here");
+        let header = input.split('.').next().expect("a header");
+        // The last part is base64 of the signature.
+        let jws = format!("{header}..c2lnbmF0dXJl");
+        assert_eq!(document["attestations"][0]["jws"], jws);
+        for later in [asks(), signed("k2"), ReceiptSigner::Nobody] {
+            let again = ask(ID, "agent://a", later).await;
+            assert_eq!(again, Ok(IssuedReceipt::Kept(first.clone())));
+        }
+        let unsigned = ask(other, "agent://a", ReceiptSigner::Nobody).await;
+        let Ok(IssuedReceipt::Kept(unsigned)) = unsigned else { panic!("it is kept") };
+        assert!(unsigned.contains(r#""attestations":[]"#), "{unsigned}");
+        let again = ask(other, "agent://a", signed("k1")).await;
+        assert_eq!(again, Ok(IssuedReceipt::Kept(unsigned)));
+    });
 }

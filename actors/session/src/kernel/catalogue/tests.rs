@@ -162,3 +162,35 @@ fn what_was_stored_comes_back_and_new_built_ins_are_added() {
     assert!(older.policy("policy.std.unanimous").is_some());
     assert_eq!(older.standing("ext.multi_round.v1"), None, "it has another name now");
 }
+
+#[test]
+fn fixed_policies_stand_in_place_of_registered_ones_and_are_not_stored() {
+    let mut catalogue = Catalogue::default();
+    let register = |id: &str| CatalogueChange::RegisterPolicy(policy(id));
+    change(&mut catalogue, register("before")).expect("registered");
+    let stored = catalogue.to_bytes().expect("bytes");
+    catalogue.fix_policies();
+    catalogue.fix_policy(policy("file")).expect("a policy");
+    for (id, why) in [("file", "registered"), (DEFAULT, "built in"), (" ", "blank")] {
+        let error = catalogue.fix_policy(policy(id)).expect_err(id).to_string();
+        assert!(error.contains(why), "{id}: {error}");
+    }
+    let canonical = catalogue.policy("policy.std.majority").cloned().expect("built in");
+    assert!(matches!(catalogue.fix_policy(canonical), Err(CatalogueError::PolicyExists(_))));
+    let ids = |catalogue: &Catalogue| -> Vec<String> {
+        catalogue.policies("").into_iter().map(|policy| policy.policy_id.clone()).collect()
+    };
+    assert_eq!(catalogue.policies("").len(), 5);
+    assert!(catalogue.policy("file").is_some() && catalogue.policy("before").is_none());
+    // Whoever asks is refused; what others have agreed on is still applied, and comes back.
+    let remove = CatalogueChange::UnregisterPolicy { policy_id: "before".into() };
+    for refused in [register("more"), remove] {
+        assert_eq!(catalogue.check(&refused), Err(CatalogueError::ReadOnly));
+    }
+    catalogue.apply(register("agreed")).expect("agreed on elsewhere");
+    let again = Catalogue::from_bytes(&catalogue.to_bytes().expect("bytes")).expect("reads");
+    assert!(again.policy("agreed").is_some() && again.policy("file").is_none());
+    let kept = Catalogue::from_bytes(&stored).expect("reads").fixed_as_in(&catalogue);
+    assert!(kept.has_fixed_policies());
+    assert_eq!(ids(&kept), ids(&catalogue));
+}

@@ -5,7 +5,7 @@ use super::{Draft, Record, SessionState};
 use crate::kernel::{Answer, Refusal};
 
 /// Completed suspensions that a session may have; one more ends it (§9).
-const CYCLES_MAX: u32 = 1024;
+pub(crate) const CYCLES_MAX: u32 = 1024;
 
 impl Draft<'_> {
     /// Refuses, as a status, who may not control the session.
@@ -20,9 +20,14 @@ impl Draft<'_> {
     /// Ends the session; one that has ended stays as it is.
     pub(crate) fn cancel(&mut self, sender: &str, reason: &str) -> Answer {
         self.controlled_by(sender)?;
+        self.end(sender, reason)
+    }
+
+    /// The same for an operator, whom the session's rules do not bind.
+    pub(crate) fn end(&mut self, by: &str, reason: &str) -> Answer {
         self.expire();
         if !self.state().is_final() {
-            self.push(Record::Cancel { at: self.now, by: sender.into(), reason: reason.into() });
+            self.push(Record::Cancel { at: self.now, by: by.into(), reason: reason.into() });
         }
         self.accepted(false)
     }

@@ -17,8 +17,9 @@ use weft_macp::macp::v1 as pb;
 
 pub use start::{Stamp, StartRights};
 
+pub(crate) use lifecycle::CYCLES_MAX;
 pub(crate) use message::{Draft, check_call};
-pub(crate) use start::start;
+pub(crate) use start::{SUSPEND_DEFAULT, start};
 
 use super::envelope::VERSION;
 use super::modes::{Call, ModeState};

@@ -15,7 +15,7 @@ const TTL_MAX: Millis = 86_400_000;
 /// Most participants of a session (§7).
 const PARTICIPANTS_MAX: usize = 1000;
 /// How long a session may be suspended if it says nothing (§7): 7 days, in milliseconds.
-const SUSPEND_DEFAULT: Millis = 7 * 86_400_000;
+pub(crate) const SUSPEND_DEFAULT: Millis = 7 * 86_400_000;
 
 /// What the leader decided about a start, so that nobody decides it again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,280 @@
+//! What operators ask: whatever this node has applied, also while nobody leads.
+
+use std::sync::Arc;
+
+use tokio::sync::{broadcast, mpsc};
+use tokio::task::JoinSet;
+use weft_link::{ItemSink, Reply};
+use weft_protocol::{
+    EndSession, FollowHistory, FollowLifecycle, HistoryItem, InspectSession, SURVEY_MAX,
+    SessionDetail, SessionEvent, SessionPayload, SessionRecord, SessionRow, SessionRows,
+    SurveySessions,
+};
+use weft_session::{Message, Record, Session, SessionState};
+use weft_supervision::{Handle, Routes, Scope, Serve};
+
+use super::SessionActor;
+use crate::follow::Place;
+use crate::owned::Request;
+use crate::payload::readable;
+use crate::{Owned, Owners, convert};
+
+/// Records read from a log at once.
+const PIECE: usize = 32;
+/// Rows of one answer have about so many bytes at most.
+const ROWS: usize = 4 << 20;
+
+/// The messages that are handled here.
+pub(super) fn routes(routes: &mut Routes<SessionActor>) {
+    routes
+        .ask::<SurveySessions>()
+        .ask::<InspectSession>()
+        .ask::<EndSession>()
+        .subscription::<FollowHistory>()
+        .subscription::<FollowLifecycle>();
+}
+
+fn row(session: &Session) -> SessionRow {
+    SessionRow {
+        session: convert::view(session),
+        messages: session.last_ordinal(),
+        records: session.position(),
+    }
+}
+
+/// About how many bytes it has.
+fn size(row: &SessionRow) -> usize {
+    let session = &row.session;
+    let names = session.participants.iter().chain(&session.extension_keys);
+    let activity = session.activity.iter().map(|activity| activity.participant.len() + 16);
+    256 + session.context_id.len() + names.map(String::len).sum::<usize>() + activity.sum::<usize>()
+}
+
+impl Handle<SurveySessions> for SessionActor {
+    fn handle(&mut self, message: SurveySessions, reply: Reply<SurveySessions>, _: &Scope<Self>) {
+        let SurveySessions { states, mode, after, size: wanted } = message;
+        let wanted = usize::try_from(wanted.min(SURVEY_MAX)).unwrap_or(usize::MAX);
+        let fits = |session: &&Session| {
+            let state = convert::state(session.state());
+            (states.is_empty() || states.contains(&state))
+                && (mode.is_empty() || session.mode() == mode)
+        };
+        let mut rows = Vec::new();
+        for group in self.owners.all() {
+            let state = group.lock();
+            let page = state.sessions.page(after.as_deref(), usize::MAX);
+            rows.extend(page.into_iter().filter(fits).take(wanted.saturating_add(1)).map(row));
+        }
+        rows.sort_by(|a, b| a.session.session_id.cmp(&b.session.session_id));
+        let mut bytes = 0usize;
+        let all = rows.len();
+        // One at least, or the asker would not get on.
+        let whole = rows.iter().take(wanted).position(|row| {
+            let before = bytes;
+            bytes = bytes.saturating_add(size(row));
+            before > 0 && bytes > ROWS
+        });
+        rows.truncate(whole.unwrap_or(wanted));
+        reply.ok(SessionRows { more: rows.len() < all, rows });
+    }
+}
+
+impl Handle<InspectSession> for SessionActor {
+    fn handle(&mut self, message: InspectSession, reply: Reply<InspectSession>, _: &Scope<Self>) {
+        let state = self.owners.of(&message.session_id).lock();
+        let detail = state.sessions.get(&message.session_id).map(|session| {
+            let of = |bytes| readable(session.mode(), "Commitment", bytes);
+            Box::new(SessionDetail {
+                row: row(session),
+                policy: convert::policy(session.policy()),
+                resolution: session.resolution().map(of),
+                receipt: session.receipt().map(str::to_owned),
+            })
+        });
+        drop(state);
+        reply.ok(detail);
+    }
+}
+
+impl Handle<EndSession> for SessionActor {
+    fn handle(&mut self, message: EndSession, mut reply: Reply<EndSession>, scope: &Scope<Self>) {
+        let EndSession { session_id: id, reason } = message.clone();
+        reply.about(&weft_protocol::session_about(&id));
+        let session = id.clone();
+        let request = Request::End { id, by: reply.caller().identity.to_string(), reason };
+        self.answer(message, request, &session, reply, scope, convert::answer);
+    }
+}
+
+impl Serve<FollowHistory> for SessionActor {
+    fn serve(
+        &mut self,
+        message: FollowHistory,
+        sink: ItemSink<FollowHistory>,
+        scope: &Scope<Self>,
+    ) {
+        let group = self.owners.of(&message.session_id).clone();
+        scope.spawn(history(group, message, sink));
+    }
+}
+
+impl Serve<FollowLifecycle> for SessionActor {
+    fn serve(&mut self, _: FollowLifecycle, sink: ItemSink<FollowLifecycle>, scope: &Scope<Self>) {
+        scope.spawn(lifecycle(self.owners.clone(), sink));
+    }
+}
+
+/// Some records of a session, and how it stands with them.
+struct Piece {
+    mode: String,
+    state: SessionState,
+    records: Vec<Arc<Record>>,
+}
+
+fn piece(group: &Owned, id: &str, after: u64) -> Option<Piece> {
+    let state = group.lock();
+    let session = state.sessions.get(id)?;
+    let after = usize::try_from(after).unwrap_or(usize::MAX);
+    Some(Piece {
+        mode: session.mode().to_owned(),
+        state: session.state(),
+        records: session.log().skip(after).take(PIECE).cloned().collect(),
+    })
+}
+
+/// How many of the first `after` records are envelopes.
+fn ordinal_at(group: &Owned, id: &str, after: u64) -> u64 {
+    let state = group.lock();
+    let Some(session) = state.sessions.get(id) else { return 0 };
+    let after = usize::try_from(after).unwrap_or(usize::MAX);
+    let envelopes = session.log().take(after).filter(|record| record.message().is_some());
+    u64::try_from(envelopes.count()).unwrap_or(u64::MAX)
+}
+
+async fn history(group: Owned, message: FollowHistory, sink: ItemSink<FollowHistory>) {
+    let FollowHistory { session_id: id, after, follow } = message;
+    // Both before the first look, so that nothing falls in between: records without an ordinal wake
+    // no follower of envelopes.
+    let mut happened = group.happened();
+    let more = group.lock().follow(&id);
+    let mut place = Place { group: group.clone(), id: id.clone(), more: Some(more) };
+    let (mut position, mut ordinal) = (after, ordinal_at(&group, &id, after));
+    loop {
+        if let Some(more) = place.more.as_mut() {
+            more.borrow_and_update();
+        }
+        let Some(Piece { mode, state, records }) = piece(&group, &id, position) else {
+            let _ = sink.send(HistoryItem::Missing).await;
+            return;
+        };
+        let is_all = records.len() < PIECE;
+        for record in records {
+            position += 1;
+            let own = record.message().is_some().then(|| {
+                ordinal += 1;
+                ordinal
+            });
+            let item = HistoryItem::Record(Box::new(shown(&mode, position, own, &record)));
+            if sink.send(item).await.is_err() {
+                return;
+            }
+        }
+        if !is_all {
+            continue;
+        }
+        if !follow {
+            return;
+        }
+        if state.is_final() {
+            let _ = sink.send(HistoryItem::Ended { state: convert::state(state) }).await;
+            return;
+        }
+        let Some(more) = place.more.as_mut() else { return };
+        tokio::select! {
+            changed = more.changed() => if changed.is_err() { return },
+            happened = happened.recv() => {
+                if matches!(happened, Err(broadcast::error::RecvError::Closed)) {
+                    return;
+                }
+            }
+            () = sink.closed() => return,
+        }
+    }
+}
+
+fn shown(mode: &str, position: u64, ordinal: Option<u64>, record: &Record) -> SessionRecord {
+    let says = |value: serde_json::Value| SessionPayload::Json(value.to_string());
+    let own = |at: i64, kind: &str, by: &str, payload: SessionPayload| SessionRecord {
+        position,
+        ordinal,
+        at_ms: at,
+        message_type: kind.to_owned(),
+        message_id: String::new(),
+        sender: by.to_owned(),
+        payload,
+    };
+    match record {
+        Record::Start { message, .. } | Record::Message(message) | Record::Implicit(message) => {
+            let Message { message_type, message_id, sender, payload, accepted_ms, .. } = message;
+            SessionRecord {
+                message_id: message_id.clone(),
+                ..own(*accepted_ms, message_type, sender, readable(mode, message_type, payload))
+            }
+        }
+        Record::Suspend { at, by, reason } => {
+            own(*at, "SessionSuspend", by, says(serde_json::json!({ "reason": reason })))
+        }
+        Record::Resume { at, by, reason, banked_ms, deadline_ms } => {
+            let payload = serde_json::json!({
+                "reason": reason, "banked_ms": banked_ms, "expires_at_unix_ms": deadline_ms,
+            });
+            own(*at, "SessionResume", by, says(payload))
+        }
+        Record::Cancel { at, by, reason } => {
+            own(*at, "SessionCancel", by, says(serde_json::json!({ "reason": reason })))
+        }
+        Record::Expire { at } => own(*at, "TtlExpired", "", says(serde_json::json!({}))),
+        Record::Receipt { at, json } => own(*at, "Receipt", "", SessionPayload::Json(json.clone())),
+    }
+}
+
+/// Each event comes from the node that leads, and so once to whoever asks all nodes.
+async fn lifecycle(owners: Owners, sink: ItemSink<FollowLifecycle>) {
+    let (out, mut events) = mpsc::channel(64);
+    let mut groups = JoinSet::new();
+    for group in owners.all() {
+        let (group, out, mut happened) = (group.clone(), out.clone(), group.happened());
+        groups.spawn(async move {
+            loop {
+                let event = match happened.recv().await {
+                    Ok(_) if !group.is_ready() => continue,
+                    Ok(event) => event,
+                    Err(broadcast::error::RecvError::Lagged(_)) => SessionEvent::Lagged,
+                    Err(broadcast::error::RecvError::Closed) => return,
+                };
+                let is_last = event == SessionEvent::Lagged;
+                if out.send(event).await.is_err() || is_last {
+                    return;
+                }
+            }
+        });
+    }
+    drop(out);
+    if sink.send(SessionEvent::Attached).await.is_err() {
+        return;
+    }
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            () = sink.closed() => return,
+        };
+        let Some(event) = event else { return };
+        let is_last = event == SessionEvent::Lagged;
+        if sink.send(event).await.is_err() || is_last {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
