@@ -170,8 +170,13 @@ const ONLY: &[Only] = &[
     },
     Only {
         word: "tonic::",
-        within: &["actors/gateway/src/macp/", "xtask/src/check.rs"],
-        why: "only the gateway's gRPC face names tonic",
+        within: &[
+            "actors/gateway/src/macp/",
+            "benches/",
+            "xtask/src/check.rs",
+            "tests/src/macp.rs",
+        ],
+        why: "only the gateway's gRPC face and clients in benches and tests name tonic",
     },
     Only { word: "unsafe ", within: &["xtask/src/check.rs"], why: "no unsafe code" },
 ];

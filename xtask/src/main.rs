@@ -13,7 +13,7 @@ usage: cargo xtask <command>
   up [--release] [args...]   build, then `weft up` with the given arguments
   test [--quick]             formats, lints, all tests, docs; what CI runs (--quick: no docs build)
   bench <name> [args...]     run a benchmark in release: remote, mailbox, propose, failover,
-                             services, idle
+                             services, idle, sessions
   image [tag]                the container image of weftd, by podman, in release; nothing is pulled
   tidy                       only the checks on the tree itself (who may know whom, and so on)
 ";
@@ -165,9 +165,10 @@ fn test(args: &[String]) -> Result<u8, String> {
 }
 
 /// Each is a binary of weft-bench.
-const BENCHES: [&str; 6] = ["remote", "mailbox", "propose", "failover", "services", "idle"];
+const BENCHES: [&str; 7] =
+    ["remote", "mailbox", "propose", "failover", "services", "idle", "sessions"];
 /// Those of them that start real nodes.
-const ON_NODES: [&str; 3] = ["failover", "services", "idle"];
+const ON_NODES: [&str; 4] = ["failover", "services", "idle", "sessions"];
 /// What a cluster needs built: `weftd`, `weft-shim`, `weft` and `hello`.
 const PROGRAMS: [&str; 8] =
     ["-p", "weft-node", "-p", "weft-runtime", "-p", "weft-cli", "-p", "weft-hello"];

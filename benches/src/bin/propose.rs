@@ -6,11 +6,9 @@
 //! The nodes are in one process: real QUIC on loopback, real certificates, real SQLite. All nodes
 //! of a cluster share the disk, so of three each has a third of what it can sync.
 //!
-//! The bare rate is that of 4 KiB written over what is there, as SQLite's log does once it has its
-//! size, and, beside it, of 4 KiB added to a file, which costs the file system's journal too.
+//! The bare rate is that of [`disk::bare`].
 
 use std::collections::BTreeSet;
-use std::io::{Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,6 +16,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 use weft_agreement::{Consensus, ConsensusConfig, Door, Group, Image, Machine, MachineError, Role};
+use weft_bench::disk;
 use weft_identity::{
     Credentials, DenyList, IssuingCa, PrivateKey, Subject, Trust, TrustBundle, Validity,
 };
@@ -157,34 +156,8 @@ struct Row {
     failed: u64,
 }
 
-/// Pages of the file that is written over; as many as SQLite lets its log have.
-const PAGES: u32 = 1000;
-
-/// 4 KiB written and synced, again and again: syncs a second. `over`: in place of what is there.
-fn bare(dir: &Path, lasts: Duration, over: bool) -> Result<f64, Fatal> {
-    let mut file = std::fs::File::create(dir.join("bare"))?;
-    if over {
-        for _ in 0..PAGES {
-            file.write_all(&[1; 4096])?;
-        }
-        file.sync_all()?;
-    }
-    let start = SystemClock.now();
-    let mut count = 0u32;
-    while SystemClock.now().duration_since(start) < lasts {
-        if over && count.is_multiple_of(PAGES) {
-            file.rewind()?;
-        }
-        file.write_all(&[7; 4096])?;
-        file.sync_data()?;
-        count += 1;
-    }
-    Ok(f64::from(count) / SystemClock.now().duration_since(start).as_secs_f64())
-}
-
 fn print_bare(dir: &Path, lasts: Duration) -> Result<(), Fatal> {
-    let (over, added) = (bare(dir, lasts, true)?, bare(dir, lasts, false)?);
-    println!("bare fsync of 4 KiB: {over:.0}/s written over, {added:.0}/s added to a file");
+    println!("{}", disk::bare(dir, lasts)?);
     Ok(())
 }
 
