@@ -208,6 +208,31 @@ fn nothing_acknowledged_is_lost_when_owners_die() {
 }
 
 #[test]
+fn a_call_to_a_node_that_lives_waits_for_the_next_owner() {
+    let Some((mut cluster, clients)) = cluster(3, &[]) else { return };
+    let mut term = 0;
+    for _ in 0..3 {
+        let (now, dies) = owner(&cluster, &[0, 1, 2], term);
+        term = now;
+        cluster.kill(dies);
+        let (agent, stay) = (clients.sender(0), others(&cluster, dies));
+        // Once: nobody has to try again.
+        let once = |node: usize| {
+            let (agent, start) = (agent.clone(), agent.start(&Uuid::new_v4().to_string()));
+            async move { agent.send(node, &start, ANSWERED).await }
+        };
+        let (one, other) = (once(stay[0]), once(stay[1]));
+        let began = SystemClock.now();
+        let answers = clients.run(async move { tokio::join!(one, other) });
+        eprintln!("measured: without an owner, answered after {} ms", began.elapsed().as_millis());
+        let taken = |answer: &Answer| matches!(answer, Answer::Taken(_));
+        assert!(taken(&answers.0) && taken(&answers.1), "{answers:?}");
+        cluster.start_daemon(dies);
+        cluster.answers(dies);
+    }
+}
+
+#[test]
 fn nothing_acknowledged_is_lost_when_all_nodes_die_at_once() {
     let Some((mut cluster, clients)) = cluster(3, &[]) else { return };
     let all = [0, 1, 2];

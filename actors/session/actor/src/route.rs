@@ -76,7 +76,8 @@ impl Route {
             if left.is_zero() || now.saturating_duration_since(led_at) >= LEADERLESS {
                 break;
             }
-            let done = match agreement.led() {
+            let led = agreement.led();
+            let done = match led {
                 Led::Here => here().await,
                 // Its sender looks again for who leads.
                 _ if self.meta.from.is_some() => return Err(elsewhere("it is not led here")),
@@ -96,7 +97,13 @@ impl Route {
             };
             match done {
                 Err(error) if is_elsewhere(&error) => last = Some(error),
-                Err(error) if M::IDEMPOTENT && is_open(&error) && !self.is_cut_off(agreement) => {
+                // Nothing follows from this node's lead for what was tried elsewhere: one that was
+                // just elected has not been followed yet.
+                Err(error)
+                    if M::IDEMPOTENT
+                        && is_open(&error)
+                        && !(led == Led::Here && self.is_cut_off(agreement)) =>
+                {
                     last = Some(error);
                 }
                 done => return done,

@@ -58,9 +58,10 @@ pub(crate) struct Turns {
     draw: f64,
 }
 
-/// What it waits after its start, or a peer's, before no news of a leader counts as silence.
+/// What it waits after its start, or a peer's, before no news of a leader counts as silence: as
+/// long as a leader may go by what it heard from a voter that has started anew since.
 fn settling(timing: &Timing) -> Duration {
-    timing.heartbeat * 2
+    timing.election_min
 }
 
 impl Turns {

@@ -68,9 +68,15 @@ fn a_voter_supports_only_who_could_win_and_is_not_in_the_way_of_a_leader() {
         ("it has just started", fresh, point(3, 10), false),
         (
             "it has started, and nobody leads",
-            Stance { began: now - ms(500), ..fresh },
+            Stance { began: now - ms(1_000), ..fresh },
             point(3, 10),
             true,
+        ),
+        (
+            "it has started, and a leader may still go by what it said before",
+            Stance { began: now - ms(999), ..fresh },
+            point(3, 10),
+            false,
         ),
         (
             "another has its vote",
@@ -144,7 +150,7 @@ fn all_nodes_started_at_once_ask_as_soon_as_they_have_settled() {
         let role = Some(Role::Voter);
         let sight =
             Sight { role, alone: false, heard: None, leader_gone: true, granted: None, rank };
-        assert_eq!(turns.step(now, &sight), Step::Wait(now + ms(500) + ms(125) * rank));
+        assert_eq!(turns.step(now, &sight), Step::Wait(now + ms(1_000) + ms(125) * rank));
     }
 }
 
