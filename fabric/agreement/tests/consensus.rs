@@ -331,8 +331,11 @@ async fn the_only_voter_of_two_hands_over_and_the_other_lets_it_go() {
     let second = cluster.nodes[&2].group().clone();
     until("the other leads", || second.status().role == Role::Leader).await;
     second.set_voters(ids(&[2]), ids(&[]), &ids(&[2])).await.expect("lets it go");
-    let status = second.status();
-    assert_eq!((&status.voters, &status.learners), (&ids(&[2]), &ids(&[])));
+    until("it says so", || {
+        let status = second.status();
+        (&status.voters, &status.learners) == (&ids(&[2]), &ids(&[]))
+    })
+    .await;
     drop(first);
     cluster.stop(1).await;
     second.propose(command(2), LONG).await.expect("agreed without it");
