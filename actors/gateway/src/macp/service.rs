@@ -53,7 +53,7 @@ impl Shared {
         self.clock.wall().as_micros().div_euclid(1000)
     }
 
-    /// Where sessions live; so far all on the node that is asked.
+    /// Sessions on this node: their actor finds whoever leads.
     pub(crate) const fn owner() -> Address {
         Address::here(ActorKind::Session)
     }
