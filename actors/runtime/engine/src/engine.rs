@@ -81,6 +81,22 @@ struct Version {
     components: Option<Vec<Component>>,
 }
 
+/// How Podman names what is storage and no container.
+const STORAGE: &str = "storage";
+
+/// A container as Podman's own API lists it.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct External {
+    id: String,
+    #[serde(default)]
+    names: Option<Vec<String>>,
+    #[serde(default)]
+    command: Option<Vec<String>>,
+    #[serde(default)]
+    state: String,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Component {
@@ -386,6 +402,29 @@ impl Engine {
         let path = self.path(&format!("/containers/{}/json", encode(id)));
         let json = limited(&what, LOOK, Ask::get(&self.socket, &what, path).bytes()).await?;
         Container::read(&json).map_err(|error| Error::Answer { what, message: error.to_string() })
+    }
+
+    /// What an engine that was killed left of the container of that name: storage that holds the
+    /// name, and no container. [`Engine::remove`] takes its id. Podman's alone, from its version 4
+    /// on; what Buildah works on is none.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn remains(&self, name: &str) -> Result<Option<String>, Error> {
+        if self.flavour != Flavour::Podman {
+            return Ok(None);
+        }
+        let what = format!("look for what is left of container {name}");
+        let path = "/v4.0.0/libpod/containers/json?all=true&external=true".to_owned();
+        let json = limited(&what, LOOK, Ask::get(&self.socket, &what, path).bytes()).await?;
+        let all: Vec<External> = serde_json::from_slice(&json)
+            .map_err(|error| Error::Answer { what, message: error.to_string() })?;
+        let is_left = |one: &External| {
+            one.state == STORAGE
+                && one.command.as_deref().is_some_and(|command| command == [STORAGE])
+                && one.names.iter().flatten().any(|own| own == name)
+        };
+        Ok(all.into_iter().find(is_left).map(|one| one.id))
     }
 
     /// All containers, also those that do not run, that bear all of these labels (`name` or

@@ -186,6 +186,19 @@ impl Podman {
             .unwrap()
     }
 
+    /// As [`Podman::command`], killed after so many seconds if it has not ended.
+    pub(crate) fn killed(&self, after: &str, arguments: &[&str]) {
+        Command::new("timeout")
+            .args(["-s", "KILL", after, "env"])
+            .args(self.environment())
+            .arg("podman")
+            .args(self.options())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+    }
+
     fn import(&self) {
         let tar = self.dir.join("image.tar");
         std::fs::write(&tar, root_tar(&self.dir.join("root"))).unwrap();

@@ -119,6 +119,36 @@ async fn every_value_reaches_the_container_as_one_argument() {
 }
 
 #[tokio::test]
+async fn what_a_killed_engine_left_of_a_container_is_found_by_its_name_and_removed() {
+    let Some(podman) = Podman::start().await else { return };
+    let engine = podman.engine();
+    let whole = engine.create(&podman.spec("whole", &["/bin/true"])).await.unwrap();
+    assert_eq!(engine.remains("whole").await.unwrap(), None, "a container is none");
+    // Killed at later and later a moment, it is at some time between taking the name and noting it.
+    let mut left = None;
+    for after in (20..2000).step_by(2).map(|ms| format!("{:.3}", f64::from(ms) / 1000.0)) {
+        podman.killed(&after, &["create", "--name", "left", IMAGE, "/bin/true"]);
+        left = engine.remains("left").await.unwrap();
+        if left.is_some() {
+            break;
+        }
+        engine.remove("left").await.unwrap();
+    }
+    let left = left.expect("it was killed at every moment");
+    match engine.create(&podman.spec("left", &["/bin/true"])).await {
+        Err(Error::NameTaken { holder, .. }) => assert_eq!(holder.id, "", "nobody can look at it"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(engine.remains("lef").await.unwrap(), None);
+    engine.remove(&left).await.unwrap();
+    assert_eq!(engine.remains("left").await.unwrap(), None);
+    let id = engine.create(&podman.spec("left", &["/bin/true"])).await.unwrap();
+    for id in [id, whole] {
+        engine.remove(&id).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_life_from_create_to_remove_and_each_step_twice() {
     let Some(podman) = Podman::start().await else { return };
     let engine = podman.engine();

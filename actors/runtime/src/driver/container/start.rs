@@ -219,6 +219,14 @@ async fn start(
             Err(error @ Error::NameTaken { .. }) if is_unknown(&error) => {
                 looks += 1;
                 if looks == LOOKS {
+                    // An engine that was killed while it made a container keeps its name for ever.
+                    let left = engine.remains(&made.name).await.ok().flatten();
+                    let Some(left) = left else {
+                        return Err(Problem::Passing(error.to_string()).into());
+                    };
+                    tracing::info!(container = made.name, "removing what a killed engine left");
+                    engine.remove(&left).await?;
+                } else if looks > LOOKS {
                     return Err(Problem::Passing(error.to_string()).into());
                 }
                 tokio::time::sleep(AGAIN).await;
