@@ -359,12 +359,17 @@ fn an_update_goes_as_many_at_once_as_it_may_and_stands_still_while_it_is_paused(
     first(&cluster);
     let slow = |top: &str, env: &str| web(top, env).replace("500ms", "2s");
     deploy(&cluster, &slow("max_parallel = 2", "env = [\"A=1\"]"), &["--no-wait"]).ok();
-    eventually("all are new", || (revisions(&cluster) == [2, 2, 2]).then_some(()));
-    let mut started: Vec<_> = ps(&cluster)
-        .iter()
-        .filter(|row| row["replica"].as_u64().is_some_and(|replica| replica <= 3))
-        .map(|row| parse_time(row["started_at"].as_str().expect("it runs")).expect("a time"))
-        .collect();
+    // The last of them may be new and not have begun.
+    let mut started = eventually("all are new, and run", || {
+        let rows = ps(&cluster);
+        let stays = |row: &&Value| row["replica"].as_u64().is_some_and(|replica| replica <= 3);
+        let begun = |row: &Value| {
+            let is_new = row["revision"].as_u64() == Some(2);
+            parse_time(row["started_at"].as_str().filter(|_| is_new)?).ok()
+        };
+        let started: Option<Vec<_>> = rows.iter().filter(stays).map(begun).collect();
+        started.filter(|all| all.len() == 3)
+    });
     started.sort_unstable();
     // Each has to be healthy for 2 s before the next.
     assert!(started[1].since(started[0]) < Duration::from_secs(2), "{started:?}");
