@@ -254,6 +254,27 @@ fn serve(stream: TcpStream, site: &Site) -> Option<()> {
 }
 
 #[test]
+fn a_bridge_keeps_its_address_whatever_comes_and_goes_beside_a_container() {
+    let Some(boxes) = Boxes::start(1) else { return };
+    let cluster = &boxes.cluster;
+    cluster.deploy(0, &web(IMAGE));
+    row(&boxes, "web", is_running);
+    let ip = |arguments: &[&str]| run(cluster.net.command(0, "ip").args(arguments)).ok().stdout;
+    let bridges = || -> Value {
+        let all = ip(&["-json", "link", "show", "type", "bridge"]);
+        serde_json::from_str(&all).expect("JSON")
+    };
+    let before = bridges();
+    let (bridge, address) = (text(&before[0]["ifname"]), text(&before[0]["address"]));
+    // A bridge whose address nobody holds takes the lowest of its ports'.
+    ip(&["link", "add", "lowest", "address", "02:00:00:00:00:01", "type", "veth"]);
+    ip(&["link", "set", "lowest", "up", "master", &bridge]);
+    let ports = ip(&["link", "show", "master", &bridge]);
+    assert!(ports.contains("02:00:00:00:00:01"), "{ports}");
+    assert_eq!(text(&bridges()[0]["address"]), address, "{ports}");
+}
+
+#[test]
 fn what_was_pulled_is_known_by_its_digest_and_its_registry_is_not_asked_again() {
     let Some(mut boxes) = Boxes::start(1) else { return };
     let mut registry = Registry::start(&boxes);

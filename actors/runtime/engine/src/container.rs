@@ -5,6 +5,7 @@
 //! killed `stopped`, which Docker does not.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -154,6 +155,8 @@ pub struct Container {
     pub restarts: u64,
     /// Network; empty: the engine's default.
     pub network: String,
+    /// Addresses of its networks' gateways; none while it does not run.
+    pub gateways: Vec<IpAddr>,
     /// User; may be the image's.
     pub user: String,
     /// Working directory; may be the image's.
@@ -358,7 +361,23 @@ struct Config {
 #[serde(default, rename_all = "PascalCase")]
 struct Networks {
     ports: Option<Ports>,
-    networks: Option<BTreeMap<String, serde::de::IgnoredAny>>,
+    networks: Option<BTreeMap<String, Option<Attached>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Attached {
+    #[serde(rename = "Gateway")]
+    gateway: Option<String>,
+    #[serde(rename = "IPv6Gateway")]
+    gateway_6: Option<String>,
+}
+
+impl Attached {
+    fn gateways(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let both = [&self.gateway, &self.gateway_6].into_iter();
+        both.filter_map(|text| text.as_deref()?.parse().ok())
+    }
 }
 
 impl From<Inspect> for Container {
@@ -401,6 +420,13 @@ impl From<Inspect> for Container {
             restart: restart(&host.restart_policy.unwrap_or_default()),
             restarts: inspect.restart_count.and_then(|n| u64::try_from(n).ok()).unwrap_or_default(),
             network: network(&host.network_mode.unwrap_or_default(), networks.networks.as_ref()),
+            gateways: networks
+                .networks
+                .iter()
+                .flat_map(BTreeMap::values)
+                .flatten()
+                .flat_map(Attached::gateways)
+                .collect(),
             user: config.user.unwrap_or_default(),
             workdir: config.working_dir.unwrap_or_default(),
             entrypoint: config.entrypoint.unwrap_or_default(),
@@ -442,7 +468,7 @@ fn restart(policy: &Restart) -> RestartPolicy {
 
 /// Engines call their default network `default` or `bridge`; a network by name shows in the list
 /// of networks only, with some.
-fn network(mode: &str, networks: Option<&BTreeMap<String, serde::de::IgnoredAny>>) -> String {
+fn network(mode: &str, networks: Option<&BTreeMap<String, Option<Attached>>>) -> String {
     let mut named = networks
         .into_iter()
         .flat_map(BTreeMap::keys)

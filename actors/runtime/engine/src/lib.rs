@@ -6,6 +6,7 @@
 //! - `container`: what a container is, as the engine tells it. Pure.
 //! - `engine`, `image`, `archive`: the calls. `raw`: those that bollard does not do well enough.
 //! - `events`, `exit`, `memory`, `tail`: how changes are noticed; `logs`, `exec`, `stats`: the rest.
+//! - `bridge`: networks that stay as they are while containers come and go.
 //! - `lease`: killing a container when neither engine nor daemon is there to do it.
 //!
 //! Nothing of bollard is in this crate's interface, and no other crate names it. Engines' own
@@ -13,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod bridge;
 mod container;
 mod engine;
 mod error;
@@ -31,6 +33,7 @@ mod spec;
 mod stats;
 mod tail;
 
+pub use bridge::hold_bridges;
 pub use container::{Container, ContainerState, Ended, Summary, observed};
 pub use engine::{Engine, Flavour, TALKATIVE};
 pub use error::{Error, NameHolder};

@@ -265,6 +265,7 @@ pub(crate) async fn take_over(
             hands.say(Input::Found(Finding::Lost(what, why)));
             return idle(&Hands { run: 0, ..hands }, inbox).await;
         }
+        hold_bridges(&container).await;
         hands.say(Input::Found(Finding::Running(what)));
         follow(&hands, engine, container, guard, &mut inbox, false).await;
         return idle(&hands, inbox).await;
@@ -288,6 +289,14 @@ pub(crate) async fn take_over(
     // The first run of a machine is one that it takes over or sees to the end of; here there is
     // none yet.
     idle(&Hands { run: 0, ..hands }, inbox).await;
+}
+
+/// Sees to it that other containers' coming and going does not cut off a container that runs.
+async fn hold_bridges(container: &Container) {
+    match weft_engine::hold_bridges(&container.gateways).await {
+        Ok(held) => tracing::debug!(?held, "bridges keep their addresses"),
+        Err(error) => tracing::debug!(%error, "a bridge may change its address"),
+    }
 }
 
 /// Nothing runs, until the next run begins: notices when somebody else starts the container, and
@@ -330,6 +339,7 @@ async fn idle(hands: &Hands, mut inbox: mpsc::Receiver<Order>) {
         let Ok(engine) = engines.engine().await else { continue };
         match look_at(hands, &engine, &mut inbox).await {
             Some(Some(container)) => {
+                hold_bridges(&container).await;
                 let file = read(&hands.dir());
                 hands.say(Input::Surfaced(hands.run, instance(&container, &file)));
                 let guard = Guard::find(hands).await;

@@ -85,7 +85,7 @@ fn what_is_absent_or_null_is_unknown() {
 #[test]
 fn networks_by_name_are_known_and_defaults_are_not_named() {
     let of = |mode: &str, names: &[&str]| {
-        let names = names.iter().map(|n| ((*n).to_owned(), serde::de::IgnoredAny)).collect();
+        let names = names.iter().map(|n| ((*n).to_owned(), None)).collect();
         network(mode, Some(&names))
     };
     assert_eq!(of("bridge", &["podman"]), "");

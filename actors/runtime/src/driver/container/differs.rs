@@ -138,6 +138,7 @@ mod tests {
             restart: RestartPolicy::No,
             restarts: 0,
             network: "podman".into(),
+            gateways: Vec::new(),
             user: made.user,
             workdir: "/".into(),
             entrypoint: Vec::new(),

@@ -8,8 +8,8 @@ use weft_protocol::files::{FILES_VERSION, replica_dir};
 
 use super::follow::follow;
 use super::{
-    AGAIN, ContainerFile, differs, idle, instance, is_ours, lease_ended, ours, permanence, read,
-    write,
+    AGAIN, ContainerFile, differs, hold_bridges, idle, instance, is_ours, lease_ended, ours,
+    permanence, read, write,
 };
 use crate::adopt;
 use crate::blobs::place::place;
@@ -342,6 +342,7 @@ async fn started(
         }
         Ok(container) => {
             tracing::debug!(component = %hands.key, container = container.name, id, "started");
+            hold_bridges(&container).await;
             Ok((container, guard))
         }
         Err(error) => {
