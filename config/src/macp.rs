@@ -55,6 +55,8 @@ pub struct MacpSettings {
     pub data_dir: PathBuf,
     /// `MACP_MEMORY_ONLY`.
     pub memory_only: bool,
+    /// `MACP_SESSION_RETENTION_SECS`: a session that has ended leaves memory so long after its start.
+    pub retention: Duration,
     /// `MACP_MAX_PAYLOAD_BYTES`.
     pub payload_max: usize,
     /// `MACP_SESSION_START_LIMIT_PER_MINUTE`.
@@ -277,6 +279,7 @@ impl MacpSettings {
             },
             data_dir: env.get("MACP_DATA_DIR").unwrap_or(".macp-data").into(),
             memory_only: env.flag("MACP_MEMORY_ONLY", sessions.memory_only),
+            retention: seconds("MACP_SESSION_RETENTION_SECS", 3600)?,
             payload_max: usize::try_from(payload_max).unwrap_or(1_048_576),
             starts_per_minute: env.number("MACP_SESSION_START_LIMIT_PER_MINUTE", 60)?,
             messages_per_minute: env.number("MACP_MESSAGE_LIMIT_PER_MINUTE", 600)?,

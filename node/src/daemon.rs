@@ -624,6 +624,7 @@ impl Agreed {
         let kept_behind = u64::from(node.config.log_kept);
         let first = node.data.seed.bootstrap.is_some();
         let memory_only = node.macp.as_ref().is_some_and(|macp| macp.memory_only);
+        let retention = node.macp.as_ref().map_or(sessions::RETENTION, |macp| macp.retention);
         let modes = match &node.macp {
             Some(macp) => sessions::modes(macp)?,
             None => weft_session_actor::Modes::agreed(),
@@ -647,10 +648,10 @@ impl Agreed {
             let group = consensus.group(weft_registry::GROUP, control.machine()).await?;
             let others = weft_registry::Others::default();
             let (sessions, groups) = if memory_only {
-                (sessions::Kept::of(modes, own.1), None)
+                (sessions::Kept::in_memory(modes, own.1, retention), None)
             } else {
                 let (opener, control) = (consensus.clone(), control.clone());
-                let kept = sessions::Kept::of(modes, own.1);
+                let kept = sessions::Kept::agreed(modes, own.1, &data, retention).await?;
                 let groups = sessions::Groups::new(kept, opener, control, others.clone(), own.0);
                 // Those that are known already are there before anybody asks for them.
                 groups.open().await?;

@@ -113,14 +113,15 @@ async fn serve(
     // Nobody but MACP clients can ask for anything, so there is nothing to audit.
     let (audit, _) = AuditSink::channel(1);
     let fabric = Fabric::local(FabricConfig { node, name: "sessions".to_owned(), audit });
+    let retention = settings.retention;
     let (consensus, kept) = if settings.memory_only {
-        (None, Kept::of(modes, clock.clone()))
+        (None, Kept::in_memory(modes, clock.clone(), retention))
     } else {
         let (dir, fabric, clock) = (settings.data_dir.clone(), fabric.clone(), clock.clone());
         let opened = runtime.spawn(async move {
             let door = Door::new(fabric.clone());
-            let consensus = Consensus::open(ConsensusConfig::new(dir), fabric, &door).await?;
-            let kept = Kept::of(modes, clock);
+            let consensus = Consensus::open(ConsensusConfig::new(&dir), fabric, &door).await?;
+            let kept = Kept::agreed(modes, clock, &dir, retention).await?;
             kept.open_alone(&consensus).await?;
             door.attach();
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>((Some(consensus), kept))

@@ -15,7 +15,7 @@ use weft_gateway::{
 use weft_link::{Call, Fabric};
 use weft_protocol::NeedGroup;
 use weft_registry::{Control, Others, Spread, Tended};
-use weft_session_actor::{Modes, Owned, Owners};
+use weft_session_actor::{Archive, Modes, Owned, Owners};
 use weft_wire::{ActorKind, Address, Backoff, Clock, NodeId, SystemClock};
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
@@ -28,6 +28,8 @@ const NAMES: [&str; 2] = [Modes::GROUP, FIRST];
 const FOUND: Duration = Duration::from_secs(10);
 const AGAIN: Backoff =
     Backoff { base: Duration::from_millis(50), max: Duration::from_secs(5), jitter: 0.2 };
+/// A node that serves no sessions holds copies of those that have ended so long in memory.
+pub(crate) const RETENTION: Duration = Duration::from_secs(3600);
 /// A node of a cluster lets clients finish for so long when it stops: its peers wait for it.
 pub(crate) const DRAIN: Duration = Duration::from_secs(1);
 
@@ -155,12 +157,25 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// Sessions that are agreed on where the modes are, once their groups are open.
-    pub(crate) fn of(modes: Modes, clock: Arc<dyn Clock>) -> Self {
-        let owned = match modes.is_agreed() {
-            true => Owned::agreed(FIRST, modes.clone(), clock),
-            false => Owned::new(FIRST, modes.clone(), clock),
-        };
+    /// Sessions that end with this daemon, and are forgotten `retention` after their start.
+    pub(crate) fn in_memory(modes: Modes, clock: Arc<dyn Clock>, retention: Duration) -> Self {
+        let archive = Archive::none(retention);
+        Self::of(Owned::new(FIRST, modes.clone(), clock, archive), modes)
+    }
+
+    /// Sessions that are agreed on once their groups are open. Those that have ended go to a file
+    /// in `dir`, `retention` after their start at the latest.
+    pub(crate) async fn agreed(
+        modes: Modes,
+        clock: Arc<dyn Clock>,
+        dir: &Path,
+        retention: Duration,
+    ) -> Result<Self, Failed> {
+        let archive = Archive::open(Archive::file(dir).await?, FIRST, retention).await?;
+        Ok(Self::of(Owned::agreed(FIRST, modes.clone(), clock, archive), modes))
+    }
+
+    fn of(owned: Owned, modes: Modes) -> Self {
         Self { owners: Owners::one(owned.clone()), modes, owned }
     }
 
@@ -172,7 +187,12 @@ impl Kept {
         Ok(())
     }
 
+    /// Opens one that is not open already.
     async fn open(&self, consensus: &Consensus, name: &str) -> Result<Group, ConsensusError> {
+        let open = if name == FIRST { self.owned.group() } else { self.modes.group() };
+        if let Some(group) = open {
+            return Ok(group);
+        }
         let machine = if name == FIRST { self.owned.machine() } else { self.modes.machine() };
         let group = consensus.group(name, machine).await?;
         if name == FIRST {

@@ -68,8 +68,21 @@ fn ready(cluster: &NetCluster, clients: &Clients, nodes: &[usize]) {
 }
 
 fn cluster(nodes: usize, settings: &[&str]) -> Option<(NetCluster, Clients)> {
+    cluster_with(nodes, settings, &[])
+}
+
+/// What has ended leaves memory at once.
+const LEAVE: &[(&str, &str)] = &[("MACP_SESSION_RETENTION_SECS", "0")];
+
+fn cluster_with(
+    nodes: usize,
+    settings: &[&str],
+    variables: &[(&str, &str)],
+) -> Option<(NetCluster, Clients)> {
     let net = Net::new(nodes + 1)?;
-    let options = macp::serving(&net, &file("tokens.json"), settings);
+    let mut options = macp::serving(&net, &file("tokens.json"), settings);
+    let more = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    options.variables.extend(more);
     let cluster = NetCluster::with(net, nodes, options);
     cluster.settled(0);
     let clients = Clients::new(&cluster, nodes);
@@ -234,7 +247,7 @@ fn a_call_to_a_node_that_lives_waits_for_the_next_owner() {
 
 #[test]
 fn nothing_acknowledged_is_lost_when_all_nodes_die_at_once() {
-    let Some((mut cluster, clients)) = cluster(3, &[]) else { return };
+    let Some((mut cluster, clients)) = cluster_with(3, &[], LEAVE) else { return };
     let all = [0, 1, 2];
     let load = Load::start(&clients, &all, 8, 2);
     load.began(&cluster);
@@ -382,7 +395,7 @@ fn a_client_of_an_owner_that_is_cut_off_is_refused_and_nothing_is_lost() {
 #[test]
 fn a_node_that_was_away_catches_up() {
     let settings = ["consensus.checkpoint_every=50", "consensus.log_kept=50"];
-    let Some((mut cluster, clients)) = cluster(3, &settings) else { return };
+    let Some((mut cluster, clients)) = cluster_with(3, &settings, LEAVE) else { return };
     let (_, leads) = owner(&cluster, &[0, 1, 2], 0);
     let (away, stay) = ((leads + 1) % 3, others(&cluster, (leads + 1) % 3));
     // Some of the sessions began before it was away.
@@ -405,6 +418,9 @@ fn a_node_that_was_away_catches_up() {
     cluster.answers(away);
     cluster.wait_until("the log was cut and an image came", DEADLINE, |cluster| {
         (installed(cluster) > before).then_some(())
+    });
+    cluster.wait_until("it has the sessions that ended meanwhile", DEADLINE, |cluster| {
+        cluster.log(away).contains("ended sessions fetched").then_some(())
     });
     load.goes_on(&cluster, 100);
     book.add(load.stop(&clients));

@@ -94,12 +94,13 @@ pub use service::{
     component_variables, image_version, route_variable, valid_name,
 };
 pub use session::{
-    AskWhatIf, CatalogueEdit, CatalogueItem, ControlSession, EditCatalogue, FollowCatalogue,
-    FollowSession, FollowSessions, IssueReceipt, IssuedReceipt, ListSessions, ModeView, ModesView,
-    PolicyView, ReadModes, ReadPolicies, ReadSession, ReadSessionHead, ReceiptSigner, RelaySignal,
-    SendEnvelope, SessionAck, SessionActivity, SessionAnswer, SessionControl, SessionEnvelope,
-    SessionEvent, SessionHead, SessionItem, SessionLifecycle, SessionPage, SessionReader,
-    SessionRefusal, SessionState, SessionView,
+    ARCHIVE_PIECE, ArchiveItem, AskWhatIf, CatalogueEdit, CatalogueItem, ControlSession,
+    EditCatalogue, FollowCatalogue, FollowSession, FollowSessions, IssueReceipt, IssuedReceipt,
+    ListSessions, ModeView, ModesView, PolicyView, ReadArchive, ReadModes, ReadPolicies,
+    ReadSession, ReadSessionHead, ReceiptSigner, RelaySignal, SendEnvelope, SessionAck,
+    SessionActivity, SessionAnswer, SessionControl, SessionEnvelope, SessionEvent, SessionHead,
+    SessionItem, SessionLifecycle, SessionPage, SessionReader, SessionRefusal, SessionState,
+    SessionView,
 };
 pub use session_operate::{
     EXPORT_PIECE, EndSession, ExportItem, ExportSession, FollowHistory, FollowLifecycle,

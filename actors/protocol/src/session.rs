@@ -4,7 +4,9 @@
 //! milliseconds since the Unix epoch, as MACP has them.
 
 use serde::{Deserialize, Serialize};
-use weft_wire::{ActorKind, Allow, Message, MessageId, Subscription};
+use weft_wire::{ActorKind, Allow, Class, Message, MessageId, Subscription};
+
+use crate::Octets;
 
 /// An envelope whose sender is known (§4.1); the protocol version is always 1.0.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -598,6 +600,54 @@ pub struct CatalogueItem {
     pub policies: u64,
     /// All policies by id.
     pub all: Vec<PolicyView>,
+}
+
+/// Most bytes of one [`ArchiveItem::Piece`].
+pub const ARCHIVE_PIECE: usize = 256 << 10;
+
+/// Ended sessions that have left a group's memory, by their places, as another node of the group
+/// has them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadArchive {
+    /// The group.
+    pub group: String,
+    /// The first place, from 1.
+    pub first: u64,
+    /// The last place.
+    pub last: u64,
+}
+
+/// What comes of [`ReadArchive`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ArchiveItem {
+    /// The next bytes of a session.
+    Piece {
+        /// Its place; ascending.
+        place: u64,
+        /// At most [`ARCHIVE_PIECE`].
+        bytes: Octets,
+        /// No more of this one comes.
+        is_last: bool,
+    },
+    /// Last.
+    Done {
+        /// The node lacks none of them itself.
+        is_whole: bool,
+    },
+}
+
+impl Message for ReadArchive {
+    const ID: MessageId = MessageId(421);
+    const ACTOR: ActorKind = ActorKind::Session;
+    const NAME: &'static str = "session.read-archive";
+    const CLASS: Class = Class::Bulk;
+    const ALLOW: Allow = Allow::NODES;
+    const IDEMPOTENT: bool = true;
+    type Reply = ();
+}
+
+impl Subscription for ReadArchive {
+    type Item = ArchiveItem;
 }
 
 /// Changes of modes and policies.

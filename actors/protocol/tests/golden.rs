@@ -758,6 +758,12 @@ fn session_lines() -> Vec<String> {
         line(&FollowSession { session_id: id(), reader, after: Some(4), follow: true }),
         line(&FollowSessions {}),
         line(&FollowCatalogue {}),
+        line(&ReadArchive { group: "g".into(), first: 1, last: 2 }),
+        value(
+            "archive-item",
+            &ArchiveItem::Piece { place: 1, bytes: Octets(vec![8]), is_last: true },
+        ),
+        value("archive-item", &ArchiveItem::Done { is_whole: true }),
     ];
     for signer in [
         ReceiptSigner::Nobody,

@@ -91,11 +91,18 @@ fn entry() -> Entry {
     Entry::Records { session: "session-000000000000000001".into(), base: 0, records: records() }
 }
 
+fn session() -> Session {
+    let mut sessions = Sessions::default();
+    sessions.apply(entry());
+    sessions.page(None, 1)[0].clone()
+}
+
 #[test]
 fn entries_keep_their_bytes() {
     for (name, entry) in [
         ("entry-records.v1.hex", entry()),
         ("entry-archive.v1.hex", Entry::Archive { sessions: vec!["s".into()] }),
+        ("entry-recall.v1.hex", Entry::Recall { session: Box::new(session()) }),
     ] {
         let bytes = pinned(name, &encode_entry(&entry).expect("encodes"));
         assert_eq!(decode_entry(&bytes), Ok(entry));
@@ -122,7 +129,7 @@ fn every_kind_of_mode_keeps_its_bytes() {
 fn a_session_keeps_its_bytes_and_its_meaning() {
     let mut sessions = Sessions::default();
     sessions.apply(entry());
-    let session = sessions.page(None, 1)[0].clone();
+    let session = session();
     let bytes = pinned("session.v1.hex", &session.to_bytes().expect("encodes"));
     assert_eq!(Session::from_bytes(&bytes).as_ref(), Ok(&session));
     let bytes = pinned("sessions.v1.hex", &sessions.to_bytes().expect("encodes"));

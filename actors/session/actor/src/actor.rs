@@ -10,17 +10,18 @@ use weft_link::{ItemSink, Reply};
 use weft_protocol::{
     AskWhatIf, ControlSession, EditCatalogue, FollowCatalogue, FollowSession, FollowSessions,
     IssueReceipt, IssuedReceipt, ListSessions, ModesView, ReadModes, ReadPolicies, ReadSession,
-    ReadSessionHead, ReceiptSigner, SendEnvelope, SessionControl, SessionPage, SessionReader,
-    SessionRefusal,
+    ReadSessionHead, ReceiptSigner, SendEnvelope, SessionControl, SessionHead, SessionPage,
+    SessionReader, SessionRefusal,
 };
 use weft_session::{Answer, Receipt, Session, StartRights, what_if};
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope, Serve};
 use weft_wire::{AskError, Failure, FailureKind, Message};
 
+use crate::archive::Filter;
 use crate::lead::Led;
-use crate::owned::{Request, Step, Unanswered};
+use crate::owned::{At, Request, Step, Unanswered};
 use crate::route::{Route, elsewhere};
-use crate::{Modes, Owned, Owners, convert, follow};
+use crate::{Modes, Owned, Owners, convert, follow, mend};
 
 /// How often what is due is looked for.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -63,6 +64,7 @@ impl Actor for SessionActor {
             .subscription::<FollowSession>()
             .subscription::<FollowSessions>()
             .subscription::<FollowCatalogue>();
+        mend::routes(routes);
         operate::routes(routes);
         reference::routes(routes);
     }
@@ -71,6 +73,8 @@ impl Actor for SessionActor {
         for group in self.owners.all() {
             group.begin();
             scope.spawn(group.clone().keep_lead());
+            scope.spawn(group.clone().keep_archive());
+            scope.spawn(mend::mend(group.clone(), scope.fabric().clone()));
         }
         scope.every(SWEEP, |actor, scope| actor.sweep(scope));
         Ok(())
@@ -91,13 +95,21 @@ fn failure(group: &Owned, why: Unanswered) -> AskError {
         Unanswered::Unsure(cause) => {
             (FailureKind::Internal, "it is not known whether it is kept", cause)
         }
+        Unanswered::Unreadable(cause) => {
+            (FailureKind::Internal, "the session cannot be read from disk", cause)
+        }
     };
     AskError::Failed(Failure::new(kind, message).cause(cause))
 }
 
 impl SessionActor {
+    pub(crate) const fn owners(&self) -> &Owners {
+        &self.owners
+    }
+
     fn sweep(&mut self, scope: &Scope<Self>) {
         for group in self.owners.all() {
+            scope.spawn(group.clone().let_go());
             for request in group.sweep() {
                 let step = group.step(&request);
                 let group = group.clone();
@@ -164,34 +176,35 @@ impl SessionActor {
         let group = self.owners.of(&id).clone();
         let route = Route { fabric: scope.fabric().clone(), meta: reply.meta().clone() };
         let request = Request::Touch { id: id.clone() };
-        let read = move |group: &Owned| {
-            let state = group.lock();
-            match state.sessions.get(&id) {
-                None => Err(follow::not_found(&id)),
-                Some(session) if !session.may_read(&convert::rights(&reader)) => {
-                    Err(follow::forbidden(&id))
-                }
-                Some(session) => say(session),
-            }
+        let not_found = follow::not_found(&id);
+        let of = id.clone();
+        let say = move |session: &Session| match session.may_read(&convert::rights(&reader)) {
+            true => say(session),
+            false => Err(follow::forbidden(&of)),
         };
         if group.is_ready()
             && let Step::Done(Ok(_)) = group.step(&request)
+            && let Some(At::Here(said)) = group.near(&id, &say)
         {
-            return reply.ok(read(&group));
+            return reply.ok(said);
         }
         scope.spawn(async move {
+            let read = || async {
+                let said = group.look(&id, &say).await.map_err(|why| failure(&group, why))?;
+                Ok(said.unwrap_or_else(|| Err(not_found.clone())))
+            };
             let here = || async {
-                let done = group.run(request.clone()).await;
-                done.map(|_| read(&group)).map_err(|why| failure(&group, why))
+                let _ = group.run(request.clone()).await.map_err(|why| failure(&group, why))?;
+                read().await
             };
             // The disk is full, say: what is applied can still be read.
             if group.agreement().is_alone() && group.is_down() {
-                return reply.ok(read(&group));
+                return reply.result(read().await);
             }
             let done = match route.run(group.agreement(), message, here).await {
-                Err(error) if route.meta.from.is_none() => match read(&group) {
-                    Err(refusal) if refusal.code == follow::NOT_FOUND => Err(error),
-                    done => Ok(done),
+                Err(error) if route.meta.from.is_none() => match read().await {
+                    Ok(Err(refusal)) if refusal.code == follow::NOT_FOUND => Err(error),
+                    done => done,
                 },
                 done => done,
             };
@@ -200,25 +213,28 @@ impl SessionActor {
     }
 
     /// Answers from what is applied on the node that leads all groups there are.
-    fn applied<M: Message>(
+    fn applied<M, F>(
         &self,
         message: M,
         group: &Owned,
         reply: Reply<M>,
         scope: &Scope<Self>,
-        say: impl Fn() -> M::Reply + Send + Sync + 'static,
-    ) {
-        if group.is_ready() {
-            return reply.ok(say());
-        }
+        say: impl Fn() -> F + Send + Sync + 'static,
+    ) where
+        M: Message,
+        F: Future<Output = Result<M::Reply, Unanswered>> + Send,
+    {
         let group = group.clone();
         let route = Route { fabric: scope.fabric().clone(), meta: reply.meta().clone() };
         scope.spawn(async move {
-            let here =
-                || async { group.lead().await.map(|()| say()).map_err(|why| failure(&group, why)) };
+            let said = || async { say().await.map_err(|why| failure(&group, why)) };
+            let here = || async {
+                group.lead().await.map_err(|why| failure(&group, why))?;
+                said().await
+            };
             let done = match route.run(group.agreement(), message, here).await {
                 // What is here may be old, but nothing else is to be had.
-                Err(_) if route.meta.from.is_none() => Ok(say()),
+                Err(_) if route.meta.from.is_none() => said().await,
                 done => done,
             };
             reply.result(done);
@@ -279,8 +295,23 @@ impl Handle<ReadSessionHead> for SessionActor {
     ) {
         let id = message.session_id.clone();
         let group = self.owners.of(&id).clone();
+        let head = |session: &Session| SessionHead {
+            mode: session.mode().to_owned(),
+            state: convert::state(session.state()),
+            ordinal: session.last_ordinal(),
+        };
+        if group.is_ready() {
+            match group.near(&id, head) {
+                Some(At::Here(head)) => return reply.ok(Some(head)),
+                Some(At::Nowhere) => return reply.ok(None),
+                Some(At::Left(_)) | None => {}
+            }
+        }
         let owned = group.clone();
-        self.applied(message, &group, reply, scope, move || owned.head(&id));
+        self.applied(message, &group, reply, scope, move || {
+            let (owned, id) = (owned.clone(), id.clone());
+            async move { owned.look(&id, head).await }
+        });
     }
 }
 
@@ -289,18 +320,21 @@ impl Handle<ListSessions> for SessionActor {
         let ListSessions { after, size } = message.clone();
         let owners = self.owners.clone();
         let group = owners.first().clone();
+        let filter = Filter { after, ..Filter::default() };
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
         self.applied(message, &group, reply, scope, move || {
-            let size = usize::try_from(size).unwrap_or(usize::MAX);
-            let mut sessions = Vec::new();
-            for group in owners.all() {
-                let state = group.lock();
-                let page = state.sessions.page(after.as_deref(), size.saturating_add(1));
-                sessions.extend(page.into_iter().map(convert::view));
+            let (owners, filter) = (owners.clone(), filter.clone());
+            async move {
+                let mut sessions = Vec::new();
+                for group in owners.all() {
+                    let page = group.page(&filter, size.saturating_add(1), convert::view).await?;
+                    sessions.extend(page.into_iter().map(|(_, view)| view));
+                }
+                sessions.sort_by(|a, b| a.session_id.cmp(&b.session_id));
+                let more = sessions.len() > size;
+                sessions.truncate(size);
+                Ok(SessionPage { sessions, more })
             }
-            sessions.sort_by(|a, b| a.session_id.cmp(&b.session_id));
-            let more = sessions.len() > size;
-            sessions.truncate(size);
-            SessionPage { sessions, more }
         });
     }
 }
@@ -405,12 +439,12 @@ async fn issue(
     message: &IssueReceipt,
 ) -> Result<Result<IssuedReceipt, SessionRefusal>, Unanswered> {
     group.lead().await?;
-    let answer = match receipt(group, message) {
+    let answer = match receipt(group, message).await? {
         Ok(Receiving::New(json)) => {
             let id = message.session_id.clone();
             // Another one may have been first: that one stays.
             let _ = group.run(Request::Receipt { id, json }).await?;
-            receipt(group, message)
+            receipt(group, message).await?
         }
         other => other,
     };
@@ -435,32 +469,37 @@ impl Receiving {
 }
 
 /// The receipt that is kept, or the one that could be; all of it but the signature is made here.
-fn receipt(group: &Owned, asked: &IssueReceipt) -> Result<Receiving, SessionRefusal> {
+async fn receipt(
+    group: &Owned,
+    asked: &IssueReceipt,
+) -> Result<Result<Receiving, SessionRefusal>, Unanswered> {
     let IssueReceipt { session_id: id, reader, issuer, signer } = asked;
     let now = group.now();
-    let state = group.lock();
-    let session = state.sessions.get(id).ok_or_else(|| follow::not_found(id))?;
-    if !session.may_read(&convert::rights(reader)) {
-        return Err(follow::forbidden(id));
-    }
-    if let Some(json) = session.receipt() {
-        return Ok(Receiving::Issued(IssuedReceipt::Kept(json.to_owned())));
-    }
-    let issued_ms = match signer {
-        ReceiptSigner::Signed { issued_ms, .. } => *issued_ms,
-        ReceiptSigner::Nobody | ReceiptSigner::Asks { .. } => now,
+    let receiving = |session: &Session| {
+        if !session.may_read(&convert::rights(reader)) {
+            return Err(follow::forbidden(id));
+        }
+        if let Some(json) = session.receipt() {
+            return Ok(Receiving::Issued(IssuedReceipt::Kept(json.to_owned())));
+        }
+        let issued_ms = match signer {
+            ReceiptSigner::Signed { issued_ms, .. } => *issued_ms,
+            ReceiptSigner::Nobody | ReceiptSigner::Asks { .. } => now,
+        };
+        let receipt = Receipt::new(session, issuer, issued_ms).map_err(convert::refusal)?;
+        Ok(match signer {
+            ReceiptSigner::Nobody => Receiving::New(receipt.unsigned()),
+            ReceiptSigner::Asks { kid } => {
+                let input = receipt.signing_input(kid);
+                Receiving::Issued(IssuedReceipt::ToSign { input, issued_ms })
+            }
+            ReceiptSigner::Signed { kid, signature, .. } => {
+                Receiving::New(receipt.signed(kid, signature))
+            }
+        })
     };
-    let receipt = Receipt::new(session, issuer, issued_ms).map_err(convert::refusal)?;
-    Ok(match signer {
-        ReceiptSigner::Nobody => Receiving::New(receipt.unsigned()),
-        ReceiptSigner::Asks { kid } => {
-            let input = receipt.signing_input(kid);
-            Receiving::Issued(IssuedReceipt::ToSign { input, issued_ms })
-        }
-        ReceiptSigner::Signed { kid, signature, .. } => {
-            Receiving::New(receipt.signed(kid, signature))
-        }
-    })
+    let found = group.look(id, receiving).await?;
+    Ok(found.unwrap_or_else(|| Err(follow::not_found(id))))
 }
 
 impl Serve<FollowSession> for SessionActor {

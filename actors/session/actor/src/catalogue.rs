@@ -88,6 +88,11 @@ impl Modes {
         self.0.agreement.by(group);
     }
 
+    /// What agrees on changes, once that is known.
+    pub fn group(&self) -> Option<Group> {
+        self.agreement().group().ok().flatten()
+    }
+
     /// Whether changes are agreed on, rather than made at once and kept nowhere.
     pub fn is_agreed(&self) -> bool {
         !matches!(self.0.agreement.group(), Ok(None))

@@ -44,6 +44,16 @@ pub(crate) fn state(state: weft_session::SessionState) -> SessionState {
     }
 }
 
+pub(crate) fn kernel_state(state: SessionState) -> weft_session::SessionState {
+    match state {
+        SessionState::Open => weft_session::SessionState::Open,
+        SessionState::Resolved => weft_session::SessionState::Resolved,
+        SessionState::Expired => weft_session::SessionState::Expired,
+        SessionState::Suspended => weft_session::SessionState::Suspended,
+        SessionState::Cancelled => weft_session::SessionState::Cancelled,
+    }
+}
+
 pub(crate) fn lifecycle(what: Lifecycle) -> SessionLifecycle {
     match what {
         Lifecycle::Created => SessionLifecycle::Created,

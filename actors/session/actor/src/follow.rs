@@ -3,16 +3,18 @@
 //! A follower is a cursor into the session's log. It is told that there is more and reads it there,
 //! so it misses nothing and repeats nothing, however slow it is, and holds up nobody.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{broadcast, watch};
 use weft_link::ItemSink;
 use weft_protocol::{
-    FollowCatalogue, FollowSession, FollowSessions, SessionEnvelope, SessionEvent, SessionItem,
-    SessionLifecycle, SessionRefusal,
+    FollowCatalogue, FollowSession, FollowSessions, SessionEvent, SessionItem, SessionLifecycle,
+    SessionRefusal,
 };
-use weft_session::Rights;
+use weft_session::Session;
 
+use crate::owned::{At, Unanswered};
 use crate::{Modes, Owned, Owners, convert};
 
 /// The code of what is not there.
@@ -54,44 +56,73 @@ pub(crate) fn forbidden(id: &str) -> SessionRefusal {
     }
 }
 
-/// The next envelopes after `cursor`; `None`: this reader gets none.
-fn piece(
-    group: &Owned,
-    id: &str,
-    rights: &Rights,
-    cursor: u64,
-) -> Option<Vec<(u64, SessionEnvelope)>> {
-    let state = group.lock();
-    let session = state.sessions.get(id)?;
-    if !session.may_read(rights) {
-        return None;
+/// A session that is read piece by piece: from memory, and once it has left that, from disk.
+pub(crate) struct Reading<'a> {
+    group: &'a Owned,
+    id: &'a str,
+    /// All of it, while it is read from disk.
+    left: Option<Arc<Session>>,
+}
+
+impl<'a> Reading<'a> {
+    pub(crate) const fn of(group: &'a Owned, id: &'a str) -> Self {
+        Self { group, id, left: None }
     }
-    let next = session.envelopes(cursor).take(PIECE);
-    Some(next.map(|(at, envelope)| (at, convert::followed(envelope))).collect())
+
+    /// What `say` makes of it; `None`: there is none.
+    pub(crate) async fn read<T>(
+        &mut self,
+        say: impl Fn(&Session) -> T,
+    ) -> Result<Option<T>, Unanswered> {
+        if let Some(session) = &self.left {
+            return Ok(Some(say(session)));
+        }
+        Ok(match self.group.at(self.id, &say).await? {
+            At::Here(said) => Some(said),
+            At::Left(session) => Some(say(self.left.insert(session))),
+            At::Nowhere => None,
+        })
+    }
+
+    /// It will not be read for a while.
+    pub(crate) fn pause(&mut self) {
+        self.left = None;
+    }
+}
+
+/// What a follower cannot be told: whoever asked looks again.
+pub(crate) fn unread(id: &str, why: &Unanswered) {
+    tracing::warn!(session = id, ?why, "a session cannot be followed");
 }
 
 pub(crate) async fn session(group: Owned, message: FollowSession, sink: ItemSink<FollowSession>) {
     let rights = convert::rights(&message.reader);
     let id = message.session_id;
+    let mut reading = Reading::of(&group, &id);
     // Every node reads its own copy, once that holds what was acknowledged before.
     if !group.is_ready()
         && let Err(error) = group.agreement().fresh(FRESH).await
-        && group.head(&id).is_none()
+        && !matches!(reading.read(|_| ()).await, Ok(Some(())))
     {
         // Not there, or not here: whoever asked looks again.
         tracing::debug!(session = id, %error, "a session cannot be followed yet");
         return;
     }
-    let (mut place, begun) = {
-        let mut state = group.lock();
-        let begun = match (message.after, state.sessions.get(&id)) {
-            (Some(_), None) => Err(not_found(&id)),
-            (Some(_), Some(session)) if !session.may_read(&rights) => Err(forbidden(&id)),
-            (Some(after), Some(_)) => Ok(after),
-            (None, session) => Ok(session.map_or(0, weft_session::Session::last_ordinal)),
-        };
-        let more = begun.is_ok().then(|| state.follow(&id));
-        (Place { group: group.clone(), id: id.clone(), more }, begun)
+    // Before the first look, so that nothing falls in between.
+    let more = group.lock().follow(&id);
+    let mut place = Place { group: group.clone(), id: id.clone(), more: Some(more) };
+    let begun = reading.read(|session| match message.after {
+        Some(_) if !session.may_read(&rights) => Err(forbidden(&id)),
+        Some(after) => Ok(after),
+        None => Ok(session.last_ordinal()),
+    });
+    let begun = match (begun.await, message.after) {
+        (Ok(Some(begun)), _) => begun,
+        // It may be one of those that are still on their way here.
+        (Ok(None), Some(_)) if !group.archive().is_whole() => return,
+        (Ok(None), Some(_)) => Err(not_found(&id)),
+        (Ok(None), None) => Ok(0),
+        (Err(why), _) => return unread(&id, &why),
     };
     let mut cursor = match begun {
         Ok(ordinal) => ordinal,
@@ -107,7 +138,20 @@ pub(crate) async fn session(group: Owned, message: FollowSession, sink: ItemSink
         if let Some(more) = place.more.as_mut() {
             more.borrow_and_update();
         }
-        while let Some(next) = piece(&group, &id, &rights, cursor).filter(|next| !next.is_empty()) {
+        loop {
+            // One who may not read it gets nothing.
+            let next = reading.read(|session| {
+                let next = session.may_read(&rights).then(|| session.envelopes(cursor).take(PIECE));
+                let next = next.into_iter().flatten();
+                next.map(|(at, envelope)| (at, convert::followed(envelope))).collect::<Vec<_>>()
+            });
+            let next = match next.await {
+                Ok(next) => next.unwrap_or_default(),
+                Err(why) => return unread(&id, &why),
+            };
+            if next.is_empty() {
+                break;
+            }
             for (ordinal, envelope) in next {
                 if sink.send(SessionItem::Envelope { ordinal, envelope }).await.is_err() {
                     return;
@@ -116,6 +160,7 @@ pub(crate) async fn session(group: Owned, message: FollowSession, sink: ItemSink
             }
         }
         let Some(more) = place.more.as_mut().filter(|_| message.follow) else { return };
+        reading.pause();
         tokio::select! {
             changed = more.changed() => if changed.is_err() { return },
             () = sink.closed() => return,

@@ -100,6 +100,20 @@ impl Agreement {
         }
     }
 
+    /// Who else is in the group; the leader first.
+    pub(crate) fn peers(&self, own: NodeId) -> Vec<NodeId> {
+        let Ok(Some(group)) = self.group() else { return Vec::new() };
+        let status = group.status();
+        let all = status.leader.iter().chain(&status.voters).chain(&status.learners);
+        let mut peers: Vec<NodeId> = Vec::new();
+        for node in all {
+            if *node != own && !peers.contains(node) {
+                peers.push(*node);
+            }
+        }
+        peers
+    }
+
     /// Whether this node decides alone, or there is nothing to decide.
     pub(crate) fn is_alone(&self) -> bool {
         match &*self.0.borrow() {

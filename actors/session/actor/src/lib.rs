@@ -7,10 +7,12 @@
 #![forbid(unsafe_code)]
 
 mod actor;
+mod archive;
 mod catalogue;
 mod convert;
 mod follow;
 mod lead;
+mod mend;
 mod owned;
 mod payload;
 mod policies;
@@ -18,6 +20,7 @@ mod route;
 mod slots;
 
 pub use actor::{SessionActor, factory};
+pub use archive::Archive;
 pub use catalogue::Modes;
 pub use owned::Owned;
 pub use policies::{CheckedPolicies, PolicyError, check_policies};

@@ -3,21 +3,28 @@
 //! A request is checked and its entry queued in one step under one lock, so entries of a session
 //! are agreed on in the order in which they were admitted. Applying happens under the same lock.
 
+mod leaving;
+
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::{broadcast, oneshot, watch};
+use tokio::sync::{Mutex as AsyncMutex, Notify, broadcast, oneshot, watch};
 use weft_agreement::{Group, Image, Machine, MachineError, ProposeError, Proposed, Role};
-use weft_protocol::{SessionEvent, SessionHead};
+use weft_protocol::SessionEvent;
 use weft_session::{
     Accepted, Admission, Answer, Effect, Entry, Envelope, FORMAT, Imported, Known, Millis,
-    Progress, SessionState, Sessions, Speculation, StartRights, decode_entry, encode_entry,
+    Progress, Session, SessionState, Sessions, Speculation, StartRights, decode_entry,
+    encode_entry,
 };
 use weft_wire::Clock;
 
+pub(crate) use self::leaving::At;
+use self::leaving::Leaving;
+use crate::archive::{Archive, ArchiveError, Span};
 use crate::lead::Agreement;
 use crate::{Modes, convert};
 
@@ -29,6 +36,8 @@ const ATTEMPTS: u32 = 16;
 const LEAD: Duration = Duration::from_secs(5);
 /// Lifecycle events that a watcher may be behind (§11).
 const EVENTS: usize = 1024;
+/// A new leader waits so long for what its archive lacks.
+const WHOLE: Duration = Duration::from_secs(15);
 
 /// A group of sessions on this node. Cheap to clone.
 #[derive(Clone)]
@@ -41,6 +50,13 @@ struct Inner {
     clock: Arc<dyn Clock>,
     happened: broadcast::Sender<SessionEvent>,
     agreement: Agreement,
+    archive: Archive,
+    /// There is something to write.
+    to_write: Notify,
+    /// Held by whoever writes.
+    writing: AsyncMutex<()>,
+    /// Sessions are being let go.
+    letting_go: AtomicBool,
     /// The term in which this node leads and has applied what its predecessors left.
     leads: watch::Sender<Option<u64>>,
 }
@@ -49,10 +65,20 @@ struct Inner {
 pub(crate) struct State {
     pub(crate) sessions: Sessions,
     speculation: Speculation,
+    leaving: Leaving,
     /// Who waits until a session's log, as applied, is so long.
     waiting: HashMap<String, Vec<(u64, oneshot::Sender<()>)>>,
     /// Ordinal of the last envelope of sessions that are followed.
     followed: HashMap<String, watch::Sender<u64>>,
+}
+
+/// What is known of a session that is not in memory.
+#[derive(Debug, Clone)]
+enum Looked {
+    /// Nobody has looked on disk.
+    Not,
+    /// What is on disk.
+    Found(Option<Arc<Session>>),
 }
 
 impl std::fmt::Debug for Owned {
@@ -70,6 +96,14 @@ pub(crate) enum Unanswered {
     Refused(String),
     /// It may still be done.
     Unsure(String),
+    /// The archive cannot be read.
+    Unreadable(String),
+}
+
+impl From<ArchiveError> for Unanswered {
+    fn from(error: ArchiveError) -> Self {
+        Self::Unreadable(error.to_string())
+    }
 }
 
 impl From<ProposeError> for Unanswered {
@@ -190,22 +224,34 @@ pub(crate) enum Step {
     Agreeing(Agreeing, Answer),
     /// It depends on what is on its way.
     Waiting(oneshot::Receiver<()>),
+    /// The session may be on disk: it must be looked for there first.
+    Unloaded,
+    /// The session is on disk and must come back to be changed.
+    Recalled(Agreeing),
     /// This node does not lead, or not yet.
     NotLeading,
 }
 
 impl Owned {
-    /// A group that keeps nothing: it is this node's alone and ends with it.
-    pub fn new(name: &str, modes: Modes, clock: Arc<dyn Clock>) -> Self {
-        Self::by(Agreement::none(), name, modes, clock)
+    /// A group that keeps nothing: it is this node's alone and ends with it. Sessions that have
+    /// ended are forgotten when `archive` says.
+    pub fn new(name: &str, modes: Modes, clock: Arc<dyn Clock>, archive: Archive) -> Self {
+        Self::by(Agreement::none(), name, modes, clock, archive)
     }
 
-    /// A group whose entries are agreed on; nothing can be done until [`Owned::agree_by`].
-    pub fn agreed(name: &str, modes: Modes, clock: Arc<dyn Clock>) -> Self {
-        Self::by(Agreement::awaited(), name, modes, clock)
+    /// A group whose entries are agreed on, and whose ended sessions go to `archive`; nothing can
+    /// be done until [`Owned::agree_by`].
+    pub fn agreed(name: &str, modes: Modes, clock: Arc<dyn Clock>, archive: Archive) -> Self {
+        Self::by(Agreement::awaited(), name, modes, clock, archive)
     }
 
-    fn by(agreement: Agreement, name: &str, modes: Modes, clock: Arc<dyn Clock>) -> Self {
+    fn by(
+        agreement: Agreement,
+        name: &str,
+        modes: Modes,
+        clock: Arc<dyn Clock>,
+        archive: Archive,
+    ) -> Self {
         Self(Arc::new(Inner {
             name: name.to_owned(),
             state: Mutex::default(),
@@ -213,6 +259,10 @@ impl Owned {
             clock,
             happened: broadcast::channel(EVENTS).0,
             agreement,
+            archive,
+            to_write: Notify::new(),
+            writing: AsyncMutex::default(),
+            letting_go: AtomicBool::new(false),
             leads: watch::Sender::new(None),
         }))
     }
@@ -227,8 +277,21 @@ impl Owned {
         self.0.agreement.by(group);
     }
 
+    /// What agrees on its entries, once that is known.
+    pub fn group(&self) -> Option<Group> {
+        self.0.agreement.group().ok().flatten()
+    }
+
     pub(crate) fn agreement(&self) -> &Agreement {
         &self.0.agreement
+    }
+
+    pub(crate) fn archive(&self) -> &Archive {
+        &self.0.archive
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.0.name
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -263,6 +326,12 @@ impl Owned {
                 if let Some(term) = leading {
                     match group.barrier(WITHIN).await {
                         Ok(_) => {
+                            // An id that it lacks could be given twice.
+                            let mut missing = self.0.archive.missing();
+                            let known = missing.wait_for(|m| m.spans.is_empty() || m.given_up);
+                            if tokio::time::timeout(WHOLE, known).await.is_err() {
+                                tracing::warn!(group = %self.0.name, "leading without all of the archive");
+                            }
                             self.0.leads.send_replace(Some(term));
                         }
                         Err(error) => {
@@ -301,17 +370,27 @@ impl Owned {
 
     /// Checks a request, and queues its entry if it makes one.
     pub(crate) fn step(&self, request: &Request) -> Step {
+        self.step_by(request, &Looked::Not)
+    }
+
+    fn step_by(&self, request: &Request, looked: &Looked) -> Step {
         let Ok(group) = self.leading() else { return Step::NotLeading };
-        let now = self.now();
+        let (id, now) = (request.id(), self.now());
         let mut state = self.lock();
+        let left = match state.left(&self.0.archive, id, looked) {
+            Ok(left) => left,
+            Err(()) => return Step::Unloaded,
+        };
         let catalogue = self.0.modes.read();
         let State { sessions, speculation, .. } = &mut *state;
-        let known = Known { sessions, catalogue: &catalogue, archived: None };
+        let known = Known { sessions, catalogue: &catalogue, archived: left.as_deref() };
         let admission = request.admit(speculation, known, now);
         drop(catalogue);
         let Some(entry) = admission.entry else {
-            let id = request.id();
-            let applied = state.sessions.get(id).map_or(0, weft_session::Session::position);
+            let applied = match &left {
+                Some(session) => session.position(),
+                None => state.sessions.get(id).map_or(0, Session::position),
+            };
             if admission.after <= applied {
                 return Step::Done(Ok(admission.answer));
             }
@@ -323,6 +402,14 @@ impl Owned {
             self.apply_one(&mut state, entry);
             return Step::Done(Ok(admission.answer));
         };
+        let recalled = left.is_some();
+        let entry = match left {
+            None => entry,
+            Some(session) => {
+                state.forget(id);
+                Entry::Recall { session: Box::new(Session::clone(&session)) }
+            }
+        };
         let queued = encode_entry(&entry)
             .map_err(|error| Unanswered::Refused(error.to_string()))
             .and_then(|bytes| group.submit(bytes, WITHIN).map_err(Unanswered::from));
@@ -332,6 +419,7 @@ impl Owned {
                 state.forget(request.id());
                 Step::NotLeading
             }
+            Ok(agreeing) if recalled => Step::Recalled(Box::pin(agreeing)),
             Ok(agreeing) => Step::Agreeing(Box::pin(agreeing), admission.answer),
             Err(why) => {
                 state.forget(request.id());
@@ -343,8 +431,10 @@ impl Owned {
     /// Whether a request has an answer that does not depend on anything that is on its way.
     fn settled(&self, request: &Request) -> Option<Answer> {
         let state = self.lock();
+        let left = state.left(&self.0.archive, request.id(), &Looked::Not).ok()?;
         let catalogue = self.0.modes.read();
-        let known = Known { sessions: &state.sessions, catalogue: &catalogue, archived: None };
+        let known =
+            Known { sessions: &state.sessions, catalogue: &catalogue, archived: left.as_deref() };
         let admission = request.admit(&mut Speculation::default(), known, self.now());
         admission.entry.is_none().then_some(admission.answer)
     }
@@ -356,8 +446,16 @@ impl Owned {
         mut step: Step,
     ) -> Result<Answer, Unanswered> {
         for _ in 0..ATTEMPTS {
+            let mut looked = Looked::Not;
             match step {
                 Step::Done(done) => return done,
+                Step::Unloaded => {
+                    looked = Looked::Found(self.0.archive.load(request.id()).await?);
+                }
+                Step::Recalled(agreeing) => match agreeing.await {
+                    Ok(_) | Err(ProposeError::NotLeader { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                },
                 Step::Waiting(ready) => {
                     // It ends also when what was on its way is dropped.
                     let _ = ready.await;
@@ -384,7 +482,7 @@ impl Owned {
                 },
                 Step::NotLeading => self.lead().await?,
             }
-            step = self.step(&request);
+            step = self.step_by(&request, &looked);
         }
         Err(Unanswered::Refused("the session changes too fast: send it again".to_owned()))
     }
@@ -442,20 +540,10 @@ impl Owned {
         state.sessions.due(now).map(|id| Request::Sweep { id: id.to_owned() }).collect()
     }
 
-    /// Mode, state and length of a session.
-    pub(crate) fn head(&self, id: &str) -> Option<SessionHead> {
-        let state = self.lock();
-        let session = state.sessions.get(id)?;
-        Some(SessionHead {
-            mode: session.mode().to_owned(),
-            state: convert::state(session.state()),
-            ordinal: session.last_ordinal(),
-        })
-    }
-
     fn apply_one(&self, state: &mut State, entry: Entry) -> Progress {
         let id = match &entry {
             Entry::Records { session, .. } => Some(session.clone()),
+            Entry::Recall { session } => Some(session.id().to_owned()),
             Entry::Archive { .. } => None,
         };
         let done = state.sessions.apply(entry);
@@ -477,8 +565,14 @@ impl Owned {
                         });
                     }
                 }
-                // Nothing is archived yet: the leader proposes no such entry.
-                Effect::Archived(_) => {}
+                Effect::Archived { place, session } => {
+                    let is_there = self.0.archive.has(Span { first: place, last: place });
+                    if self.0.archive.keeps() && !is_there {
+                        self.0.archive.expect(session.id());
+                        state.leaving.add(place, *session);
+                        self.0.to_write.notify_one();
+                    }
+                }
             }
         }
         if let Some(id) = id {
@@ -494,10 +588,28 @@ const STALE: u8 = 1;
 const UNREADABLE: u8 = 2;
 
 impl State {
+    /// A session that is not in memory, from wherever it is; `Err`: it must be looked for on disk.
+    fn left(
+        &self,
+        archive: &Archive,
+        id: &str,
+        looked: &Looked,
+    ) -> Result<Option<Arc<Session>>, ()> {
+        if self.sessions.get(id).is_some() {
+            return Ok(None);
+        }
+        match (self.leaving.get(id), looked) {
+            (Some(session), _) => Ok(Some(session.clone())),
+            (None, Looked::Found(found)) => Ok(found.clone()),
+            (None, Looked::Not) if archive.may_hold(id) => Err(()),
+            (None, Looked::Not) => Ok(None),
+        }
+    }
+
     fn settle(&mut self, id: &str) {
         self.speculation.settle(&self.sessions, id);
         let Some(waiting) = self.waiting.get_mut(id) else { return };
-        let applied = self.sessions.get(id).map_or(0, weft_session::Session::position);
+        let applied = self.sessions.get(id).map_or(0, Session::position);
         // Dropping the sender wakes as well as sending does.
         waiting.retain(|(after, _)| *after > applied);
         if waiting.is_empty() {
@@ -517,7 +629,7 @@ impl State {
 
     /// Told at each envelope of the session from now on.
     pub(crate) fn follow(&mut self, id: &str) -> watch::Receiver<u64> {
-        let ordinal = self.sessions.get(id).map_or(0, weft_session::Session::last_ordinal);
+        let ordinal = self.sessions.get(id).map_or(0, Session::last_ordinal);
         let followed = self.followed.entry(id.to_owned());
         followed.or_insert_with(|| watch::Sender::new(ordinal)).subscribe()
     }
@@ -547,6 +659,13 @@ impl Machine for Owned {
     }
 
     fn snapshot(&self) -> Result<Image, MachineError> {
+        // The log below an image goes: what the image lacks must be on disk.
+        if !self.lock().leaving.is_empty() {
+            let written = tokio::runtime::Handle::try_current()
+                .map_err(|error| error.to_string())
+                .and_then(|runtime| runtime.block_on(self.write()).map_err(|e| e.to_string()));
+            written.map_err(|why| MachineError(format!("ended sessions: {why}")))?;
+        }
         let bytes =
             self.lock().sessions.to_bytes().map_err(|error| MachineError(error.to_string()))?;
         Ok(Image { version: FORMAT, bytes })
@@ -556,13 +675,19 @@ impl Machine for Owned {
         let sessions = Sessions::from_bytes(&image.bytes)
             .map_err(|error| MachineError(format!("sessions: {error}")))?;
         let mut state = self.lock();
+        let leaving = state.leaving.by_place.last_key_value().map_or(0, |(place, _)| *place);
+        if let Some(span) = self.0.archive.lacks(leaving, sessions.archived()) {
+            tracing::info!(group = %self.0.name, first = span.first, last = span.last, "ended sessions are missing here");
+            state.leaving.lacks.push(span);
+            self.0.to_write.notify_one();
+        }
         state.sessions = sessions;
         state.forget_all();
         // What happened meanwhile is not known one by one.
         let _ = self.0.happened.send(SessionEvent::Lagged);
         let State { sessions, followed, .. } = &mut *state;
         for (id, followed) in followed {
-            let ordinal = sessions.get(id).map_or(0, weft_session::Session::last_ordinal);
+            let ordinal = sessions.get(id).map_or(0, Session::last_ordinal);
             followed.send_replace(ordinal);
         }
         Ok(())

@@ -7,12 +7,16 @@ use crate::Owned;
 /// A session hashes to one of so many slots (design §6).
 pub const SLOTS: usize = 256;
 
-/// The slot of a session: FNV-1a of its id, folded to a byte. Never changes: logs are kept by it.
-pub fn slot(session_id: &str) -> u8 {
-    let hash = session_id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+/// FNV-1a of a session's id.
+pub(crate) fn hash(session_id: &str) -> u64 {
+    session_id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    hash.to_le_bytes().into_iter().fold(0, |folded, byte| folded ^ byte)
+    })
+}
+
+/// The slot of a session: the hash of its id, folded to a byte. Never changes: logs are kept by it.
+pub fn slot(session_id: &str) -> u8 {
+    hash(session_id).to_le_bytes().into_iter().fold(0, |folded, byte| folded ^ byte)
 }
 
 /// The groups of this node, and which slot belongs to which. So far one group has all slots; when

@@ -100,7 +100,7 @@ impl Rig {
         self.entries.push(entry.clone());
         let id = match &entry {
             Entry::Records { session, .. } => session.clone(),
-            Entry::Archive { .. } => String::new(),
+            Entry::Archive { .. } | Entry::Recall { .. } => String::new(),
         };
         let done = self.sessions.apply(entry);
         self.effects.extend(done.effects);

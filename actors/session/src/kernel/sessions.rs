@@ -15,6 +15,8 @@ pub struct Sessions {
     open: BTreeMap<String, BTreeSet<String>>,
     /// Sessions that have ended, by their start.
     ended: BTreeSet<(Millis, String)>,
+    /// How many have left for the archive so far.
+    archived: u64,
 }
 
 /// What applying an entry came to.
@@ -62,7 +64,13 @@ pub enum Effect {
         event: Lifecycle,
     },
     /// The session left memory and must be kept on disk.
-    Archived(Box<Session>),
+    Archived {
+        /// Its place among all that left the group's memory, from 1. One that came back and left
+        /// again has a new place, and its old one no more.
+        place: u64,
+        /// All of it.
+        session: Box<Session>,
+    },
 }
 
 impl Sessions {
@@ -103,9 +111,22 @@ impl Sessions {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// Ids of ended sessions that began before `started_before`, oldest first.
-    pub fn ended(&self, started_before: Millis) -> impl Iterator<Item = &str> {
-        self.ended.iter().take_while(move |(at, _)| *at < started_before).map(|(_, id)| id.as_str())
+    /// Ids of ended sessions that are to leave memory: those that began before `started_before`,
+    /// and of the others the oldest ones over `kept`; oldest first.
+    pub fn ended(&self, started_before: Millis, kept: usize) -> impl Iterator<Item = &str> {
+        let over = self.ended.len().saturating_sub(kept);
+        let leave = self.ended.iter().enumerate();
+        let leave = leave.take_while(move |(n, (at, _))| *n < over || *at < started_before);
+        leave.map(|(_, (_, id))| id.as_str())
+    }
+
+    /// How many sessions have left for the archive so far: the place of the last one there.
+    pub fn archived(&self) -> u64 {
+        self.archived
+    }
+
+    pub(crate) fn has_archived(&mut self, archived: u64) {
+        self.archived = archived;
     }
 
     /// Open sessions that this sender started.
@@ -130,10 +151,19 @@ impl Sessions {
                     if self.get(&id).is_some_and(|session| session.state().is_final())
                         && let Some(session) = self.remove(&id)
                     {
-                        effects.push(Effect::Archived(Box::new(session)));
+                        self.archived += 1;
+                        let (place, session) = (self.archived, Box::new(session));
+                        effects.push(Effect::Archived { place, session });
                     }
                 }
                 Effects { progress: Progress::Applied { position: 0 }, effects }
+            }
+            Entry::Recall { session } => {
+                let position = session.position();
+                if self.get(session.id()).is_none() {
+                    self.insert(*session);
+                }
+                Effects { progress: Progress::Applied { position }, effects: Vec::new() }
             }
         }
     }

@@ -39,7 +39,7 @@ pub enum FormatError {
 }
 
 /// One command of a group's log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Entry {
     /// Records that a session gets, all or none.
     Records {
@@ -55,6 +55,33 @@ pub enum Entry {
         /// Their ids; those that have not ended, or are not there, are passed over.
         sessions: Vec<String>,
     },
+    /// A session comes back from the archive, to be changed; nothing if it is in memory.
+    Recall {
+        /// All of it.
+        #[serde(with = "whole")]
+        session: Box<Session>,
+    },
+}
+
+/// A session within an entry, as [`Session::to_bytes`] has it.
+mod whole {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de, ser};
+
+    use super::Session;
+
+    pub(super) fn serialize<S: Serializer>(
+        session: &Session,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        session.to_bytes().map_err(ser::Error::custom)?.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Box<Session>, D::Error> {
+        let bytes = Vec::<u8>::deserialize(deserializer)?;
+        Session::from_bytes(&bytes).map(Box::new).map_err(de::Error::custom)
+    }
 }
 
 /// An entry as bytes.
@@ -156,12 +183,14 @@ impl Session {
 }
 
 impl Sessions {
-    /// All sessions of the group, by id. Equal groups give equal bytes.
+    /// How many have left memory, and all sessions that have not, by id. Equal groups give equal
+    /// bytes.
     ///
     /// # Errors
     /// [`FormatError`] for a record over 16 MiB.
     pub fn to_bytes(&self) -> Result<Vec<u8>, FormatError> {
         let mut out = versioned();
+        out.extend_from_slice(&self.archived().to_le_bytes());
         for session in self.iter() {
             framed(&mut out, |out| session.write(out))?;
         }
@@ -186,8 +215,10 @@ impl Sessions {
     /// # Errors
     /// [`FormatError`] if it cannot be told where sessions begin and end.
     pub fn salvage(bytes: &[u8]) -> Result<(Self, Vec<(String, FormatError)>), FormatError> {
-        let mut rest = body(bytes)?;
+        let short = FormatError::Length("shorter than its head");
+        let (archived, mut rest) = body(bytes)?.split_first_chunk::<8>().ok_or(short)?;
         let mut sessions = Self::default();
+        sessions.has_archived(u64::from_le_bytes(*archived));
         let mut damaged = Vec::new();
         while !rest.is_empty() {
             let session = frame(&mut rest)?;

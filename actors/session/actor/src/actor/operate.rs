@@ -13,8 +13,9 @@ use weft_protocol::{
 use weft_session::{Message, Record, Session, SessionState};
 use weft_supervision::{Handle, Routes, Scope, Serve};
 
-use super::SessionActor;
-use crate::follow::Place;
+use super::{SessionActor, failure};
+use crate::archive::Filter;
+use crate::follow::{Place, Reading, unread};
 use crate::owned::Request;
 use crate::payload::readable;
 use crate::{Owned, Owners, convert};
@@ -51,48 +52,62 @@ fn size(row: &SessionRow) -> usize {
 }
 
 impl Handle<SurveySessions> for SessionActor {
-    fn handle(&mut self, message: SurveySessions, reply: Reply<SurveySessions>, _: &Scope<Self>) {
+    fn handle(
+        &mut self,
+        message: SurveySessions,
+        reply: Reply<SurveySessions>,
+        scope: &Scope<Self>,
+    ) {
         let SurveySessions { states, mode, after, size: wanted } = message;
         let wanted = usize::try_from(wanted.min(SURVEY_MAX)).unwrap_or(usize::MAX);
-        let fits = |session: &&Session| {
-            let state = convert::state(session.state());
-            (states.is_empty() || states.contains(&state))
-                && (mode.is_empty() || session.mode() == mode)
-        };
-        let mut rows = Vec::new();
-        for group in self.owners.all() {
-            let state = group.lock();
-            let page = state.sessions.page(after.as_deref(), usize::MAX);
-            rows.extend(page.into_iter().filter(fits).take(wanted.saturating_add(1)).map(row));
-        }
-        rows.sort_by(|a, b| a.session.session_id.cmp(&b.session.session_id));
-        let mut bytes = 0usize;
-        let all = rows.len();
-        // One at least, or the asker would not get on.
-        let whole = rows.iter().take(wanted).position(|row| {
-            let before = bytes;
-            bytes = bytes.saturating_add(size(row));
-            before > 0 && bytes > ROWS
+        let filter =
+            Filter { states: states.into_iter().map(convert::kernel_state).collect(), mode, after };
+        let owners = self.owners.clone();
+        scope.spawn(async move {
+            let mut rows = Vec::new();
+            for group in owners.all() {
+                match group.page(&filter, wanted.saturating_add(1), row).await {
+                    Ok(page) => rows.extend(page.into_iter().map(|(_, row)| row)),
+                    Err(why) => return reply.result(Err(failure(group, why))),
+                }
+            }
+            rows.sort_by(|a, b| a.session.session_id.cmp(&b.session.session_id));
+            let mut bytes = 0usize;
+            let all = rows.len();
+            // One at least, or the asker would not get on.
+            let whole = rows.iter().take(wanted).position(|row| {
+                let before = bytes;
+                bytes = bytes.saturating_add(size(row));
+                before > 0 && bytes > ROWS
+            });
+            rows.truncate(whole.unwrap_or(wanted));
+            reply.ok(SessionRows { more: rows.len() < all, rows });
         });
-        rows.truncate(whole.unwrap_or(wanted));
-        reply.ok(SessionRows { more: rows.len() < all, rows });
     }
 }
 
+fn detail(session: &Session) -> Box<SessionDetail> {
+    let of = |bytes| readable(session.mode(), "Commitment", bytes);
+    Box::new(SessionDetail {
+        row: row(session),
+        policy: convert::policy(session.policy()),
+        resolution: session.resolution().map(of),
+        receipt: session.receipt().map(str::to_owned),
+    })
+}
+
 impl Handle<InspectSession> for SessionActor {
-    fn handle(&mut self, message: InspectSession, reply: Reply<InspectSession>, _: &Scope<Self>) {
-        let state = self.owners.of(&message.session_id).lock();
-        let detail = state.sessions.get(&message.session_id).map(|session| {
-            let of = |bytes| readable(session.mode(), "Commitment", bytes);
-            Box::new(SessionDetail {
-                row: row(session),
-                policy: convert::policy(session.policy()),
-                resolution: session.resolution().map(of),
-                receipt: session.receipt().map(str::to_owned),
-            })
+    fn handle(
+        &mut self,
+        message: InspectSession,
+        reply: Reply<InspectSession>,
+        scope: &Scope<Self>,
+    ) {
+        let group = self.owners.of(&message.session_id).clone();
+        scope.spawn(async move {
+            let found = group.look(&message.session_id, detail).await;
+            reply.result(found.map_err(|why| failure(&group, why)));
         });
-        drop(state);
-        reply.ok(detail);
     }
 }
 
@@ -131,21 +146,17 @@ struct Piece {
     records: Vec<Arc<Record>>,
 }
 
-fn piece(group: &Owned, id: &str, after: u64) -> Option<Piece> {
-    let state = group.lock();
-    let session = state.sessions.get(id)?;
+fn piece(session: &Session, after: u64) -> Piece {
     let after = usize::try_from(after).unwrap_or(usize::MAX);
-    Some(Piece {
+    Piece {
         mode: session.mode().to_owned(),
         state: session.state(),
         records: session.log().skip(after).take(PIECE).cloned().collect(),
-    })
+    }
 }
 
 /// How many of the first `after` records are envelopes.
-fn ordinal_at(group: &Owned, id: &str, after: u64) -> u64 {
-    let state = group.lock();
-    let Some(session) = state.sessions.get(id) else { return 0 };
+fn ordinal_at(session: &Session, after: u64) -> u64 {
     let after = usize::try_from(after).unwrap_or(usize::MAX);
     let envelopes = session.log().take(after).filter(|record| record.message().is_some());
     u64::try_from(envelopes.count()).unwrap_or(u64::MAX)
@@ -158,12 +169,18 @@ async fn history(group: Owned, message: FollowHistory, sink: ItemSink<FollowHist
     let mut happened = group.happened();
     let more = group.lock().follow(&id);
     let mut place = Place { group: group.clone(), id: id.clone(), more: Some(more) };
-    let (mut position, mut ordinal) = (after, ordinal_at(&group, &id, after));
+    let mut reading = Reading::of(&group, &id);
+    let ordinal = reading.read(|session| ordinal_at(session, after)).await;
+    let (mut position, mut ordinal) = (after, ordinal.ok().flatten().unwrap_or_default());
     loop {
         if let Some(more) = place.more.as_mut() {
             more.borrow_and_update();
         }
-        let Some(Piece { mode, state, records }) = piece(&group, &id, position) else {
+        let piece = match reading.read(|session| piece(session, position)).await {
+            Ok(piece) => piece,
+            Err(why) => return unread(&id, &why),
+        };
+        let Some(Piece { mode, state, records }) = piece else {
             let _ = sink.send(HistoryItem::Missing).await;
             return;
         };

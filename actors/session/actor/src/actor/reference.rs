@@ -6,12 +6,13 @@ use weft_link::{ItemSink, Reply};
 use weft_protocol::{
     EXPORT_PIECE, ExportItem, ExportSession, ImportOutcome, ImportSession, Octets,
 };
-use weft_session::{ImportError, Imported, Record, ReferenceFiles, ReferenceLog};
+use weft_session::{ImportError, Imported, Record, ReferenceFiles, ReferenceLog, Session};
 use weft_supervision::{Handle, Routes, Scope, Serve};
 use weft_wire::{AskError, Failure, FailureKind};
 
 use super::{SessionActor, failure};
-use crate::owned::Request;
+use crate::follow::unread;
+use crate::owned::{Request, Unanswered};
 use crate::route::Route;
 use crate::{Modes, Owned, convert};
 
@@ -41,7 +42,13 @@ async fn export(
     sink: &ItemSink<ExportSession>,
 ) -> Result<(), weft_link::Closed> {
     // Its records are shared, so this is cheap, and nobody waits while it is written.
-    let session = group.lock().sessions.get(id).cloned();
+    let session = match group.look(id, Session::clone).await {
+        Ok(session) => session,
+        Err(why) => {
+            unread(id, &why);
+            return Ok(());
+        }
+    };
     let Some(session) = session else { return sink.send(ExportItem::Missing).await };
     let messages = session.last_ordinal();
     let log = ReferenceLog::new(session);
@@ -112,7 +119,8 @@ async fn import(
         Ok(imported) => Arc::new(imported),
         Err(why) => return Ok(ImportOutcome::Refused(why.to_string())),
     };
-    if let Some(outcome) = standing(group, &id, &imported) {
+    let there = standing(group, &id, &imported).await.map_err(|why| failure(group, why))?;
+    if let Some(outcome) = there {
         return Ok(outcome);
     }
     let done = ImportOutcome::Imported {
@@ -129,15 +137,22 @@ async fn import(
         // It began, or was imported, meanwhile.
         Err(refusal) => {
             let refused = ImportOutcome::Refused(refusal.message);
-            Ok(standing(group, &id, &imported).unwrap_or(refused))
+            let there = standing(group, &id, &imported).await.map_err(|why| failure(group, why))?;
+            Ok(there.unwrap_or(refused))
         }
     }
 }
 
 /// What is to be said if there is a session of that id.
-fn standing(group: &Owned, id: &str, imported: &Imported) -> Option<ImportOutcome> {
-    let state = group.lock();
-    let session = state.sessions.get(id)?;
+async fn standing(
+    group: &Owned,
+    id: &str,
+    imported: &Imported,
+) -> Result<Option<ImportOutcome>, Unanswered> {
+    group.look(id, |session| beside(session, imported)).await
+}
+
+fn beside(session: &Session, imported: &Imported) -> ImportOutcome {
     let is_history = |record: &&Record| !matches!(record, Record::Receipt { .. });
     let mut here = session.log().map(|record| &**record).filter(is_history);
     let mut more = 0usize;
@@ -146,21 +161,21 @@ fn standing(group: &Owned, id: &str, imported: &Imported) -> Option<ImportOutcom
             Some(ours) if is_same(ours, theirs) => {}
             Some(_) => {
                 let why = "a session of that id is here already, with another history";
-                return Some(ImportOutcome::Refused(why.to_owned()));
+                return ImportOutcome::Refused(why.to_owned());
             }
             None => more += 1,
         }
     }
     if more > 0 {
-        return Some(ImportOutcome::Refused(format!(
+        return ImportOutcome::Refused(format!(
             "it was imported before, and its log has grown by {more} since: what was accepted in two \
              places cannot be joined"
-        )));
+        ));
     }
-    Some(ImportOutcome::Present {
+    ImportOutcome::Present {
         state: convert::state(session.state()),
         messages: session.last_ordinal(),
-    })
+    }
 }
 
 /// The same but for what is stamped into a start.

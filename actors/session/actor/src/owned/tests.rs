@@ -1,5 +1,7 @@
 //! Tests of a group behind real consensus, asked through its actor.
 
+mod archived;
+
 use std::collections::BTreeSet;
 
 use prost::Message as _;
@@ -20,6 +22,8 @@ use super::*;
 use crate::{Owners, factory};
 
 const DECISION: &str = "macp.mode.decision.v1";
+/// Longer than any test.
+const HOUR: Duration = Duration::from_secs(3600);
 const ID: &str = "session-000000000000000001";
 
 fn envelope(id: &str, kind: &str, message_id: &str, payload: Vec<u8>) -> SessionEnvelope {
@@ -65,8 +69,25 @@ async fn send(tree: &TestTree, envelope: SessionEnvelope) -> SessionAnswer {
 
 /// A node's sessions: in `dir`, or in memory.
 async fn open(tree: &TestTree, dir: Option<&std::path::Path>) -> (Owned, Option<Consensus>) {
+    open_with(tree, dir, HOUR).await
+}
+
+/// One whose sessions leave memory `retention` after their start, if they have ended.
+async fn open_with(
+    tree: &TestTree,
+    dir: Option<&std::path::Path>,
+    retention: Duration,
+) -> (Owned, Option<Consensus>) {
     let modes = Modes::default();
-    let owned = Owned::new("session/0", modes.clone(), Arc::new(SystemClock));
+    let clock = Arc::new(SystemClock);
+    let owned = match dir {
+        None => Owned::new("session/0", modes.clone(), clock, Archive::none(retention)),
+        Some(dir) => {
+            let file = Archive::file(dir).await.expect("opens");
+            let archive = Archive::open(file, "session/0", retention).await.expect("opens");
+            Owned::agreed("session/0", modes.clone(), clock, archive)
+        }
+    };
     let mut kept = None;
     if let Some(dir) = dir {
         let door = Door::new(tree.fabric());
@@ -83,6 +104,11 @@ async fn open(tree: &TestTree, dir: Option<&std::path::Path>) -> (Owned, Option<
     }
     tree.add(ActorKind::Session, factory(Owners::one(owned.clone()), modes)).await;
     (owned, kept)
+}
+
+/// Of the last envelope.
+fn ordinal(owned: &Owned) -> u64 {
+    owned.lock().sessions.get(ID).expect("in memory").last_ordinal()
 }
 
 async fn follow(tree: &TestTree, who: &str, after: Option<u64>, on: bool) -> Items<SessionItem> {
@@ -153,7 +179,7 @@ fn concurrent_senders_are_accepted_in_one_order_each_message_once_and_found_afte
         let (owned, consensus) = open(&tree, Some(&path)).await;
         assert!(send(&tree, proposal(ID, "p7")).await.is_ok_and(|ack| ack.duplicate));
         assert!(send(&tree, proposal(ID, "new")).await.is_ok_and(|ack| !ack.duplicate));
-        assert_eq!(owned.head(ID).expect("there").ordinal, 102);
+        assert_eq!(ordinal(&owned), 102);
         let read = ReadPolicies { mode: String::new(), policy_id: "p".into() };
         assert_eq!(tree.ask(read).await.expect("answers").len(), 1);
         consensus.expect("kept").stop().await;
@@ -196,7 +222,7 @@ fn with_a_full_disk_messages_are_refused_reads_go_on_and_later_so_do_messages() 
         };
         let answer = tokio::time::timeout(PATIENCE, kept).await.expect("in time");
         assert!(answer.is_ok(), "{answer:?}");
-        assert_eq!(owned.head(ID).expect("there").ordinal, 2);
+        assert_eq!(ordinal(&owned), 2);
         consensus.stop().await;
     });
 }
@@ -297,7 +323,7 @@ fn a_watch_has_each_session_once_and_then_what_happens_to_it() {
 #[test]
 fn an_entry_that_cannot_be_read_changes_nothing_and_says_so() {
     let modes = Modes::default();
-    let mut owned = Owned::new("session/0", modes, Arc::new(SystemClock));
+    let mut owned = Owned::new("session/0", modes, Arc::new(SystemClock), Archive::none(HOUR));
     let answers = owned.apply(1, &[vec![], vec![255; 9]]);
     assert_eq!(answers, [vec![UNREADABLE], vec![UNREADABLE]]);
     assert!(owned.lock().sessions.is_empty());

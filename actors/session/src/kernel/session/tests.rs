@@ -514,13 +514,20 @@ fn ended_sessions_leave_memory_as_one_value_and_still_answer() {
     rig.apply(Entry::Archive { sessions: vec![ID.into()] });
     assert_eq!(rig.sessions.len(), 1, "not while it is open");
     rig.commit(true).expect("resolves");
-    assert_eq!(rig.sessions.ended(T0 + 1).collect::<Vec<_>>(), [ID]);
+    assert_eq!(rig.sessions.ended(T0 + 1, 1).collect::<Vec<_>>(), [ID]);
+    assert_eq!(rig.sessions.ended(T0, 0).collect::<Vec<_>>(), [ID], "one is over");
+    assert_eq!(rig.sessions.ended(T0, 1).count(), 0, "it may stay");
     let live = rig.session().clone();
     rig.effects.clear();
     rig.apply(Entry::Archive { sessions: vec![ID.into(), "none".into()] });
     assert!(rig.sessions.is_empty());
-    assert_eq!(rig.sessions, Sessions::default(), "nothing of it is left");
-    let Some(Effect::Archived(session)) = rig.effects.pop() else { panic!("no session came out") };
+    let image = rig.sessions.to_bytes().expect("encodes");
+    assert_eq!(image.len(), Sessions::default().to_bytes().expect("encodes").len());
+    assert_eq!(Sessions::from_bytes(&image).as_ref(), Ok(&rig.sessions));
+    assert_eq!(rig.sessions.archived(), 1);
+    let Some(Effect::Archived { place: 1, session }) = rig.effects.pop() else {
+        panic!("no session came out")
+    };
     let archived = Session::from_bytes(&session.to_bytes().expect("encodes")).expect("decodes");
     assert_eq!(archived, live);
     let known =
@@ -538,6 +545,22 @@ fn ended_sessions_leave_memory_as_one_value_and_still_answer() {
     assert_eq!(second.answer.expect_err("exists").code, Code::SessionAlreadyExists);
     let cancelled = rig.speculation.cancel(known, ID, I, "r", rig.now);
     assert_eq!(cancelled.answer.map(|a| a.state), Ok(SessionState::Resolved));
+
+    // To be changed it comes back, and what is in memory stays what it is.
+    let back = Entry::Recall { session: Box::new(archived) };
+    rig.apply(back.clone());
+    assert_eq!(rig.session(), &live);
+    let known = Known { sessions: &rig.sessions, catalogue: &rig.catalogue, archived: None };
+    let receipt = rig.speculation.receipt(known, ID, "{}".into(), rig.now).expect("an entry");
+    rig.apply(receipt);
+    rig.apply(back);
+    assert_eq!(rig.session().receipt(), Some("{}"));
+    rig.effects.clear();
+    rig.apply(Entry::Archive { sessions: vec![ID.into()] });
+    let Some(Effect::Archived { place: 2, session }) = rig.effects.pop() else {
+        panic!("it did not leave again")
+    };
+    assert_eq!(session.receipt(), Some("{}"));
 }
 
 // (T) §18: ids of messages, ordinals and history survive a restart; here activity does too.
@@ -581,8 +604,9 @@ fn a_damaged_session_is_named_and_the_others_are_unharmed() {
     envelope.session_id = other.into();
     rig.send(&envelope).expect("starts");
     let mut bytes = rig.sessions.to_bytes().expect("encodes");
-    // The first record of the first session: version, length, version, length and id, length.
-    let kind = 2 + 4 + 2 + 4 + ID.len() + 4;
+    // The first record of the first session: version, how many have left, length, version, length
+    // and id, length.
+    let kind = 2 + 8 + 4 + 2 + 4 + ID.len() + 4;
     assert_eq!(bytes[kind], 0, "a start");
     bytes[kind] = 99;
     let (sessions, damaged) = Sessions::salvage(&bytes).expect("the frames are whole");

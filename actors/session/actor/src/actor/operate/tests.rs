@@ -14,7 +14,7 @@ use weft_supervision::testing::{self, PATIENCE, TestTree};
 use weft_wire::{ActorKind, Address, Subscription, SystemClock};
 
 use super::*;
-use crate::{Modes, factory};
+use crate::{Archive, Modes, factory};
 
 const DECISION: &str = "macp.mode.decision.v1";
 const HANDOFF: &str = "macp.mode.handoff.v1";
@@ -26,7 +26,8 @@ fn id(n: u32) -> String {
 /// A node that keeps sessions in memory.
 async fn node(tree: &TestTree) {
     let modes = Modes::default();
-    let owned = Owned::new("session/0", modes.clone(), Arc::new(SystemClock));
+    let archive = Archive::none(std::time::Duration::from_secs(3600));
+    let owned = Owned::new("session/0", modes.clone(), Arc::new(SystemClock), archive);
     tree.add(ActorKind::Session, factory(Owners::one(owned), modes)).await;
 }
 
