@@ -83,7 +83,8 @@ pub fn factory(
         let (fabric, clock) = (incarnation.fabric.clone(), incarnation.clock.clone());
         let asker = Asker::own(incarnation.fabric, incarnation.clock, memory.clone());
         let alive = Arc::new(Alive);
-        let opened = config.http.open(&alive, asker.clone()).map_err(|error| {
+        let counted = config.macp.as_ref().map(MacpFace::counted);
+        let opened = config.http.open(&alive, asker.clone(), counted).map_err(|error| {
             ActorError::new(format!("cannot serve HTTP on {}: {error}", config.http.address()))
         });
         let opened = opened.and_then(|()| match &config.macp {

@@ -18,11 +18,12 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::task::JoinHandle;
 use weft_protocol::{
-    ActorTree, EventFilter, ListComponents, QueryEvents, ReadAgreement, ReadHost, ReadState,
-    VERSION,
+    ActorTree, EventFilter, ListComponents, QueryEvents, ReadAgreement, ReadHost,
+    ReadSessionFigures, ReadState, VERSION,
 };
 
 use crate::around::Asker;
+use crate::macp::counted::Counted;
 use crate::{nodes, readiness};
 
 /// How long one actor may take for a probe or a scrape.
@@ -90,15 +91,24 @@ impl HttpFace {
     ///
     /// # Errors
     /// What the OS says.
-    pub(crate) fn open(&self, alive: &Arc<Alive>, asker: Asker) -> io::Result<()> {
+    pub(crate) fn open(
+        &self,
+        alive: &Arc<Alive>,
+        asker: Asker,
+        macp: Option<Arc<Counted>>,
+    ) -> io::Result<()> {
         *self.0.alive.lock() = Arc::downgrade(alive);
         let mut server = self.0.server.lock();
         if server.as_ref().is_some_and(|server| !server.is_finished()) {
             return Ok(());
         }
         let listener = tokio::net::TcpListener::from_std(self.0.listener.try_clone()?)?;
-        let face =
-            Face { alive: self.0.alive.clone(), operations: self.0.operations.clone(), asker };
+        let face = Face {
+            alive: self.0.alive.clone(),
+            operations: self.0.operations.clone(),
+            asker,
+            macp,
+        };
         let router = Router::new()
             .route("/health", get(health))
             .route("/readyz", get(ready))
@@ -126,6 +136,8 @@ struct Face {
     alive: Arc<Mutex<Weak<Alive>>>,
     operations: Arc<AtomicU64>,
     asker: Asker,
+    /// What MACP clients sent, if they are served here.
+    macp: Option<Arc<Counted>>,
 }
 
 impl Face {
@@ -193,7 +205,13 @@ async fn metrics(State(face): State<Face>) -> Response {
         limit: 10_000,
         ..EventFilter::default()
     };
-    let (actors, state, agreement, components, host, events, signs) = tokio::join!(
+    let sessions = async {
+        match &face.macp {
+            Some(_) => asker.ask(ReadSessionFigures {}, PROBE).await.ok(),
+            None => None,
+        }
+    };
+    let (actors, state, agreement, components, host, events, signs, sessions) = tokio::join!(
         asker.ask(ActorTree {}, PROBE),
         asker.ask(ReadState { consistent: false }, PROBE),
         asker.ask(ReadAgreement {}, PROBE),
@@ -201,6 +219,7 @@ async fn metrics(State(face): State<Face>) -> Response {
         asker.ask(ReadHost {}, PROBE),
         asker.ask(QueryEvents { filter: hour }, PROBE),
         nodes::signs(asker),
+        sessions,
     );
     let up = [
         ("registry", state.is_ok()),
@@ -228,6 +247,8 @@ async fn metrics(State(face): State<Face>) -> Response {
             .map(|sign| (sign.member.name.clone(), sign.in_flight as u64))
             .collect(),
         door: asker.fabric.stats(),
+        sessions,
+        envelopes: face.macp.as_ref().map(|counted| counted.all()),
     };
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (kind, crate::metrics::render(&figures)).into_response()

@@ -7,8 +7,10 @@ use std::fmt::Write as _;
 use weft_link::Stats;
 use weft_protocol::{
     ActorInfo, ActorState, ComponentState, ComponentStatus, Event, Health, HostFigures, NodeRow,
-    NodeState,
+    NodeState, SessionFigures, SessionLifecycle,
 };
+
+use crate::macp::counted::{BUCKETS, Outcome, Series, Taken, mode};
 
 /// What is known; what could not be had is `None` and its families are left out.
 #[derive(Debug, Default)]
@@ -30,6 +32,10 @@ pub(crate) struct Figures {
     pub(crate) in_flight: Vec<(String, u64)>,
     /// What has passed the door.
     pub(crate) door: Stats,
+    /// MACP sessions; `None`: none are served here.
+    pub(crate) sessions: Option<SessionFigures>,
+    /// What MACP clients sent to this node.
+    pub(crate) envelopes: Option<Vec<(Series, Taken)>>,
 }
 
 /// The text.
@@ -71,6 +77,12 @@ pub(crate) fn render(figures: &Figures) -> String {
     }
     if let Some(host) = &figures.host {
         render_host(&mut out, host);
+    }
+    if let Some(sessions) = &figures.sessions {
+        render_sessions(&mut out, sessions);
+    }
+    if let Some(envelopes) = &figures.envelopes {
+        render_envelopes(&mut out, envelopes);
     }
     if let Some(events) = &figures.events {
         let mut by: BTreeMap<(&str, &str), u64> = BTreeMap::new();
@@ -186,6 +198,85 @@ fn render_host(out: &mut Text, host: &HostFigures) {
     for (name, help, value) in rows {
         out.family(name, "gauge", help);
         out.sample(name, &[], value);
+    }
+}
+
+/// Under the names that the reference runtime has for them (macp-sessions §19).
+fn render_sessions(out: &mut Text, sessions: &SessionFigures) {
+    let families = [
+        (SessionLifecycle::Created, "macp_sessions_started_total", "Sessions begun."),
+        (SessionLifecycle::Resolved, "macp_sessions_resolved_total", "Sessions committed."),
+        (SessionLifecycle::Expired, "macp_sessions_expired_total", "Sessions whose time was over."),
+        (SessionLifecycle::Cancelled, "macp_sessions_cancelled_total", "Sessions cancelled."),
+        (SessionLifecycle::Suspended, "macp_sessions_suspended_total", "Suspensions."),
+        (SessionLifecycle::Resumed, "macp_sessions_resumed_total", "Suspensions that ended."),
+    ];
+    for (what, name, help) in families {
+        let mut by_mode: BTreeMap<&str, u64> = BTreeMap::new();
+        for (name, _, n) in sessions.happened.iter().filter(|(_, happened, _)| *happened == what) {
+            *by_mode.entry(mode(name)).or_default() += n;
+        }
+        out.family(name, "counter", help);
+        for (mode, n) in by_mode {
+            out.sample(name, &[("mode", mode)], count(n));
+        }
+    }
+    out.family("weft_sessions", "gauge", "Sessions in memory by state.");
+    for (state, n) in &sessions.in_memory {
+        out.sample("weft_sessions", &[("state", state.as_str())], count(*n));
+    }
+    out.family("weft_sessions_archived", "gauge", "Ended sessions on disk.");
+    out.sample("weft_sessions_archived", &[], count(sessions.archived));
+    out.family("weft_sessions_missing", "gauge", "Ended sessions still to be fetched from peers.");
+    out.sample("weft_sessions_missing", &[], count(sessions.missing));
+}
+
+/// Under the names that the reference runtime has for them (macp-sessions §19).
+fn render_envelopes(out: &mut Text, envelopes: &[(Series, Taken)]) {
+    type Fits = fn(&Series) -> bool;
+    let families: [(&str, &str, Fits); 4] = [
+        ("macp_messages_accepted_total", "Messages accepted.", |s| s.outcome == Outcome::Accepted),
+        ("macp_messages_rejected_total", "Messages refused.", |s| s.outcome == Outcome::Rejected),
+        ("macp_commitments_accepted_total", "Commitments accepted.", |s| {
+            s.kind == "Commitment" && s.outcome == Outcome::Accepted
+        }),
+        ("macp_commitments_rejected_total", "Commitments refused.", |s| {
+            s.kind == "Commitment" && s.outcome == Outcome::Rejected
+        }),
+    ];
+    for (name, help, fits) in families {
+        let mut by_mode: BTreeMap<&str, u64> = BTreeMap::new();
+        for (series, taken) in envelopes.iter().filter(|(series, _)| fits(series)) {
+            *by_mode.entry(series.mode).or_default() += taken.count;
+        }
+        out.family(name, "counter", help);
+        for (mode, n) in by_mode {
+            out.sample(name, &[("mode", mode)], count(n));
+        }
+    }
+    let labels = |series: &Series| {
+        [
+            ("macp_mode_id", series.mode),
+            ("macp_message_type", series.kind),
+            ("macp_envelope_outcome", series.outcome.as_str()),
+        ]
+    };
+    let name = "macp_envelope_processed_total";
+    out.family(name, "counter", "Envelopes answered.");
+    for (series, taken) in envelopes {
+        out.sample(name, &labels(series), count(taken.count));
+    }
+    let name = "macp_envelope_process_duration_seconds";
+    out.family(name, "histogram", "From an envelope's arrival to its answer.");
+    for (series, taken) in envelopes {
+        let [mode, kind, outcome] = labels(series);
+        let bounds = BUCKETS.iter().map(f64::to_string).zip(taken.within);
+        for (bound, n) in bounds.chain([("+Inf".to_owned(), taken.count)]) {
+            let labels = [mode, kind, outcome, ("le", bound.as_str())];
+            out.sample(&format!("{name}_bucket"), &labels, count(n));
+        }
+        out.sample(&format!("{name}_sum"), &[mode, kind, outcome], taken.sum);
+        out.sample(&format!("{name}_count"), &[mode, kind, outcome], count(taken.count));
     }
 }
 

@@ -97,10 +97,10 @@ pub use session::{
     ARCHIVE_PIECE, ArchiveItem, AskWhatIf, CatalogueEdit, CatalogueItem, ControlSession,
     EditCatalogue, FollowCatalogue, FollowSession, FollowSessions, IssueReceipt, IssuedReceipt,
     ListSessions, ModeView, ModesView, PolicyView, ReadArchive, ReadModes, ReadPolicies,
-    ReadSession, ReadSessionHead, ReceiptSigner, RelaySignal, SendEnvelope, SessionAck,
-    SessionActivity, SessionAnswer, SessionControl, SessionEnvelope, SessionEvent, SessionHead,
-    SessionItem, SessionLifecycle, SessionPage, SessionReader, SessionRefusal, SessionState,
-    SessionView,
+    ReadSession, ReadSessionFigures, ReadSessionHead, ReceiptSigner, RelaySignal, SendEnvelope,
+    SessionAck, SessionActivity, SessionAnswer, SessionControl, SessionEnvelope, SessionEvent,
+    SessionFigures, SessionHead, SessionItem, SessionLifecycle, SessionPage, SessionReader,
+    SessionRefusal, SessionState, SessionView,
 };
 pub use session_operate::{
     EXPORT_PIECE, EndSession, ExportItem, ExportSession, FollowHistory, FollowLifecycle,

@@ -602,6 +602,32 @@ pub struct CatalogueItem {
     pub all: Vec<PolicyView>,
 }
 
+/// How many sessions there are on this node, and what happened to those that it led.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadSessionFigures {}
+
+/// What [`ReadSessionFigures`] finds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionFigures {
+    /// What happened, by mode, since the daemon started, while this node led.
+    pub happened: Vec<(String, SessionLifecycle, u64)>,
+    /// Sessions in memory, by state.
+    pub in_memory: Vec<(SessionState, u64)>,
+    /// Ended sessions on disk.
+    pub archived: u64,
+    /// Ended sessions that this node lacks and its peers may have.
+    pub missing: u64,
+}
+
+impl Message for ReadSessionFigures {
+    const ID: MessageId = MessageId(422);
+    const ACTOR: ActorKind = ActorKind::Session;
+    const NAME: &'static str = "session.figures";
+    const ALLOW: Allow = Allow::NODES;
+    const IDEMPOTENT: bool = true;
+    type Reply = SessionFigures;
+}
+
 /// Most bytes of one [`ArchiveItem::Piece`].
 pub const ARCHIVE_PIECE: usize = 256 << 10;
 

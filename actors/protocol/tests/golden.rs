@@ -758,6 +758,16 @@ fn session_lines() -> Vec<String> {
         line(&FollowSession { session_id: id(), reader, after: Some(4), follow: true }),
         line(&FollowSessions {}),
         line(&FollowCatalogue {}),
+        line(&ReadSessionFigures {}),
+        value(
+            "session-figures",
+            &SessionFigures {
+                happened: vec![("m".into(), SessionLifecycle::Resolved, 3)],
+                in_memory: vec![(SessionState::Open, 4)],
+                archived: 5,
+                missing: 6,
+            },
+        ),
         line(&ReadArchive { group: "g".into(), first: 1, last: 2 }),
         value(
             "archive-item",

@@ -735,7 +735,7 @@ fn while_no_gateway_runs_every_answer_is_503_at_once() {
         let clock = Arc::new(weft_wire::SystemClock);
         let asker = Asker::own(tree.fabric(), clock, Arc::default());
         let entered = tree.runtime.enter();
-        face.open(&alive, asker).unwrap();
+        face.open(&alive, asker, None).unwrap();
         drop(entered);
         assert_eq!(get(&face, "/health").await.unwrap().0, 200);
         drop(alive);

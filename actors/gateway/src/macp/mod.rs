@@ -5,6 +5,7 @@
 
 mod auth;
 mod convert;
+pub(crate) mod counted;
 mod errors;
 mod receipts;
 mod service;
@@ -101,6 +102,8 @@ struct Face {
     listener: TcpListener,
     address: SocketAddr,
     config: MacpConfig,
+    /// Outlives the server too.
+    counted: Arc<counted::Counted>,
     /// Outlives the server: other nodes tell of signals at any time.
     signals: broadcast::Sender<Signal>,
     stop: flag::Sender<bool>,
@@ -121,7 +124,8 @@ impl MacpFace {
         let stop = flag::Sender::new(false);
         let signals = broadcast::channel(SIGNALS).0;
         let server = Mutex::new(None);
-        Ok(Self(Arc::new(Face { listener, address, config, signals, stop, server })))
+        let counted = Arc::default();
+        Ok(Self(Arc::new(Face { listener, address, config, counted, signals, stop, server })))
     }
 
     /// Where it listens.
@@ -145,6 +149,7 @@ impl MacpFace {
             fabric,
             clock,
             limits: Mutex::new(Limits::new(config.starts_per_minute, config.messages_per_minute)),
+            counted: self.0.counted.clone(),
             signals: self.0.signals.clone(),
             config: config.clone(),
         });
@@ -190,6 +195,11 @@ impl MacpFace {
             }
         }));
         Ok(())
+    }
+
+    /// What it was sent.
+    pub(crate) fn counted(&self) -> Arc<counted::Counted> {
+        self.0.counted.clone()
     }
 
     /// A Signal or Progress that another node took.

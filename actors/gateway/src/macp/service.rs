@@ -9,6 +9,7 @@ use futures_util::Stream;
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
 use weft_link::{Call, Fabric};
 use weft_macp::macp::v1 as pb;
 use weft_protocol::{
@@ -20,6 +21,7 @@ use weft_session::{Audience, Envelope, Limits, Millis, ambient, shape};
 use weft_wire::{ActorKind, Address, AskError, Clock, Message};
 
 use super::auth::{Caller, Proof};
+use super::counted::{Counted, Outcome};
 use super::errors::{early, refused, status, unanswered, unasked};
 use super::rpc::macp_runtime_service_server::MacpRuntimeService;
 use super::{MacpConfig, convert, errors, stream, watch};
@@ -34,12 +36,32 @@ const CONTENT: &str = "application/macp-envelope+proto";
 /// A signal, and whether its sender proved who it is.
 pub(crate) type Signal = (pb::Envelope, bool);
 
+/// Which envelope it is.
+pub(crate) struct About {
+    pub(crate) session_id: String,
+    pub(crate) mode: String,
+    pub(crate) message_type: String,
+    pub(crate) message_id: String,
+}
+
+impl About {
+    pub(crate) fn of(envelope: &pb::Envelope) -> Self {
+        Self {
+            session_id: envelope.session_id.clone(),
+            mode: envelope.mode.clone(),
+            message_type: envelope.message_type.clone(),
+            message_id: envelope.message_id.clone(),
+        }
+    }
+}
+
 /// What all calls share.
 pub(crate) struct Shared {
     pub(crate) fabric: Fabric,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) began: Instant,
     pub(crate) limits: Mutex<Limits>,
+    pub(crate) counted: Arc<Counted>,
     pub(crate) signals: broadcast::Sender<Signal>,
     pub(crate) config: MacpConfig,
 }
@@ -110,6 +132,25 @@ impl Shared {
             Ok(answer) => answer,
             Err(error) => Err(unasked(&error)),
         }
+    }
+
+    /// Works on an envelope, from where it came in to its answer: one span, and counted.
+    pub(crate) async fn followed(
+        &self,
+        about: &About,
+        work: impl Future<Output = Result<SessionAck, SessionRefusal>>,
+    ) -> Result<SessionAck, SessionRefusal> {
+        let About { session_id, mode, message_type, message_id } = about;
+        let span = tracing::debug_span!("envelope", session_id, mode, message_type, message_id);
+        let begun = self.clock.now();
+        let answer = work.instrument(span.clone()).await;
+        let (outcome, took) =
+            (Outcome::of(&answer), self.clock.now().saturating_duration_since(begun));
+        let _in = span.enter();
+        let code = answer.as_ref().err().map(|refusal| refusal.code.as_str());
+        tracing::debug!(outcome = outcome.as_str(), code, took_us = took.as_micros(), "answered");
+        self.counted.add((mode, message_type), outcome, took);
+        answer
     }
 
     /// An envelope as `Send` gets it, in the order of §6.
@@ -327,9 +368,9 @@ impl MacpRuntimeService for Service {
         let Some(envelope) = request.envelope else {
             return Err(refused("INVALID_ENVELOPE", "the request has no envelope"));
         };
-        let (session_id, message_id) = (envelope.session_id.clone(), envelope.message_id.clone());
-        let answer = self.0.send(&proof, envelope).await;
-        let ack = Some(self.0.ack(answer, session_id, message_id));
+        let about = About::of(&envelope);
+        let answer = self.0.followed(&about, self.0.send(&proof, envelope)).await;
+        let ack = Some(self.0.ack(answer, about.session_id, about.message_id));
         Ok(Response::new(pb::SendResponse { ack }))
     }
 

@@ -19,7 +19,7 @@ use weft_wire::{AskError, Backoff};
 use super::auth::Caller;
 use super::convert;
 use super::errors::{early, ends_stream, error, refused, status, unanswered};
-use super::service::{Shared, Streamed, reader};
+use super::service::{About, Shared, Streamed, reader};
 
 /// Responses that wait for the client, at most.
 const WAITING: usize = 32;
@@ -207,11 +207,19 @@ impl Flow {
         }
     }
 
+    /// An envelope that its session's owner is not asked about.
+    async fn turn_down(&self, why: SessionRefusal, about: &About) -> Result<(), End> {
+        match self.shared.followed(about, async { Err(why) }).await {
+            Ok(_) => Ok(()),
+            Err(why) => self.refuse(why, &about.message_id).await,
+        }
+    }
+
     async fn envelope(&mut self, envelope: pb::Envelope) -> Result<(), End> {
-        let message_id = envelope.message_id.clone();
+        let about = About::of(&envelope);
         let audience = match shape(&envelope, self.shared.config.payload_max) {
             Ok(audience) => audience,
-            Err(why) => return self.refuse(early(why), &message_id).await,
+            Err(why) => return self.turn_down(early(why), &about).await,
         };
         if envelope.session_id.is_empty() || envelope.mode.trim().is_empty() {
             let why = "an envelope on a stream needs a session_id and a mode";
@@ -236,27 +244,28 @@ impl Flow {
             }
         }
         if let Err(why) = self.caller.rights.claim(&mut envelope) {
-            return self.refuse(early(why), &message_id).await;
+            return self.turn_down(early(why), &about).await;
         }
         if let Err(why) = self.shared.rate(&envelope.sender, audience == Audience::Start) {
-            return self.refuse(why, &message_id).await;
+            return self.turn_down(why, &about).await;
         }
         if self.items.is_none() {
             // Before it is processed: the sender gets its own envelope back.
             match self.attach(None).await {
                 Ok(Ok(())) => {}
-                Ok(Err(refusal)) => return self.refuse(refusal, &message_id).await,
+                Ok(Err(refusal)) => return self.turn_down(refusal, &about).await,
                 Err(error) => return Err(unanswered(&error).into()),
             }
         }
-        let answer = if audience == Audience::Ambient {
-            self.shared.signal(envelope, self.caller.is_authenticated)
-        } else {
-            self.shared.take(envelope, self.caller.rights.max_open_sessions).await
+        let work = async {
+            match audience {
+                Audience::Ambient => self.shared.signal(envelope, self.caller.is_authenticated),
+                _ => self.shared.take(envelope, self.caller.rights.max_open_sessions).await,
+            }
         };
-        match answer {
+        match self.shared.followed(&about, work).await {
             Ok(_) => Ok(()),
-            Err(why) => self.refuse(why, &message_id).await,
+            Err(why) => self.refuse(why, &about.message_id).await,
         }
     }
 

@@ -23,6 +23,9 @@ fn a_hostile_name_stays_within_its_label() {
 
 #[test]
 fn everything_known_is_in_the_text_and_nothing_else() {
+    let counted = crate::macp::counted::Counted::default();
+    let took = std::time::Duration::from_millis(2);
+    counted.add(("macp.mode.task.v1", "Commitment"), Outcome::Accepted, took);
     let empty = render(&Figures::default());
     assert!(!empty.contains("weft_components") && !empty.contains("weft_host"));
     let figures = Figures {
@@ -49,6 +52,17 @@ fn everything_known_is_in_the_text_and_nothing_else() {
         operations: 1,
         in_flight: vec![("n2".into(), 4)],
         door: Stats { received: vec![("gateway.ps", 6)], refused: 1, dead_letters: 0 },
+        sessions: Some(SessionFigures {
+            happened: vec![
+                ("macp.mode.task.v1".into(), SessionLifecycle::Resolved, 3),
+                ("ext.a".into(), SessionLifecycle::Created, 1),
+                ("ext.b".into(), SessionLifecycle::Created, 1),
+            ],
+            in_memory: vec![(weft_protocol::SessionState::Open, 2)],
+            archived: 7,
+            missing: 0,
+        }),
+        envelopes: Some(counted.all()),
     };
     let text = render(&figures);
     for line in [
@@ -67,6 +81,14 @@ fn everything_known_is_in_the_text_and_nothing_else() {
         "weft_asks_in_flight{peer=\"n2\"} 4",
         "weft_requests_total{message=\"gateway.ps\"} 6",
         "weft_refused_total 1",
+        "macp_sessions_resolved_total{mode=\"macp.mode.task.v1\"} 3",
+        "macp_sessions_started_total{mode=\"_OTHER\"} 2",
+        "weft_sessions{state=\"open\"} 2",
+        "weft_sessions_archived 7",
+        "macp_messages_accepted_total{mode=\"macp.mode.task.v1\"} 1",
+        "macp_commitments_accepted_total{mode=\"macp.mode.task.v1\"} 1",
+        "macp_envelope_process_duration_seconds_bucket{macp_mode_id=\"macp.mode.task.v1\",macp_message_type=\"Commitment\",macp_envelope_outcome=\"accepted\",le=\"0.001\"} 0",
+        "macp_envelope_process_duration_seconds_bucket{macp_mode_id=\"macp.mode.task.v1\",macp_message_type=\"Commitment\",macp_envelope_outcome=\"accepted\",le=\"+Inf\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }

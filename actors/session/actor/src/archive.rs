@@ -235,6 +235,11 @@ impl Archive {
         self.0.index.lock().ids.insert(hash(id));
     }
 
+    /// How many sessions there are.
+    pub(crate) fn len(&self) -> u64 {
+        u64::try_from(self.0.index.lock().ids.len()).unwrap_or(u64::MAX)
+    }
+
     /// What lies between the places that are accounted for, `upto` among them, and `last`: from now
     /// on it is missing, to be written with the next rows.
     pub(crate) fn lacks(&self, upto: u64, last: u64) -> Option<Span> {

@@ -5,7 +5,7 @@
 
 mod leaving;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -14,10 +14,10 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Mutex as AsyncMutex, Notify, broadcast, oneshot, watch};
 use weft_agreement::{Group, Image, Machine, MachineError, ProposeError, Proposed, Role};
-use weft_protocol::SessionEvent;
+use weft_protocol::{SessionEvent, SessionFigures};
 use weft_session::{
-    Accepted, Admission, Answer, Effect, Entry, Envelope, FORMAT, Imported, Known, Millis,
-    Progress, Session, SessionState, Sessions, Speculation, StartRights, decode_entry,
+    Accepted, Admission, Answer, Effect, Entry, Envelope, FORMAT, Imported, Known, Lifecycle,
+    Millis, Progress, Session, SessionState, Sessions, Speculation, StartRights, decode_entry,
     encode_entry,
 };
 use weft_wire::Clock;
@@ -66,6 +66,8 @@ pub(crate) struct State {
     pub(crate) sessions: Sessions,
     speculation: Speculation,
     leaving: Leaving,
+    /// What happened while this node led, by mode.
+    counted: BTreeMap<(String, Lifecycle), u64>,
     /// Who waits until a session's log, as applied, is so long.
     waiting: HashMap<String, Vec<(u64, oneshot::Sender<()>)>>,
     /// Ordinal of the last envelope of sessions that are followed.
@@ -540,6 +542,34 @@ impl Owned {
         state.sessions.due(now).map(|id| Request::Sweep { id: id.to_owned() }).collect()
     }
 
+    /// Whether what happens is counted here: on one node of the group.
+    fn counts(&self) -> bool {
+        match self.0.agreement.group() {
+            Ok(None) => true,
+            _ => self.0.leads.borrow().is_some(),
+        }
+    }
+
+    /// What happened, and how many sessions there are.
+    pub(crate) fn figures(&self) -> SessionFigures {
+        let missing = self.0.archive.missing();
+        let missing = missing.borrow().spans.iter().map(|span| span.last - span.first + 1).sum();
+        let state = self.lock();
+        let mut in_memory: BTreeMap<SessionState, u64> = BTreeMap::new();
+        for session in state.sessions.iter() {
+            *in_memory.entry(session.state()).or_default() += 1;
+        }
+        let happened = state.counted.iter();
+        SessionFigures {
+            happened: happened
+                .map(|((mode, what), n)| (mode.clone(), convert::lifecycle(*what), *n))
+                .collect(),
+            in_memory: in_memory.into_iter().map(|(s, n)| (convert::state(s), n)).collect(),
+            archived: self.0.archive.len(),
+            missing,
+        }
+    }
+
     fn apply_one(&self, state: &mut State, entry: Entry) -> Progress {
         let id = match &entry {
             Entry::Records { session, .. } => Some(session.clone()),
@@ -555,6 +585,11 @@ impl Owned {
                     }
                 }
                 Effect::Lifecycle { session, event } => {
+                    if self.counts()
+                        && let Some(session) = state.sessions.get(&session)
+                    {
+                        *state.counted.entry((session.mode().to_owned(), event)).or_default() += 1;
+                    }
                     if self.0.happened.receiver_count() > 0
                         && let Some(session) = state.sessions.get(&session)
                     {

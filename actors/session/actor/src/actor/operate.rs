@@ -6,9 +6,9 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
 use weft_link::{ItemSink, Reply};
 use weft_protocol::{
-    EndSession, FollowHistory, FollowLifecycle, HistoryItem, InspectSession, SURVEY_MAX,
-    SessionDetail, SessionEvent, SessionPayload, SessionRecord, SessionRow, SessionRows,
-    SurveySessions,
+    EndSession, FollowHistory, FollowLifecycle, HistoryItem, InspectSession, ReadSessionFigures,
+    SURVEY_MAX, SessionDetail, SessionEvent, SessionFigures, SessionPayload, SessionRecord,
+    SessionRow, SessionRows, SurveySessions,
 };
 use weft_session::{Message, Record, Session, SessionState};
 use weft_supervision::{Handle, Routes, Scope, Serve};
@@ -28,6 +28,7 @@ const ROWS: usize = 4 << 20;
 /// The messages that are handled here.
 pub(super) fn routes(routes: &mut Routes<SessionActor>) {
     routes
+        .ask::<ReadSessionFigures>()
         .ask::<SurveySessions>()
         .ask::<InspectSession>()
         .ask::<EndSession>()
@@ -49,6 +50,20 @@ fn size(row: &SessionRow) -> usize {
     let names = session.participants.iter().chain(&session.extension_keys);
     let activity = session.activity.iter().map(|activity| activity.participant.len() + 16);
     256 + session.context_id.len() + names.map(String::len).sum::<usize>() + activity.sum::<usize>()
+}
+
+impl Handle<ReadSessionFigures> for SessionActor {
+    fn handle(&mut self, _: ReadSessionFigures, reply: Reply<ReadSessionFigures>, _: &Scope<Self>) {
+        let mut all = SessionFigures::default();
+        for group in self.owners.all() {
+            let figures = group.figures();
+            all.happened.extend(figures.happened);
+            all.in_memory.extend(figures.in_memory);
+            all.archived += figures.archived;
+            all.missing += figures.missing;
+        }
+        reply.ok(all);
+    }
 }
 
 impl Handle<SurveySessions> for SessionActor {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use weft_session::{Entry, Session, encode_entry};
@@ -65,6 +65,15 @@ pub(crate) enum At<T> {
     Left(Arc<Session>),
     /// Nowhere.
     Nowhere,
+}
+
+/// Held while sessions are being let go, also if that is cut short.
+struct Turn<'a>(&'a AtomicBool);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 impl Owned {
@@ -174,6 +183,7 @@ impl Owned {
         if self.0.letting_go.swap(true, Ordering::AcqRel) {
             return;
         }
+        let _turn = Turn(&self.0.letting_go);
         while let Some(entry) = self.leaves() {
             let full = matches!(&entry, Entry::Archive { sessions } if sessions.len() == LEAVE);
             let Ok(group) = self.leading() else { break };
@@ -199,7 +209,6 @@ impl Owned {
                 break;
             }
         }
-        self.0.letting_go.store(false, Ordering::Release);
     }
 
     /// The sessions that are to leave memory next.

@@ -27,7 +27,7 @@ use super::policy::{Authority, BoundPolicy};
 use super::{Millis, ModeKind, Rights};
 
 /// Where a session stands; the numbers are those of the wire (§4.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum SessionState {
     /// Takes messages.
     Open,
@@ -166,7 +166,7 @@ impl Record {
 }
 
 /// What happened to a session, for whoever watches sessions (§11).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Lifecycle {
     /// It began.
     Created,
