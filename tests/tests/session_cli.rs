@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
-use weft_tests::{Cluster, eventually};
+use weft_tests::{Cluster, eventually, http_get};
 use weft_wire::{Clock, SystemClock};
 
 const DECISION: &str = "macp.mode.decision.v1";
@@ -249,6 +249,16 @@ fn sessions_of_the_reference_come_in_are_operated_and_go_out_again() {
     assert_eq!(missing.code, 1, "{missing:?}");
 
     watched_to_its_end(&cluster);
+
+    let url = cluster.node("n1")["gateway"].as_str().expect("an address").to_owned();
+    let (_, metrics) = http_get(&format!("{url}/metrics")).expect("metrics");
+    let of_decisions = format!("macp_sessions_resolved_total{{mode=\"{DECISION}\"}} ");
+    for line in [&*of_decisions, "weft_sessions{state=\"resolved\"} ", "weft_sessions_missing 0"] {
+        assert!(
+            metrics.lines().any(|found| found.starts_with(line)),
+            "{line} is not in\n{metrics}"
+        );
+    }
 
     // Out, and into another cluster.
     let out = cluster.scratch().join("out");

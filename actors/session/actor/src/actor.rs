@@ -82,7 +82,7 @@ impl Actor for SessionActor {
 }
 
 /// Why there is no answer, as its asker is told.
-fn failure(group: &Owned, why: Unanswered) -> AskError {
+pub(crate) fn failure(group: &Owned, why: Unanswered) -> AskError {
     let (kind, message, cause) = match why {
         Unanswered::NotLeading(cause) => return elsewhere(&cause),
         Unanswered::Refused(cause) => {
@@ -182,20 +182,28 @@ impl SessionActor {
             true => say(session),
             false => Err(follow::forbidden(&of)),
         };
-        if group.is_ready()
-            && let Step::Done(Ok(_)) = group.step(&request)
+        let step = match group.is_ready() {
+            true => group.step(&request),
+            false => Step::NotLeading,
+        };
+        if let Step::Done(Ok(_)) = step
             && let Some(At::Here(said)) = group.near(&id, &say)
         {
             return reply.ok(said);
         }
+        let mut begun = (!matches!(step, Step::NotLeading)).then_some(step);
         scope.spawn(async move {
             let read = || async {
                 let said = group.look(&id, &say).await.map_err(|why| failure(&group, why))?;
                 Ok(said.unwrap_or_else(|| Err(not_found.clone())))
             };
-            let here = || async {
-                let _ = group.run(request.clone()).await.map_err(|why| failure(&group, why))?;
-                read().await
+            let here = || {
+                let step = begun.take().unwrap_or_else(|| group.step(&request));
+                async {
+                    let done = group.carry(request.clone(), step).await;
+                    let _ = done.map_err(|why| failure(&group, why))?;
+                    read().await
+                }
             };
             // The disk is full, say: what is applied can still be read.
             if group.agreement().is_alone() && group.is_down() {

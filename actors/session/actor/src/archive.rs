@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sqlx::Row as _;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use weft_session::{Session, SessionState};
 use weft_store::{Durability, Migration, Store, StoreError};
 
@@ -106,7 +106,10 @@ impl Filter {
 
     /// A bit for each state.
     fn mask(&self) -> i64 {
-        if self.states.is_empty() { -1 } else { self.states.iter().map(|s| bit(*s)).sum() }
+        match self.states.is_empty() {
+            true => -1,
+            false => self.states.iter().fold(0, |mask, state| mask | bit(*state)),
+        }
     }
 }
 
@@ -127,6 +130,8 @@ struct Inner {
     retention: Duration,
     index: Mutex<Index>,
     missing: watch::Sender<Missing>,
+    /// What is missing is to be looked for now.
+    wanted: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -213,6 +218,7 @@ impl Archive {
             retention,
             index: Mutex::new(index),
             missing: watch::Sender::new(missing),
+            wanted: Notify::new(),
         }))
     }
 
@@ -253,6 +259,9 @@ impl Archive {
             missing.given_up &= lacks.is_none();
             lacks.is_some()
         });
+        if lacks.is_some() {
+            self.0.wanted.notify_one();
+        }
         lacks
     }
 
@@ -261,12 +270,24 @@ impl Archive {
         self.0.missing.subscribe()
     }
 
-    /// Whether all that ever left memory is here.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.0.missing.borrow().spans.is_empty()
+    /// Whether something is missing that may still come.
+    pub(crate) fn waits(&self) -> bool {
+        let missing = self.0.missing.borrow();
+        !missing.spans.is_empty() && !missing.given_up
     }
 
-    /// Nobody who can be reached has what is missing.
+    /// What is missing is looked for at once, also if it was given up.
+    pub(crate) fn look_again(&self) {
+        self.0.missing.send_if_modified(|missing| std::mem::take(&mut missing.given_up));
+        self.0.wanted.notify_one();
+    }
+
+    /// Ends when what is missing is to be looked for at once.
+    pub(crate) async fn wanted(&self) {
+        self.0.wanted.notified().await;
+    }
+
+    /// Nobody has what is missing: all were asked.
     pub(crate) fn give_up(&self) {
         self.0.missing.send_if_modified(|missing| {
             let news = !missing.given_up && !missing.spans.is_empty();
@@ -313,16 +334,18 @@ impl Archive {
         let mut rows = sqlx::query(
             "SELECT id, body FROM archive
              WHERE grp = ?1 AND id > ?2 AND (state & ?3) != 0 AND (?4 = '' OR mode = ?4)
-             ORDER BY id LIMIT ?5",
+             ORDER BY id",
         )
         .bind(&self.0.group)
         .bind(filter.after.as_deref().unwrap_or_default())
         .bind(filter.mask())
         .bind(&filter.mode)
-        .bind(i64::try_from(size).unwrap_or(i64::MAX))
         .fetch(store.readers());
         let mut page = Vec::new();
-        while let Some(row) = rows.try_next().await.map_err(failed)? {
+        // Not by a limit of the query: one that is left out must not end the page.
+        while page.len() < size
+            && let Some(row) = rows.try_next().await.map_err(failed)?
+        {
             let id: String = row.try_get(0).map_err(failed)?;
             let body: Vec<u8> = row.try_get(1).map_err(failed)?;
             match Session::from_bytes(&body) {
@@ -359,12 +382,16 @@ impl Archive {
     }
 
     /// Writes sessions, and before them what is missing, in one synced transaction; a session that
-    /// is here with a later place stays.
-    pub(crate) async fn write(&self, lacks: &[Span], rows: &[Row]) -> Result<(), ArchiveError> {
+    /// is here with a later place stays. All with a place below what is missing must be here.
+    pub(crate) async fn write(
+        &self,
+        lacks: Option<Span>,
+        rows: &[Row],
+    ) -> Result<(), ArchiveError> {
         let Some(store) = &self.0.store else { return Ok(()) };
         let failed = |error| store.error("write ended sessions to", error);
         let mut transaction = store.begin().await?;
-        for span in lacks {
+        if let Some(span) = lacks {
             sqlx::query("INSERT OR REPLACE INTO missing (grp, first, last) VALUES (?1, ?2, ?3)")
                 .bind(&self.0.group)
                 .bind(stored(span.first))
@@ -394,7 +421,7 @@ impl Archive {
         transaction.commit().await?;
         let mut index = self.0.index.lock();
         index.ids.extend(rows.iter().map(|row| hash(&row.id)));
-        let places = rows.iter().map(|row| row.place).chain(lacks.iter().map(|span| span.last));
+        let places = rows.iter().map(|row| row.place).chain(lacks.map(|span| span.last));
         index.upto = places.fold(index.upto, u64::max);
         Ok(())
     }

@@ -13,8 +13,11 @@ use weft_protocol::{
     SessionRefusal,
 };
 use weft_session::Session;
+use weft_wire::AskError;
 
+use crate::actor::failure;
 use crate::owned::{At, Unanswered};
+use crate::route::elsewhere;
 use crate::{Modes, Owned, Owners, convert};
 
 /// The code of what is not there.
@@ -90,9 +93,9 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// What a follower cannot be told: whoever asked looks again.
-pub(crate) fn unread(id: &str, why: &Unanswered) {
-    tracing::warn!(session = id, ?why, "a session cannot be followed");
+/// It may be one of those that are still on their way here: whoever asked looks again.
+pub(crate) fn on_its_way(id: &str) -> AskError {
+    elsewhere(&format!("`{id}` is not here yet, if there is such a session"))
 }
 
 pub(crate) async fn session(group: Owned, message: FollowSession, sink: ItemSink<FollowSession>) {
@@ -118,11 +121,10 @@ pub(crate) async fn session(group: Owned, message: FollowSession, sink: ItemSink
     });
     let begun = match (begun.await, message.after) {
         (Ok(Some(begun)), _) => begun,
-        // It may be one of those that are still on their way here.
-        (Ok(None), Some(_)) if !group.archive().is_whole() => return,
+        (Ok(None), Some(_)) if group.archive().waits() => return sink.fail(on_its_way(&id)).await,
         (Ok(None), Some(_)) => Err(not_found(&id)),
         (Ok(None), None) => Ok(0),
-        (Err(why), _) => return unread(&id, &why),
+        (Err(why), _) => return sink.fail(failure(&group, why)).await,
     };
     let mut cursor = match begun {
         Ok(ordinal) => ordinal,
@@ -146,8 +148,11 @@ pub(crate) async fn session(group: Owned, message: FollowSession, sink: ItemSink
                 next.map(|(at, envelope)| (at, convert::followed(envelope))).collect::<Vec<_>>()
             });
             let next = match next.await {
-                Ok(next) => next.unwrap_or_default(),
-                Err(why) => return unread(&id, &why),
+                Ok(Some(next)) => next,
+                // It has not begun yet.
+                Ok(None) if cursor == 0 && !group.archive().waits() => Vec::new(),
+                Ok(None) => return sink.fail(on_its_way(&id)).await,
+                Err(why) => return sink.fail(failure(&group, why)).await,
             };
             if next.is_empty() {
                 break;

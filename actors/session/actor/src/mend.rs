@@ -98,32 +98,56 @@ pub(crate) async fn mend(group: Owned, fabric: Fabric) {
             }
             continue;
         };
-        if fetch_from_any(&group, &fabric, span).await {
-            continue;
+        match fetch_from_any(&group, &fabric, span).await {
+            Found::Here => continue,
+            Found::Nowhere => group.archive().give_up(),
+            Found::Unknown => {}
         }
-        group.archive().give_up();
-        tokio::time::sleep(RETRY.delay(attempt.min(16), 0.5)).await;
-        attempt += 1;
+        tokio::select! {
+            () = tokio::time::sleep(RETRY.delay(attempt.min(16), 0.5)) => attempt += 1,
+            () = group.archive().wanted() => attempt = 0,
+        }
     }
 }
 
-/// Whether a peer had all of it.
-async fn fetch_from_any(group: &Owned, fabric: &Fabric, span: Span) -> bool {
+/// What became of a span.
+enum Found {
+    /// All of it is here.
+    Here,
+    /// All peers were asked, and no one has all of it.
+    Nowhere,
+    /// Not all could be asked.
+    Unknown,
+}
+
+async fn fetch_from_any(group: &Owned, fabric: &Fabric, span: Span) -> Found {
+    // What waits to be written says what is missing before anything later: it goes first.
+    if let Err(error) = group.write().await {
+        tracing::debug!(%error, "nothing is fetched while nothing can be written");
+        return Found::Unknown;
+    }
+    let mut found = Found::Nowhere;
     for peer in group.agreement().peers(fabric.node()) {
         match fetch(group, fabric, peer, span).await {
             Ok(true) => match group.archive().mended(span).await {
                 Ok(()) => {
                     let Span { first, last } = span;
                     tracing::info!(group = group.name(), first, last, %peer, "ended sessions fetched");
-                    return true;
+                    return Found::Here;
                 }
-                Err(error) => tracing::error!(%error, "ended sessions are fetched again"),
+                Err(error) => {
+                    tracing::error!(%error, "ended sessions are fetched again");
+                    found = Found::Unknown;
+                }
             },
             Ok(false) => tracing::debug!(%peer, "it lacks some of the ended sessions too"),
-            Err(error) => tracing::debug!(%peer, %error, "no ended sessions from it"),
+            Err(error) => {
+                tracing::debug!(%peer, %error, "no ended sessions from it");
+                found = Found::Unknown;
+            }
         }
     }
-    false
+    found
 }
 
 /// Fetches from one peer; whether it had all of it.
@@ -140,7 +164,7 @@ async fn fetch(group: &Owned, fabric: &Fabric, peer: NodeId, span: Span) -> Resu
             None => return Err(Failed::Peer("it stopped".to_owned())),
             Some(Err(error)) => return Err(error.into()),
             Some(Ok(ArchiveItem::Done { is_whole })) => {
-                group.archive().write(&[span], &rows).await?;
+                group.archive().write(None, &rows).await?;
                 return Ok(is_whole);
             }
             Some(Ok(ArchiveItem::Piece { place, bytes: piece, is_last })) => {
@@ -158,7 +182,7 @@ async fn fetch(group: &Owned, fabric: &Fabric, peer: NodeId, span: Span) -> Resu
                 bytes += row.bytes();
                 rows.push(row);
                 if bytes >= BATCH || rows.len() >= ROWS {
-                    group.archive().write(&[span], &rows).await?;
+                    group.archive().write(None, &rows).await?;
                     (rows, bytes) = (Vec::new(), 0);
                 }
             }

@@ -66,6 +66,8 @@ pub(crate) struct State {
     pub(crate) sessions: Sessions,
     speculation: Speculation,
     leaving: Leaving,
+    /// How often a session has come back from disk.
+    recalls: u64,
     /// What happened while this node led, by mode.
     counted: BTreeMap<(String, Lifecycle), u64>,
     /// Who waits until a session's log, as applied, is so long.
@@ -79,8 +81,8 @@ pub(crate) struct State {
 enum Looked {
     /// Nobody has looked on disk.
     Not,
-    /// What is on disk.
-    Found(Option<Arc<Session>>),
+    /// What is on disk, when so many sessions had come back from there.
+    Found(Option<Arc<Session>>, u64),
 }
 
 impl std::fmt::Debug for Owned {
@@ -329,6 +331,7 @@ impl Owned {
                     match group.barrier(WITHIN).await {
                         Ok(_) => {
                             // An id that it lacks could be given twice.
+                            self.0.archive.look_again();
                             let mut missing = self.0.archive.missing();
                             let known = missing.wait_for(|m| m.spans.is_empty() || m.given_up);
                             if tokio::time::timeout(WHOLE, known).await.is_err() {
@@ -452,7 +455,8 @@ impl Owned {
             match step {
                 Step::Done(done) => return done,
                 Step::Unloaded => {
-                    looked = Looked::Found(self.0.archive.load(request.id()).await?);
+                    let recalls = self.lock().recalls;
+                    looked = Looked::Found(self.0.archive.load(request.id()).await?, recalls);
                 }
                 Step::Recalled(agreeing) => match agreeing.await {
                     Ok(_) | Err(ProposeError::NotLeader { .. }) => {}
@@ -573,7 +577,10 @@ impl Owned {
     fn apply_one(&self, state: &mut State, entry: Entry) -> Progress {
         let id = match &entry {
             Entry::Records { session, .. } => Some(session.clone()),
-            Entry::Recall { session } => Some(session.id().to_owned()),
+            Entry::Recall { session } => {
+                state.recalls += 1;
+                Some(session.id().to_owned())
+            }
             Entry::Archive { .. } => None,
         };
         let done = state.sessions.apply(entry);
@@ -635,7 +642,9 @@ impl State {
         }
         match (self.leaving.get(id), looked) {
             (Some(session), _) => Ok(Some(session.clone())),
-            (None, Looked::Found(found)) => Ok(found.clone()),
+            // It may have come back, and left again with more.
+            (None, Looked::Found(_, recalls)) if *recalls != self.recalls => Err(()),
+            (None, Looked::Found(found, _)) => Ok(found.clone()),
             (None, Looked::Not) if archive.may_hold(id) => Err(()),
             (None, Looked::Not) => Ok(None),
         }

@@ -15,7 +15,7 @@ use weft_supervision::{Handle, Routes, Scope, Serve};
 
 use super::{SessionActor, failure};
 use crate::archive::Filter;
-use crate::follow::{Place, Reading, unread};
+use crate::follow::{Place, Reading, on_its_way};
 use crate::owned::Request;
 use crate::payload::readable;
 use crate::{Owned, Owners, convert};
@@ -193,9 +193,12 @@ async fn history(group: Owned, message: FollowHistory, sink: ItemSink<FollowHist
         }
         let piece = match reading.read(|session| piece(session, position)).await {
             Ok(piece) => piece,
-            Err(why) => return unread(&id, &why),
+            Err(why) => return sink.fail(failure(&group, why)).await,
         };
         let Some(Piece { mode, state, records }) = piece else {
+            if group.archive().waits() {
+                return sink.fail(on_its_way(&id)).await;
+            }
             let _ = sink.send(HistoryItem::Missing).await;
             return;
         };

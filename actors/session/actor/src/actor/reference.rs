@@ -11,7 +11,7 @@ use weft_supervision::{Handle, Routes, Scope, Serve};
 use weft_wire::{AskError, Failure, FailureKind};
 
 use super::{SessionActor, failure};
-use crate::follow::unread;
+use crate::follow::on_its_way;
 use crate::owned::{Request, Unanswered};
 use crate::route::Route;
 use crate::{Modes, Owned, convert};
@@ -30,25 +30,22 @@ impl Serve<ExportSession> for SessionActor {
     ) {
         let group = self.owners.of(&message.session_id).clone();
         scope.spawn(async move {
-            // Who has gone needs no more.
-            let _ = export(&group, &message.session_id, &sink).await;
+            let id = &message.session_id;
+            match group.look(id, Session::clone).await {
+                Ok(None) if group.archive().waits() => sink.fail(on_its_way(id)).await,
+                // Who has gone needs no more.
+                Ok(session) => drop(export(session, &sink).await),
+                Err(why) => sink.fail(failure(&group, why)).await,
+            }
         });
     }
 }
 
 async fn export(
-    group: &Owned,
-    id: &str,
+    session: Option<Session>,
     sink: &ItemSink<ExportSession>,
 ) -> Result<(), weft_link::Closed> {
     // Its records are shared, so this is cheap, and nobody waits while it is written.
-    let session = match group.look(id, Session::clone).await {
-        Ok(session) => session,
-        Err(why) => {
-            unread(id, &why);
-            return Ok(());
-        }
-    };
     let Some(session) = session else { return sink.send(ExportItem::Missing).await };
     let messages = session.last_ordinal();
     let log = ReferenceLog::new(session);

@@ -18,6 +18,8 @@ const LEAVE: usize = 256;
 const LEAVING: usize = 4096;
 /// Sessions written in one transaction.
 const BATCH: usize = 256;
+/// They have about so many bytes at most.
+const BYTES: usize = 4 << 20;
 /// After the archive could not be written, it is tried again.
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 
@@ -30,6 +32,9 @@ pub(super) struct Leaving {
     /// What was found missing, and is not noted on disk yet.
     pub(super) lacks: Vec<Span>,
 }
+
+/// What is noted as missing, and sessions with their places.
+type Batch = (Option<Span>, Vec<(u64, Arc<Session>)>);
 
 impl Leaving {
     pub(super) fn get(&self, id: &str) -> Option<&Arc<Session>> {
@@ -45,8 +50,26 @@ impl Leaving {
         self.by_place.is_empty() && self.lacks.is_empty()
     }
 
-    fn written(&mut self, lacks: &[Span], last: Option<u64>) {
-        self.lacks.retain(|span| !lacks.contains(span));
+    /// What is written next, at most [`BATCH`]: first all below what is missing, or after a crash
+    /// nothing would tell that it is not there.
+    pub(super) fn batch(&self) -> Option<Batch> {
+        let some = |range: std::ops::RangeInclusive<u64>| -> Vec<_> {
+            let range = self.by_place.range(range).take(BATCH);
+            range.map(|(place, session)| (*place, session.clone())).collect()
+        };
+        let Some(span) = self.lacks.first() else {
+            return (!self.by_place.is_empty()).then(|| (None, some(0..=u64::MAX)));
+        };
+        let below = some(0..=span.first.saturating_sub(1));
+        if !below.is_empty() {
+            return Some((None, below));
+        }
+        let next = self.lacks.get(1).map_or(u64::MAX, |next| next.first.saturating_sub(1));
+        Some((Some(*span), some(span.last.saturating_add(1)..=next)))
+    }
+
+    pub(super) fn written(&mut self, lacks: Option<Span>, last: Option<u64>) {
+        self.lacks.retain(|span| Some(*span) != lacks);
         let Some(last) = last else { return };
         let rest = self.by_place.split_off(&last.saturating_add(1));
         for (place, session) in std::mem::replace(&mut self.by_place, rest) {
@@ -158,23 +181,20 @@ impl Owned {
     pub(crate) async fn write(&self) -> Result<(), ArchiveError> {
         let _writing = self.0.writing.lock().await;
         loop {
-            let (lacks, batch) = {
-                let state = self.lock();
-                if state.leaving.is_empty() {
-                    return Ok(());
-                }
-                let batch = state.leaving.by_place.iter().take(BATCH);
-                let batch: Vec<_> = batch.map(|(place, one)| (*place, one.clone())).collect();
-                (state.leaving.lacks.clone(), batch)
-            };
-            let last = batch.last().map(|(place, _)| *place);
-            let row = |(place, session): (u64, Arc<Session>)| {
+            let Some((lacks, batch)) = self.lock().leaving.batch() else { return Ok(()) };
+            let (mut rows, mut bytes) = (Vec::new(), 0);
+            for (place, session) in batch {
                 let row = Row::of(place, &session);
-                row.map_err(|why| self.0.archive.damaged(session.id(), why))
-            };
-            let rows = batch.into_iter().map(row).collect::<Result<Vec<_>, _>>()?;
-            self.0.archive.write(&lacks, &rows).await?;
-            self.lock().leaving.written(&lacks, last);
+                let row = row.map_err(|why| self.0.archive.damaged(session.id(), why))?;
+                bytes += row.bytes();
+                rows.push(row);
+                if bytes >= BYTES {
+                    break;
+                }
+            }
+            let last = rows.last().map(|row| row.place);
+            self.0.archive.write(lacks, &rows).await?;
+            self.lock().leaving.written(lacks, last);
         }
     }
 
@@ -226,6 +246,8 @@ impl Owned {
             return None;
         }
         let ended = state.sessions.ended(now.saturating_sub(retention), kept);
+        // One that is forgotten could not be read to its end.
+        let ended = ended.filter(|id| archive.keeps() || !state.followed.contains_key(*id));
         let sessions: Vec<String> = ended.take(LEAVE).map(str::to_owned).collect();
         (!sessions.is_empty()).then_some(Entry::Archive { sessions })
     }

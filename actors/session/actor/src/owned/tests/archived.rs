@@ -279,7 +279,7 @@ fn an_image_is_made_only_of_what_is_on_disk_and_who_takes_it_notes_what_is_missi
         drop(follower);
         let mut again = alone(other.path()).await;
         assert_eq!(again.archive().missing().borrow().spans, [lacks]);
-        assert!(!again.archive().is_whole() && !again.archive().has(lacks));
+        assert!(again.archive().waits() && !again.archive().has(lacks));
 
         // Its own image is older than what it has, and the log brings the rest once more.
         again.restore(&first).expect("restores");
@@ -292,10 +292,10 @@ fn an_image_is_made_only_of_what_is_on_disk_and_who_takes_it_notes_what_is_missi
             let next = leader.archive().next(Span { first: place, last: 3 }).await.expect("reads");
             let (found, bytes) = next.expect("there");
             let row = Row::read(found, bytes).expect("a session");
-            again.archive().write(&[], &[row]).await.expect("writes");
+            again.archive().write(None, &[row]).await.expect("writes");
         }
         again.archive().mended(lacks).await.expect("writes");
-        assert!(again.archive().is_whole() && again.archive().has(lacks));
+        assert!(!again.archive().waits() && again.archive().has(lacks));
         assert_eq!(stored(&again).await, [id(1), id(2), id(3), id(4)]);
     });
 }
@@ -324,10 +324,66 @@ fn a_damaged_session_is_named_and_the_others_are_unharmed() {
         assert!(said.contains(&id(2)) && said.contains("sessions.db"), "{said}");
         answers(&tree, &id(1)).await;
         answers(&tree, &id(3)).await;
-        assert_eq!(list(&tree, 10).await, [id(1), id(3)]);
+        for size in [1, 2, 10] {
+            assert_eq!(list(&tree, size).await, [id(1), id(3)], "in pages of {size}");
+        }
         // Its id stays taken.
         let taken = SendEnvelope { envelope: start(&id(2)), max_open: None };
         assert!(tree.ask(taken).await.is_err());
+        consensus.expect("kept").stop().await;
+    });
+}
+
+#[test]
+fn what_lies_below_a_gap_is_written_before_the_gap_and_that_before_what_lies_above() {
+    let dir = tempfile::tempdir().expect("a directory");
+    testing::run(async |_: TestTree| {
+        let mut owned = alone(dir.path()).await;
+        owned.apply(1, &entries(1..=2));
+        let spans = [Span { first: 3, last: 4 }, Span { first: 6, last: 9 }];
+        let [first, second] = spans;
+        let above = Sessions::default();
+        let mut image = above.to_bytes().expect("encodes");
+        // How many have left, behind the version.
+        image[2..10].copy_from_slice(&4u64.to_le_bytes());
+        owned.restore(&Image { version: FORMAT, bytes: image.clone() }).expect("restores");
+        owned.apply(2, &entries(5..=5));
+        image[2..10].copy_from_slice(&9u64.to_le_bytes());
+        owned.restore(&Image { version: FORMAT, bytes: image }).expect("restores");
+        owned.apply(3, &entries(10..=11));
+        assert_eq!(owned.archive().missing().borrow().spans, spans);
+        let mut written = Vec::new();
+        loop {
+            let batch = owned.lock().leaving.batch();
+            let Some((lacks, batch)) = batch else { break };
+            let places: Vec<u64> = batch.iter().map(|(place, _)| *place).collect();
+            owned.lock().leaving.written(lacks, places.last().copied());
+            written.push((lacks, places));
+        }
+        let expected = [(None, vec![1, 2]), (Some(first), vec![5]), (Some(second), vec![10, 11])];
+        assert_eq!(written, expected);
+    });
+}
+
+#[test]
+fn a_read_after_a_session_s_time_ends_it_and_leaves_nothing_on_its_way() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().to_owned();
+    testing::run(async |tree: TestTree| {
+        let (owned, consensus) = open(&tree, Some(&path)).await;
+        let mut short = start(ID);
+        let payload = pb::SessionStartPayload::decode(&*short.payload).expect("decodes");
+        short.payload = pb::SessionStartPayload { ttl_ms: 1, ..payload }.encode_to_vec();
+        send(&tree, short).await.expect("starts");
+        testing::eventually("its time is over", || {
+            let deadline = owned.lock().sessions.next_due();
+            deadline.is_none_or(|due| due <= owned.now()).then_some(())
+        })
+        .await;
+        let read = ReadSession { session_id: ID.into(), reader: reader("agent://a") };
+        let view = tree.ask(read).await.expect("answers").expect("is there");
+        assert_eq!(view.state, Stands::Expired);
+        assert_eq!(owned.lock().speculation.in_flight(), 0);
         consensus.expect("kept").stop().await;
     });
 }
