@@ -13,6 +13,7 @@ mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use openraft::error::{
@@ -130,6 +131,8 @@ impl View {
 #[derive(Clone)]
 pub(super) struct Engine {
     raft: Raft<Types>,
+    /// It goes on as the leader that it was before a restart, and has had nothing agreed since.
+    resumed: Arc<AtomicBool>,
 }
 
 /// What follows a replica's doings.
@@ -190,8 +193,14 @@ impl Engine {
         let id = fabric.node().into();
         let raft = Raft::new(id, Arc::new(settings), networks, log, machine).await?;
         // Once the core has answered, its metrics are those of the log.
-        raft.with_raft_state(|_| ()).await?;
-        Ok(Self { raft })
+        let resumed = raft
+            .with_raft_state(move |state| {
+                // Alone, all of its log is committed.
+                let voters = state.membership_state.effective().voter_ids().count();
+                voters > 1 && state.server_state == ServerState::Leader
+            })
+            .await?;
+        Ok(Self { raft, resumed: Arc::new(AtomicBool::new(resumed)) })
     }
 
     pub(super) fn views(&self) -> Views {
@@ -222,7 +231,15 @@ impl Engine {
     }
 
     /// Asks a majority whether this is still the leader; the index is applied here then.
+    ///
+    /// openraft takes the first entry of a leader's term for one behind everything acknowledged
+    /// before. That of one that was restarted in its own term may be older than what it has
+    /// acknowledged since: so it has an entry agreed first.
     pub(super) async fn read_point(&self) -> Result<u64, EngineError> {
+        if self.resumed.load(Ordering::Acquire) {
+            self.raft.client_write(Commands::default()).await?;
+            self.resumed.store(false, Ordering::Release);
+        }
         match self.raft.ensure_linearizable().await {
             Ok(id) => Ok(id.map_or(0, |id| id.index)),
             Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to))) => {
