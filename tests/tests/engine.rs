@@ -253,6 +253,53 @@ fn serve(stream: TcpStream, site: &Site) -> Option<()> {
     }
 }
 
+/// Connects to an address again and again until `over`; how long the longest attempt took.
+fn longest_attempt(address: &str, over: &AtomicBool) -> Duration {
+    let mut longest = Duration::ZERO;
+    while !over.load(Ordering::Relaxed) {
+        let start = SystemClock.now();
+        if let Ok(mut stream) = TcpStream::connect(address) {
+            let _ = stream.write_all(b"GET / HTTP/1.0\r\n\r\n");
+            let _ = BufReader::new(stream).read_line(&mut String::new());
+        }
+        longest = longest.max(start.elapsed());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    longest
+}
+
+#[test]
+fn who_connects_to_a_container_that_ends_is_refused_at_once() {
+    let Some(boxes) = Boxes::start(1) else { return };
+    let cluster = &boxes.cluster;
+    cluster.deploy(0, &web(IMAGE));
+    // The bridge stays when it ends.
+    let other = web(IMAGE).replace("name = \"web\"", "name = \"other\"");
+    cluster.deploy(0, &other);
+    for _ in 0..3 {
+        let web = row(&boxes, "web", is_running);
+        let url = text(&web["urls"][0]);
+        let address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let over = AtomicBool::new(false);
+        let longest = std::thread::scope(|scope| {
+            let attempts =
+                scope.spawn(|| cluster.net.inside(0, || longest_attempt(&address, &over)));
+            let stopped = cluster.weft(0, &["stop", "web"]);
+            // Nothing of it is left.
+            boxes.cluster.wait_until("it has stopped", DEADLINE, |_| {
+                row(&boxes, "web", |row| row["state"] == "stopped");
+                Some(())
+            });
+            over.store(true, Ordering::Relaxed);
+            stopped.ok();
+            attempts.join().expect("no panic")
+        });
+        eprintln!("measured: an attempt to connect took {} ms at most", longest.as_millis());
+        assert!(longest < Duration::from_secs(1), "{longest:?}");
+        cluster.weft(0, &["start", "web"]).ok();
+    }
+}
+
 #[test]
 fn a_bridge_keeps_its_address_whatever_comes_and_goes_beside_a_container() {
     let Some(boxes) = Boxes::start(1) else { return };

@@ -18,7 +18,7 @@ use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 ///
 /// # Errors
 /// What the kernel said: without CAP_NET_ADMIN nothing can be set.
-pub async fn hold_bridges(gateways: &[IpAddr]) -> std::io::Result<Vec<String>> {
+pub(crate) async fn hold_bridges(gateways: &[IpAddr]) -> std::io::Result<Vec<String>> {
     if gateways.is_empty() {
         return Ok(Vec::new());
     }

@@ -157,6 +157,8 @@ pub struct Container {
     pub network: String,
     /// Addresses of its networks' gateways; none while it does not run.
     pub gateways: Vec<IpAddr>,
+    /// Its addresses in its networks; none while it does not run.
+    pub addresses: Vec<IpAddr>,
     /// User; may be the image's.
     pub user: String,
     /// Working directory; may be the image's.
@@ -371,13 +373,25 @@ struct Attached {
     gateway: Option<String>,
     #[serde(rename = "IPv6Gateway")]
     gateway_6: Option<String>,
+    #[serde(rename = "IPAddress")]
+    address: Option<String>,
+    #[serde(rename = "GlobalIPv6Address")]
+    address_6: Option<String>,
 }
 
 impl Attached {
     fn gateways(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        let both = [&self.gateway, &self.gateway_6].into_iter();
-        both.filter_map(|text| text.as_deref()?.parse().ok())
+        parsed([&self.gateway, &self.gateway_6])
     }
+
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        parsed([&self.address, &self.address_6])
+    }
+}
+
+/// Those that are addresses: what is not there is empty.
+fn parsed(texts: [&Option<String>; 2]) -> impl Iterator<Item = IpAddr> + '_ {
+    texts.into_iter().filter_map(|text| text.as_deref()?.parse().ok())
 }
 
 impl From<Inspect> for Container {
@@ -386,6 +400,8 @@ impl From<Inspect> for Container {
         let host = inspect.host_config.unwrap_or_default();
         let config = inspect.config.unwrap_or_default();
         let networks = inspect.network_settings.unwrap_or_default();
+        let named = networks.networks;
+        let attached: Vec<&Attached> = named.iter().flat_map(BTreeMap::values).flatten().collect();
         let labels = config.labels.unwrap_or_default();
         let does = ContainerState::of(state.status.as_deref().unwrap_or_default());
         let positive =
@@ -419,14 +435,9 @@ impl From<Inspect> for Container {
             started_at: state.started_at.as_deref().and_then(time),
             restart: restart(&host.restart_policy.unwrap_or_default()),
             restarts: inspect.restart_count.and_then(|n| u64::try_from(n).ok()).unwrap_or_default(),
-            network: network(&host.network_mode.unwrap_or_default(), networks.networks.as_ref()),
-            gateways: networks
-                .networks
-                .iter()
-                .flat_map(BTreeMap::values)
-                .flatten()
-                .flat_map(Attached::gateways)
-                .collect(),
+            network: network(&host.network_mode.unwrap_or_default(), named.as_ref()),
+            gateways: attached.iter().flat_map(|one| one.gateways()).collect(),
+            addresses: attached.iter().flat_map(|one| one.addresses()).collect(),
             user: config.user.unwrap_or_default(),
             workdir: config.working_dir.unwrap_or_default(),
             entrypoint: config.entrypoint.unwrap_or_default(),

@@ -6,7 +6,7 @@
 //! - `container`: what a container is, as the engine tells it. Pure.
 //! - `engine`, `image`, `archive`: the calls. `raw`: those that bollard does not do well enough.
 //! - `events`, `exit`, `memory`, `tail`: how changes are noticed; `logs`, `exec`, `stats`: the rest.
-//! - `bridge`: networks that stay as they are while containers come and go.
+//! - `bridge`, `gone`: networks that are as clients expect while containers come and go.
 //! - `lease`: killing a container when neither engine nor daemon is there to do it.
 //!
 //! Nothing of bollard is in this crate's interface, and no other crate names it. Engines' own
@@ -22,6 +22,7 @@ mod events;
 mod exec;
 mod exit;
 mod find;
+mod gone;
 mod image;
 mod lease;
 mod logs;
@@ -33,7 +34,6 @@ mod spec;
 mod stats;
 mod tail;
 
-pub use bridge::hold_bridges;
 pub use container::{Container, ContainerState, Ended, Summary, observed};
 pub use engine::{Engine, Flavour, TALKATIVE};
 pub use error::{Error, NameHolder};
@@ -43,6 +43,7 @@ pub use exec::{
 };
 pub use exit::ExitWatch;
 pub use find::{Candidate, Found, Origin, Passed, Search, find};
+pub use gone::guard_network;
 pub use image::{Credentials, Image, PullProgress};
 pub use lease::LeaseTarget;
 pub use logs::{LogLine, LogQuery, LogStream, Stream, read_file_line};

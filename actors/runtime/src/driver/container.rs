@@ -16,7 +16,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
 use weft_engine::{
-    Container, Ended, Engine, Error, Happened, Owner, Summary, label, ran_out_of_memory,
+    Container, Ended, Engine, Error, Happened, Owner, Summary, guard_network, label,
+    ran_out_of_memory,
 };
 use weft_protocol::Assignment;
 use weft_protocol::files::ShimExit;
@@ -265,7 +266,7 @@ pub(crate) async fn take_over(
             hands.say(Input::Found(Finding::Lost(what, why)));
             return idle(&Hands { run: 0, ..hands }, inbox).await;
         }
-        hold_bridges(&container).await;
+        guard_network(&container).await;
         hands.say(Input::Found(Finding::Running(what)));
         follow(&hands, engine, container, guard, &mut inbox, false).await;
         return idle(&hands, inbox).await;
@@ -289,14 +290,6 @@ pub(crate) async fn take_over(
     // The first run of a machine is one that it takes over or sees to the end of; here there is
     // none yet.
     idle(&Hands { run: 0, ..hands }, inbox).await;
-}
-
-/// Sees to it that other containers' coming and going does not cut off a container that runs.
-async fn hold_bridges(container: &Container) {
-    match weft_engine::hold_bridges(&container.gateways).await {
-        Ok(held) => tracing::debug!(?held, "bridges keep their addresses"),
-        Err(error) => tracing::debug!(%error, "a bridge may change its address"),
-    }
 }
 
 /// Nothing runs, until the next run begins: notices when somebody else starts the container, and
@@ -339,7 +332,7 @@ async fn idle(hands: &Hands, mut inbox: mpsc::Receiver<Order>) {
         let Ok(engine) = engines.engine().await else { continue };
         match look_at(hands, &engine, &mut inbox).await {
             Some(Some(container)) => {
-                hold_bridges(&container).await;
+                guard_network(&container).await;
                 let file = read(&hands.dir());
                 hands.say(Input::Surfaced(hands.run, instance(&container, &file)));
                 let guard = Guard::find(hands).await;

@@ -139,6 +139,7 @@ mod tests {
             restarts: 0,
             network: "podman".into(),
             gateways: Vec::new(),
+            addresses: Vec::new(),
             user: made.user,
             workdir: "/".into(),
             entrypoint: Vec::new(),

@@ -2,14 +2,16 @@
 //! what is there.
 
 use tokio::sync::mpsc;
-use weft_engine::{Container, ContainerSpec, Engine, Error, Summary, container_name};
+use weft_engine::{
+    Container, ContainerSpec, Engine, Error, Summary, container_name, guard_network,
+};
 use weft_protocol::Assignment;
 use weft_protocol::files::{FILES_VERSION, replica_dir};
 
 use super::follow::follow;
 use super::{
-    AGAIN, ContainerFile, differs, hold_bridges, idle, instance, is_ours, lease_ended, ours,
-    permanence, read, write,
+    AGAIN, ContainerFile, differs, idle, instance, is_ours, lease_ended, ours, permanence, read,
+    write,
 };
 use crate::adopt;
 use crate::blobs::place::place;
@@ -342,7 +344,7 @@ async fn started(
         }
         Ok(container) => {
             tracing::debug!(component = %hands.key, container = container.name, id, "started");
-            hold_bridges(&container).await;
+            guard_network(&container).await;
             Ok((container, guard))
         }
         Err(error) => {

@@ -1,0 +1,133 @@
+//! Whoever connects to a container that has just ended is refused, not left waiting.
+//!
+//! When a container has ended, the engine takes its network interface away first, and the rules that
+//! lead to it after that. What connects in between waits until nobody answers for its address: three
+//! seconds, or more than a minute (measured with Podman 4.3.1 and netavark 1.4, at nearly every end).
+//! So from the end of its process on, new connections to its addresses are reset, for a while: by a
+//! table of nftables of our own, whose entries expire by themselves.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::IpAddr;
+use std::process::Stdio;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::Container;
+use crate::bridge::hold_bridges;
+use crate::exit::ExitWatch;
+
+/// The table; `inet`.
+const TABLE: &str = "weft_gone";
+/// Seconds after which an address may be connected to again, whatever happened: longer than an
+/// engine takes to clean up, shorter than it takes to give the address to another.
+const EXPIRES: u32 = 5;
+
+/// Holds the bridges of a container's networks, and has new connections to it refused from the end
+/// of its process on. An engine in another network namespace is left alone, and so is everything
+/// where there is no `nft` or it may do nothing: then such connections wait as they always did.
+///
+/// To be called when it has started or was found running; does not wait for its end.
+pub async fn guard_network(container: &Container) {
+    match hold_bridges(&container.gateways).await {
+        // Its addresses mean something only where its bridge is.
+        Ok(held) if held.is_empty() => return,
+        Ok(held) => tracing::debug!(?held, "bridges keep their addresses"),
+        Err(error) => return tracing::debug!(%error, "a bridge may change its address"),
+    }
+    let (Some(pid), addresses) = (container.pid, container.addresses.clone()) else { return };
+    if addresses.is_empty() {
+        return;
+    }
+    // Another had the address a moment ago, perhaps.
+    if let Err(error) = nft(&prepared(&addresses)).await {
+        return tracing::debug!(%error, "connections to a container that ends may wait");
+    }
+    let Ok(watch) = ExitWatch::of(pid) else { return };
+    tokio::spawn(async move {
+        watch.ended().await;
+        if let Err(error) = nft(&refused(&addresses)).await {
+            tracing::debug!(%error, "connections to a container that ended may wait");
+        }
+    });
+}
+
+fn set(address: &IpAddr) -> &'static str {
+    if address.is_ipv4() { "v4" } else { "v6" }
+}
+
+/// The table, with none of these addresses in it.
+fn prepared(addresses: &[IpAddr]) -> String {
+    let mut script = format!("add table inet {TABLE}\n");
+    for (name, kind) in [("v4", "ipv4_addr"), ("v6", "ipv6_addr")] {
+        let _ = writeln!(script, "add set inet {TABLE} {name} {{ type {kind}; flags timeout; }}");
+    }
+    // Behind the rules that lead to containers, for connections from here and from elsewhere.
+    for (chain, hook) in [("here", "output"), ("passing", "forward")] {
+        let _ = writeln!(
+            script,
+            "add chain inet {TABLE} {chain} {{ type filter hook {hook} priority -10; }}\n\
+             flush chain inet {TABLE} {chain}"
+        );
+        for (family, name) in [("ip", "v4"), ("ip6", "v6")] {
+            let _ = writeln!(
+                script,
+                "add rule inet {TABLE} {chain} {family} daddr @{name} \
+                 tcp flags & (syn|ack) == syn reject with tcp reset"
+            );
+        }
+    }
+    for address in addresses {
+        // One that is not there cannot be deleted: it is put there first.
+        let name = set(address);
+        let _ = writeln!(script, "add element inet {TABLE} {name} {{ {address} timeout 1s }}");
+        let _ = writeln!(script, "delete element inet {TABLE} {name} {{ {address} }}");
+    }
+    script
+}
+
+/// These addresses refuse new connections.
+fn refused(addresses: &[IpAddr]) -> String {
+    let mut script = String::new();
+    for address in addresses {
+        let name = set(address);
+        let _ =
+            writeln!(script, "add element inet {TABLE} {name} {{ {address} timeout {EXPIRES}s }}");
+    }
+    script
+}
+
+/// Has a script done, whole or not at all.
+async fn nft(script: &str) -> io::Result<()> {
+    let mut command = Command::new("nft");
+    command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.kill_on_drop(true).spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(script.as_bytes()).await?;
+    }
+    let done = child.wait_with_output().await?;
+    match done.status.success() {
+        true => Ok(()),
+        false => Err(io::Error::other(String::from_utf8_lossy(&done.stderr).trim().to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_names_each_address_in_the_set_of_its_kind() {
+        let addresses: Vec<IpAddr> =
+            ["10.88.0.7", "fd00::7"].map(|address| address.parse().expect("an address")).to_vec();
+        let said = refused(&addresses);
+        assert_eq!(
+            said,
+            "add element inet weft_gone v4 { 10.88.0.7 timeout 5s }\n\
+             add element inet weft_gone v6 { fd00::7 timeout 5s }\n"
+        );
+        let prepared = prepared(&addresses);
+        assert!(prepared.contains("delete element inet weft_gone v6 { fd00::7 }"), "{prepared}");
+    }
+}
