@@ -71,8 +71,8 @@ fn cluster(nodes: usize, settings: &[&str]) -> Option<(NetCluster, Clients)> {
     cluster_with(nodes, settings, &[])
 }
 
-/// What has ended leaves memory at once.
-const LEAVE: &[(&str, &str)] = &[("MACP_SESSION_RETENTION_SECS", "0")];
+/// What has ended leaves memory within a second or two.
+const LEAVE: &[(&str, &str)] = &[("MACP_SESSION_RETENTION_SECS", "1")];
 
 fn cluster_with(
     nodes: usize,
