@@ -76,6 +76,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "weft-macp",
             "weft-protocol",
             "weft-session",
+            "weft-store",
             "weft-supervision",
         ],
     ),
