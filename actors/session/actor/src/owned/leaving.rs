@@ -54,6 +54,10 @@ impl Leaving {
     /// nothing would tell that it is not there.
     pub(super) fn batch(&self) -> Option<Batch> {
         let some = |range: std::ops::RangeInclusive<u64>| -> Vec<_> {
+            // Between spans that touch there is nothing.
+            if range.is_empty() {
+                return Vec::new();
+            }
             let range = self.by_place.range(range).take(BATCH);
             range.map(|(place, session)| (*place, session.clone())).collect()
         };

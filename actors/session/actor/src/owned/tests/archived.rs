@@ -340,17 +340,20 @@ fn what_lies_below_a_gap_is_written_before_the_gap_and_that_before_what_lies_abo
     testing::run(async |_: TestTree| {
         let mut owned = alone(dir.path()).await;
         owned.apply(1, &entries(1..=2));
-        let spans = [Span { first: 3, last: 4 }, Span { first: 6, last: 9 }];
-        let [first, second] = spans;
+        let spans = [(3, 4), (6, 9), (10, 12)].map(|(first, last)| Span { first, last });
+        let [first, second, third] = spans;
         let above = Sessions::default();
         let mut image = above.to_bytes().expect("encodes");
         // How many have left, behind the version.
         image[2..10].copy_from_slice(&4u64.to_le_bytes());
         owned.restore(&Image { version: FORMAT, bytes: image.clone() }).expect("restores");
         owned.apply(2, &entries(5..=5));
-        image[2..10].copy_from_slice(&9u64.to_le_bytes());
-        owned.restore(&Image { version: FORMAT, bytes: image }).expect("restores");
-        owned.apply(3, &entries(10..=11));
+        for left in [9u64, 12] {
+            image[2..10].copy_from_slice(&left.to_le_bytes());
+            let image = Image { version: FORMAT, bytes: image.clone() };
+            owned.restore(&image).expect("restores");
+        }
+        owned.apply(3, &entries(13..=14));
         assert_eq!(owned.archive().missing().borrow().spans, spans);
         let mut written = Vec::new();
         loop {
@@ -360,7 +363,12 @@ fn what_lies_below_a_gap_is_written_before_the_gap_and_that_before_what_lies_abo
             owned.lock().leaving.written(lacks, places.last().copied());
             written.push((lacks, places));
         }
-        let expected = [(None, vec![1, 2]), (Some(first), vec![5]), (Some(second), vec![10, 11])];
+        let expected = [
+            (None, vec![1, 2]),
+            (Some(first), vec![5]),
+            (Some(second), vec![]),
+            (Some(third), vec![13, 14]),
+        ];
         assert_eq!(written, expected);
     });
 }
