@@ -85,6 +85,41 @@ async fn all_nodes_restarted_from_disk_hold_the_same_as_before() {
     cluster.stop_all().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_away_for_longer_than_the_log_is_kept_gets_an_image() {
+    let mut cluster = Cluster::new(&[], &["control"]).await;
+    (cluster.checkpoint_every, cluster.kept_behind) = (20, 5);
+    for n in 1..=3 {
+        cluster.start(n).await;
+    }
+    cluster.form("control").await;
+    cluster.propose(b"first").await;
+    cluster.equal().await;
+    let away = cluster.nodes.values().find(|n| n.group().status().role != Role::Leader);
+    let away = away.expect("a follower").n;
+    cluster.stop(away).await;
+    // Large enough for several pieces.
+    let mut last = 0;
+    for n in 0..60u8 {
+        last = cluster.propose(&vec![n; 50_000]).await;
+    }
+    until("there are checkpoints", || {
+        cluster.nodes.values().all(|node| node.group().status().checkpoint + 25 > last)
+    })
+    .await;
+    cluster.start(away).await;
+    let seen = cluster.equal().await;
+    assert_eq!(seen.commands.len(), 61);
+    // Two, if the first was chosen before the last checkpoint was made.
+    let images = cluster.nodes[&away].restores();
+    assert!((1..=2).contains(&images), "it was given an image: {images}");
+    // And it comes back with it.
+    cluster.stop(away).await;
+    cluster.start(away).await;
+    assert_eq!(cluster.equal().await, seen);
+    cluster.stop_all().await;
+}
+
 /// Copies the files of a directory.
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     for file in std::fs::read_dir(from).expect("a directory") {

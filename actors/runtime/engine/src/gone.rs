@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::IpAddr;
 use std::process::Stdio;
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -21,8 +22,11 @@ use crate::exit::ExitWatch;
 /// The table; `inet`.
 const TABLE: &str = "weft_gone";
 /// Seconds after which an address may be connected to again, whatever happened: longer than an
-/// engine takes to clean up, shorter than it takes to give the address to another.
-const EXPIRES: u32 = 5;
+/// engine takes to clean up. One that is given to another container of Weft meanwhile is free at
+/// once; Podman gives the others first, Docker does not.
+const EXPIRES: u32 = 2;
+/// The kernel and `nft` have so long.
+const WITHIN: Duration = Duration::from_secs(2);
 
 /// Holds the bridges of a container's networks, and has new connections to it refused from the end
 /// of its process on. An engine in another network namespace is left alone, and so is everything
@@ -30,13 +34,23 @@ const EXPIRES: u32 = 5;
 ///
 /// To be called when it has started or was found running; does not wait for its end.
 pub async fn guard_network(container: &Container) {
+    if tokio::time::timeout(WITHIN, guard(container)).await.is_err() {
+        tracing::debug!(container = container.name, "its network is left as it is: no answer");
+    }
+}
+
+async fn guard(container: &Container) {
+    let (Some(pid), addresses) = (container.pid, container.addresses.clone()) else { return };
+    let Ok(watch) = ExitWatch::of(pid) else { return };
+    if !is_of_this_user_namespace(pid) {
+        return;
+    }
     match hold_bridges(&container.gateways).await {
         // Its addresses mean something only where its bridge is.
         Ok(held) if held.is_empty() => return,
         Ok(held) => tracing::debug!(?held, "bridges keep their addresses"),
         Err(error) => return tracing::debug!(%error, "a bridge may change its address"),
     }
-    let (Some(pid), addresses) = (container.pid, container.addresses.clone()) else { return };
     if addresses.is_empty() {
         return;
     }
@@ -44,13 +58,22 @@ pub async fn guard_network(container: &Container) {
     if let Err(error) = nft(&prepared(&addresses)).await {
         return tracing::debug!(%error, "connections to a container that ends may wait");
     }
-    let Ok(watch) = ExitWatch::of(pid) else { return };
     tokio::spawn(async move {
         watch.ended().await;
-        if let Err(error) = nft(&refused(&addresses)).await {
-            tracing::debug!(%error, "connections to a container that ended may wait");
+        match tokio::time::timeout(WITHIN, nft(&refused(&addresses))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "connections to a container that ended may wait");
+            }
+            Err(_) => tracing::debug!("connections to a container that ended may wait"),
         }
     });
+}
+
+/// A rootless engine has networks of its own, whose addresses may be others' here.
+fn is_of_this_user_namespace(pid: u32) -> bool {
+    let of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/user")).ok();
+    of("self").is_some_and(|own| of(&pid.to_string()) == Some(own))
 }
 
 fn set(address: &IpAddr) -> &'static str {
@@ -124,8 +147,8 @@ mod tests {
         let said = refused(&addresses);
         assert_eq!(
             said,
-            "add element inet weft_gone v4 { 10.88.0.7 timeout 5s }\n\
-             add element inet weft_gone v6 { fd00::7 timeout 5s }\n"
+            "add element inet weft_gone v4 { 10.88.0.7 timeout 2s }\n\
+             add element inet weft_gone v6 { fd00::7 timeout 2s }\n"
         );
         let prepared = prepared(&addresses);
         assert!(prepared.contains("delete element inet weft_gone v6 { fd00::7 }"), "{prepared}");

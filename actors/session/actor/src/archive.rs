@@ -276,9 +276,8 @@ impl Archive {
         !missing.spans.is_empty() && !missing.given_up
     }
 
-    /// What is missing is looked for at once, also if it was given up.
+    /// What is missing is looked for at once.
     pub(crate) fn look_again(&self) {
-        self.0.missing.send_if_modified(|missing| std::mem::take(&mut missing.given_up));
         self.0.wanted.notify_one();
     }
 

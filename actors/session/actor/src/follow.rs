@@ -150,7 +150,11 @@ pub(crate) async fn session(group: Owned, message: FollowSession, sink: ItemSink
             let next = match next.await {
                 Ok(Some(next)) => next,
                 // It has not begun yet.
-                Ok(None) if cursor == 0 && !group.archive().waits() => Vec::new(),
+                Ok(None)
+                    if cursor == 0 && (message.after.is_none() || !group.archive().waits()) =>
+                {
+                    Vec::new()
+                }
                 Ok(None) => return sink.fail(on_its_way(&id)).await,
                 Err(why) => return sink.fail(failure(&group, why)).await,
             };

@@ -90,18 +90,27 @@ pub(crate) async fn mend(group: Owned, fabric: Fabric) {
     let mut missing = group.archive().missing();
     let mut attempt = 0u32;
     loop {
-        let span = missing.borrow_and_update().spans.first().copied();
-        let Some(span) = span else {
+        let spans = missing.borrow_and_update().spans.clone();
+        if spans.is_empty() {
             attempt = 0;
             if missing.changed().await.is_err() {
                 return;
             }
             continue;
-        };
-        match fetch_from_any(&group, &fabric, span).await {
-            Found::Here => continue,
-            Found::Nowhere => group.archive().give_up(),
-            Found::Unknown => {}
+        }
+        let (mut left, mut all_asked) = (0, true);
+        for span in spans {
+            match fetch_from_any(&group, &fabric, span).await {
+                Found::Here => {}
+                Found::Nowhere => left += 1,
+                Found::Unknown => (left, all_asked) = (left + 1, false),
+            }
+        }
+        if left == 0 {
+            continue;
+        }
+        if all_asked {
+            group.archive().give_up();
         }
         tokio::select! {
             () = tokio::time::sleep(RETRY.delay(attempt.min(16), 0.5)) => attempt += 1,

@@ -5,7 +5,7 @@
 
 mod leaving;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -36,6 +36,8 @@ const ATTEMPTS: u32 = 16;
 const LEAD: Duration = Duration::from_secs(5);
 /// Lifecycle events that a watcher may be behind (§11).
 const EVENTS: usize = 1024;
+/// Sessions that came back from disk last are known by their ids, so many.
+const RECALLED: usize = 256;
 /// A new leader waits so long for what its archive lacks.
 const WHOLE: Duration = Duration::from_secs(15);
 
@@ -66,8 +68,9 @@ pub(crate) struct State {
     pub(crate) sessions: Sessions,
     speculation: Speculation,
     leaving: Leaving,
-    /// How often a session has come back from disk.
-    recalls: u64,
+    /// How often a session has come back from disk, and which did last; at most [`RECALLED`].
+    recalls: usize,
+    recalled: VecDeque<String>,
     /// What happened while this node led, by mode.
     counted: BTreeMap<(String, Lifecycle), u64>,
     /// Who waits until a session's log, as applied, is so long.
@@ -82,7 +85,7 @@ enum Looked {
     /// Nobody has looked on disk.
     Not,
     /// What is on disk, when so many sessions had come back from there.
-    Found(Option<Arc<Session>>, u64),
+    Found(Option<Arc<Session>>, usize),
 }
 
 impl std::fmt::Debug for Owned {
@@ -579,6 +582,8 @@ impl Owned {
             Entry::Records { session, .. } => Some(session.clone()),
             Entry::Recall { session } => {
                 state.recalls += 1;
+                state.recalled.truncate(RECALLED - 1);
+                state.recalled.push_front(session.id().to_owned());
                 Some(session.id().to_owned())
             }
             Entry::Archive { .. } => None,
@@ -643,11 +648,17 @@ impl State {
         match (self.leaving.get(id), looked) {
             (Some(session), _) => Ok(Some(session.clone())),
             // It may have come back, and left again with more.
-            (None, Looked::Found(_, recalls)) if *recalls != self.recalls => Err(()),
+            (None, Looked::Found(_, seen)) if self.is_recalled_since(id, *seen) => Err(()),
             (None, Looked::Found(found, _)) => Ok(found.clone()),
             (None, Looked::Not) if archive.may_hold(id) => Err(()),
             (None, Looked::Not) => Ok(None),
         }
+    }
+
+    /// Whether a session has come back since so many had.
+    fn is_recalled_since(&self, id: &str, seen: usize) -> bool {
+        let since = self.recalls.saturating_sub(seen);
+        since > RECALLED || self.recalled.iter().take(since).any(|recalled| recalled == id)
     }
 
     fn settle(&mut self, id: &str) {

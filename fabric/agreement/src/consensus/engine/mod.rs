@@ -13,7 +13,6 @@ mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use openraft::error::{
@@ -131,8 +130,9 @@ impl View {
 #[derive(Clone)]
 pub(super) struct Engine {
     raft: Raft<Types>,
-    /// It goes on as the leader that it was before a restart, and has had nothing agreed since.
-    resumed: Arc<AtomicBool>,
+    /// It goes on as the leader that it was before a restart: its term, and the last index that it
+    /// may have acknowledged in it.
+    resumed: Option<(u64, u64)>,
 }
 
 /// What follows a replica's doings.
@@ -191,16 +191,18 @@ impl Engine {
         };
         log.covered_by(machine.cover());
         let id = fabric.node().into();
+        let last = log.last();
         let raft = Raft::new(id, Arc::new(settings), networks, log, machine).await?;
         // Once the core has answered, its metrics are those of the log.
-        let resumed = raft
-            .with_raft_state(move |state| {
-                // Alone, all of its log is committed.
-                let voters = state.membership_state.effective().voter_ids().count();
-                voters > 1 && state.server_state == ServerState::Leader
+        let leads = raft
+            .with_raft_state(|state| {
+                let term = state.vote_ref().leader_id().term;
+                (state.server_state == ServerState::Leader).then_some(term)
             })
             .await?;
-        Ok(Self { raft, resumed: Arc::new(AtomicBool::new(resumed)) })
+        let resumed =
+            last.filter(|last| leads == Some(last.term)).map(|last| (last.term, last.index));
+        Ok(Self { raft, resumed })
     }
 
     pub(super) fn views(&self) -> Views {
@@ -234,21 +236,29 @@ impl Engine {
     ///
     /// openraft takes the first entry of a leader's term for one behind everything acknowledged
     /// before. That of one that was restarted in its own term may be older than what it has
-    /// acknowledged since: so it has an entry agreed first.
+    /// acknowledged since: until that is applied, there is no such index.
     pub(super) async fn read_point(&self) -> Result<u64, EngineError> {
-        if self.resumed.load(Ordering::Acquire) {
-            self.raft.client_write(Commands::default()).await?;
-            self.resumed.store(false, Ordering::Release);
-        }
-        match self.raft.ensure_linearizable().await {
-            Ok(id) => Ok(id.map_or(0, |id| id.index)),
+        let read = match self.raft.ensure_linearizable().await {
+            Ok(id) => id.map_or(0, |id| id.index),
             Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to))) => {
-                Err(EngineError::NotLeader(to.leader_id.map(Into::into)))
+                return Err(EngineError::NotLeader(to.leader_id.map(Into::into)));
             }
             Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => {
+                return Err(EngineError::NoQuorum);
+            }
+            Err(RaftError::Fatal(fatal)) => return Err(fatal.into()),
+        };
+        let (term, applied) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            (metrics.current_term, metrics.last_applied.map_or(0, |id| id.index))
+        };
+        match self.resumed {
+            Some((resumed, upto)) if resumed == term && applied < upto => {
                 Err(EngineError::NoQuorum)
             }
-            Err(RaftError::Fatal(fatal)) => Err(fatal.into()),
+            Some((resumed, upto)) if resumed == term => Ok(read.max(upto)),
+            _ => Ok(read),
         }
     }
 
