@@ -42,11 +42,14 @@ pub(crate) struct About {
     pub(crate) mode: String,
     pub(crate) message_type: String,
     pub(crate) message_id: String,
+    /// When it came in.
+    pub(crate) begun: Instant,
 }
 
 impl About {
-    pub(crate) fn of(envelope: &pb::Envelope) -> Self {
+    pub(crate) fn of(envelope: &pb::Envelope, begun: Instant) -> Self {
         Self {
+            begun,
             session_id: envelope.session_id.clone(),
             mode: envelope.mode.clone(),
             message_type: envelope.message_type.clone(),
@@ -140,17 +143,22 @@ impl Shared {
         about: &About,
         work: impl Future<Output = Result<SessionAck, SessionRefusal>>,
     ) -> Result<SessionAck, SessionRefusal> {
-        let About { session_id, mode, message_type, message_id } = about;
+        let About { session_id, mode, message_type, message_id, begun } = about;
         let span = tracing::debug_span!("envelope", session_id, mode, message_type, message_id);
-        let begun = self.clock.now();
         let answer = work.instrument(span.clone()).await;
         let (outcome, took) =
-            (Outcome::of(&answer), self.clock.now().saturating_duration_since(begun));
+            (Outcome::of(&answer), self.clock.now().saturating_duration_since(*begun));
         let _in = span.enter();
         let code = answer.as_ref().err().map(|refusal| refusal.code.as_str());
         tracing::debug!(outcome = outcome.as_str(), code, took_us = took.as_micros(), "answered");
         self.counted.add((mode, message_type), outcome, took);
         answer
+    }
+
+    /// An envelope for which the call it came by was refused.
+    pub(crate) fn rejected(&self, about: &About) {
+        let took = self.clock.now().saturating_duration_since(about.begun);
+        self.counted.add((&about.mode, &about.message_type), Outcome::Rejected, took);
     }
 
     /// An envelope as `Send` gets it, in the order of §6.
@@ -368,7 +376,7 @@ impl MacpRuntimeService for Service {
         let Some(envelope) = request.envelope else {
             return Err(refused("INVALID_ENVELOPE", "the request has no envelope"));
         };
-        let about = About::of(&envelope);
+        let about = About::of(&envelope, self.0.clock.now());
         let answer = self.0.followed(&about, self.0.send(&proof, envelope)).await;
         let ack = Some(self.0.ack(answer, about.session_id, about.message_id));
         Ok(Response::new(pb::SendResponse { ack }))

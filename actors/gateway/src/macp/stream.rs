@@ -136,7 +136,14 @@ impl Flow {
                 let why = "a frame has an envelope or subscribes, not both";
                 Err(refused("INVALID_ENVELOPE", why).into())
             }
-            Some(envelope) => self.envelope(envelope).await,
+            Some(envelope) => {
+                let about = About::of(&envelope, self.shared.clock.now());
+                let done = self.envelope(envelope, &about).await;
+                if matches!(done, Err(End::Status(_))) {
+                    self.shared.rejected(&about);
+                }
+                done
+            }
             None if subscribe => {
                 self.subscribe(frame.subscribe_session_id, frame.after_sequence).await
             }
@@ -215,11 +222,10 @@ impl Flow {
         }
     }
 
-    async fn envelope(&mut self, envelope: pb::Envelope) -> Result<(), End> {
-        let about = About::of(&envelope);
+    async fn envelope(&mut self, envelope: pb::Envelope, about: &About) -> Result<(), End> {
         let audience = match shape(&envelope, self.shared.config.payload_max) {
             Ok(audience) => audience,
-            Err(why) => return self.turn_down(early(why), &about).await,
+            Err(why) => return self.turn_down(early(why), about).await,
         };
         if envelope.session_id.is_empty() || envelope.mode.trim().is_empty() {
             let why = "an envelope on a stream needs a session_id and a mode";
@@ -244,16 +250,16 @@ impl Flow {
             }
         }
         if let Err(why) = self.caller.rights.claim(&mut envelope) {
-            return self.turn_down(early(why), &about).await;
+            return self.turn_down(early(why), about).await;
         }
         if let Err(why) = self.shared.rate(&envelope.sender, audience == Audience::Start) {
-            return self.turn_down(why, &about).await;
+            return self.turn_down(why, about).await;
         }
         if self.items.is_none() {
             // Before it is processed: the sender gets its own envelope back.
             match self.attach(None).await {
                 Ok(Ok(())) => {}
-                Ok(Err(refusal)) => return self.turn_down(refusal, &about).await,
+                Ok(Err(refusal)) => return self.turn_down(refusal, about).await,
                 Err(error) => return Err(unanswered(&error).into()),
             }
         }
@@ -263,7 +269,7 @@ impl Flow {
                 _ => self.shared.take(envelope, self.caller.rights.max_open_sessions).await,
             }
         };
-        match self.shared.followed(&about, work).await {
+        match self.shared.followed(about, work).await {
             Ok(_) => Ok(()),
             Err(why) => self.refuse(why, &about.message_id).await,
         }
