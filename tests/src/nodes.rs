@@ -11,7 +11,7 @@ use weft_config::cli::{CliConfig, CliFile, Context, NodeEntry};
 use weft_wire::{Clock, SystemClock};
 
 use crate::net::{MARK, Net, end, owner};
-use crate::{DEADLINE, Done, bin_dir, http_get, is_alive, run};
+use crate::{DEADLINE, DISK_LOW, Done, bin_dir, http_get, is_alive, run};
 
 /// UDP port of every node's fabric.
 pub const PORT: u16 = 7443;
@@ -450,7 +450,7 @@ impl NetCluster {
             .expect("a log file");
         let mut command = self.net.command(node, bin_dir().join("weftd"));
         command.arg("run").arg("--config").arg(self.data_dir(node).join("node.toml"));
-        command.envs(self.options.variables.iter().cloned());
+        command.env(DISK_LOW.0, DISK_LOW.1).envs(self.options.variables.iter().cloned());
         let Some(at) = self.nodes.get_mut(node) else { panic!("no node {node}") };
         for setting in &at.settings {
             command.args(["--set", setting]);

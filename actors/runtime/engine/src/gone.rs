@@ -1,10 +1,13 @@
-//! Whoever connects to a container that has just ended is refused, not left waiting.
+//! Whoever connects to a container that ends is refused, not left waiting.
 //!
 //! When a container has ended, the engine takes its network interface away first, and the rules that
 //! lead to it after that. What connects in between waits until nobody answers for its address: three
 //! seconds, or more than a minute (measured with Podman 4.3.1 and netavark 1.4, at nearly every end).
-//! So from the end of its process on, new connections to its addresses are reset, for a while: by a
-//! table of nftables of our own, whose entries expire by themselves.
+//! So new connections to its addresses are reset: from the moment on at which it is asked to stop, as
+//! what drains takes no more work; else from the end of its process on. By a table of nftables of our
+//! own, whose entries expire by themselves.
+
+mod elements;
 
 use std::fmt::Write as _;
 use std::io;
@@ -21,10 +24,10 @@ use crate::exit::ExitWatch;
 
 /// The table; `inet`.
 const TABLE: &str = "weft_gone";
-/// Seconds after which an address may be connected to again, whatever happened: longer than an
-/// engine takes to clean up. One that is given to another container of Weft meanwhile is free at
-/// once; Podman gives the others first, Docker does not.
-const EXPIRES: u32 = 2;
+/// So long after its end an address may be connected to again, whatever happened: longer than an
+/// engine takes to clean up on a busy machine. One that is given to another container of Weft
+/// meanwhile is free at once; Podman gives the others first, Docker does not.
+const EXPIRES: Duration = Duration::from_secs(5);
 /// The kernel and `nft` have so long.
 const WITHIN: Duration = Duration::from_secs(2);
 
@@ -36,6 +39,20 @@ const WITHIN: Duration = Duration::from_secs(2);
 pub async fn guard_network(container: &Container) {
     if tokio::time::timeout(WITHIN, guard(container)).await.is_err() {
         tracing::debug!(container = container.name, "its network is left as it is: no answer");
+    }
+}
+
+/// Has new connections to a container refused from now on, because it is about to be stopped, with
+/// `grace` to end by itself; those that are open go on. Does nothing where [`guard_network`] could do
+/// nothing, or was not called.
+pub async fn refuse_network(container: &Container, grace: Duration) {
+    if container.addresses.is_empty() || !container.pid.is_some_and(is_of_this_user_namespace) {
+        return;
+    }
+    let held = tokio::time::timeout(WITHIN, hold_bridges(&container.gateways)).await;
+    // Its addresses mean something only where its bridge is.
+    if held.is_ok_and(|held| held.is_ok_and(|held| !held.is_empty())) {
+        refuse(&container.addresses, grace.saturating_add(EXPIRES)).await;
     }
 }
 
@@ -60,14 +77,21 @@ async fn guard(container: &Container) {
     }
     tokio::spawn(async move {
         watch.ended().await;
-        match tokio::time::timeout(WITHIN, nft(&refused(&addresses))).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "connections to a container that ended may wait");
-            }
-            Err(_) => tracing::debug!("connections to a container that ended may wait"),
-        }
+        refuse(&addresses, EXPIRES).await;
     });
+}
+
+/// These addresses refuse new connections for so long.
+async fn refuse(addresses: &[IpAddr], expires: Duration) {
+    let addresses = addresses.to_owned();
+    let put = tokio::task::spawn_blocking(move || elements::put(TABLE, set, &addresses, expires));
+    match tokio::time::timeout(WITHIN, put).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => {
+            tracing::debug!(%error, "connections to a container that ends may wait");
+        }
+        Ok(Err(_)) | Err(_) => tracing::debug!("connections to a container that ends may wait"),
+    }
 }
 
 /// A rootless engine has networks of its own, whose addresses may be others' here.
@@ -110,17 +134,6 @@ fn prepared(addresses: &[IpAddr]) -> String {
     script
 }
 
-/// These addresses refuse new connections.
-fn refused(addresses: &[IpAddr]) -> String {
-    let mut script = String::new();
-    for address in addresses {
-        let name = set(address);
-        let _ =
-            writeln!(script, "add element inet {TABLE} {name} {{ {address} timeout {EXPIRES}s }}");
-    }
-    script
-}
-
 /// Has a script done, whole or not at all.
 async fn nft(script: &str) -> io::Result<()> {
     let mut command = Command::new("nft");
@@ -141,16 +154,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_script_names_each_address_in_the_set_of_its_kind() {
+    fn the_script_frees_each_address_in_the_set_of_its_kind() {
         let addresses: Vec<IpAddr> =
             ["10.88.0.7", "fd00::7"].map(|address| address.parse().expect("an address")).to_vec();
-        let said = refused(&addresses);
-        assert_eq!(
-            said,
-            "add element inet weft_gone v4 { 10.88.0.7 timeout 2s }\n\
-             add element inet weft_gone v6 { fd00::7 timeout 2s }\n"
-        );
         let prepared = prepared(&addresses);
-        assert!(prepared.contains("delete element inet weft_gone v6 { fd00::7 }"), "{prepared}");
+        for freed in [
+            "delete element inet weft_gone v4 { 10.88.0.7 }",
+            "delete element inet weft_gone v6 { fd00::7 }",
+        ] {
+            assert!(prepared.contains(freed), "{prepared}");
+        }
     }
 }

@@ -43,7 +43,7 @@ pub use exec::{
 };
 pub use exit::ExitWatch;
 pub use find::{Candidate, Found, Origin, Passed, Search, find};
-pub use gone::guard_network;
+pub use gone::{guard_network, refuse_network};
 pub use image::{Credentials, Image, PullProgress};
 pub use lease::LeaseTarget;
 pub use logs::{LogLine, LogQuery, LogStream, Stream, read_file_line};

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
 use weft_engine::{
     Container, Ended, Engine, Error, Happened, Owner, Summary, guard_network, label,
-    ran_out_of_memory,
+    ran_out_of_memory, refuse_network,
 };
 use weft_protocol::Assignment;
 use weft_protocol::files::ShimExit;
@@ -126,6 +126,15 @@ async fn ours(hands: &Hands, engine: &Engine) -> Result<Vec<Summary>, Error> {
         all.extend(everything.into_iter().filter(|one| adopted.is(one)));
     }
     Ok(all)
+}
+
+/// Has new connections to one that runs refused: it is about to be stopped, with `grace`.
+async fn refuse(engine: &Engine, one: &Summary, grace: Duration) {
+    if one.state.is_live()
+        && let Ok(container) = engine.inspect(&one.id).await
+    {
+        refuse_network(&container, grace).await;
+    }
 }
 
 fn is_ours(hands: &Hands, owner: Option<&Owner>) -> bool {
@@ -261,7 +270,7 @@ pub(crate) async fn take_over(
         what.lease = guard.as_ref().and_then(|guard| guard.until);
         if guard.is_none() && guard::was_fenced(&hands) {
             // Nobody would end it: it goes, as a process goes with its shim.
-            kill(&hands, &engine, &container.id).await;
+            kill(&hands, &engine, &container).await;
             let why = "the watcher of its lease was gone".to_owned();
             hands.say(Input::Found(Finding::Lost(what, why)));
             return idle(&Hands { run: 0, ..hands }, inbox).await;
@@ -390,6 +399,7 @@ pub(crate) async fn remove(hands: &Hands) {
         let engine = engines.wait(|_| {}).await;
         let removed = async {
             for one in ours(hands, &engine).await? {
+                refuse(&engine, &one, Duration::ZERO).await;
                 engine.remove(&one.id).await?;
             }
             Ok::<_, Error>(())

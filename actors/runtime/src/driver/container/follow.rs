@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
 use weft_engine::{
     Container, ContainerState, Ended, Engine, Error, Happened, MemoryCgroup, MemoryWatch,
+    refuse_network,
 };
 
 use super::{AGAIN, ContainerFile, exit_of, instance, lease_ended, read, write};
@@ -112,7 +113,7 @@ async fn watch(
                                 Ok(started) => *guard = Some(started),
                                 Err(Problem::Passing(why) | Problem::Permanent(why)) => {
                                     tracing::error!(error = why, component = %hands.key, "it has a lease that nobody watches: stopped");
-                                    kill(hands, engine, &container.id).await;
+                                    kill(hands, engine, &container).await;
                                 }
                             }
                         }
@@ -131,7 +132,7 @@ async fn watch(
                 *guard = None;
                 lease_over |= by_lease;
                 // It has been killed; or its guard was, and it goes as a process with its shim.
-                kill(hands, engine, &container.id).await;
+                kill(hands, engine, &container).await;
                 false
             }
             heard = news.recv() => match heard {
@@ -221,8 +222,9 @@ async fn guard_end(guard: &mut Option<Guard>) -> bool {
 
 /// Kills what runs of it; if the engine does not answer, that is tried no longer than it takes to
 /// hear so.
-pub(super) async fn kill(hands: &Hands, engine: &Engine, id: &str) {
-    match engine.kill(id, "KILL").await {
+pub(super) async fn kill(hands: &Hands, engine: &Engine, container: &Container) {
+    refuse_network(container, Duration::ZERO).await;
+    match engine.kill(&container.id, "KILL").await {
         Ok(()) | Err(Error::NotFound { .. }) => {}
         Err(error) => tracing::warn!(%error, component = %hands.key, "a container was not killed"),
     }
@@ -240,6 +242,7 @@ async fn stop(hands: Hands, engine: Engine, container: Container, grace: Duratio
         tracing::warn!(error = why, "a container's file cannot be written");
     }
     loop {
+        refuse_network(&container, grace).await;
         match engine.stop(&container.id, grace).await {
             Ok(()) | Err(Error::NotFound { .. }) => return,
             Err(error) => {

@@ -11,7 +11,7 @@ use weft_protocol::files::{FILES_VERSION, replica_dir};
 use super::follow::follow;
 use super::{
     AGAIN, ContainerFile, differs, idle, instance, is_ours, lease_ended, ours, permanence, read,
-    write,
+    refuse, write,
 };
 use crate::adopt;
 use crate::blobs::place::place;
@@ -198,6 +198,7 @@ async fn start(
     };
     for old in &there {
         if old.state.is_live() {
+            refuse(engine, old, spec.stop_grace).await;
             engine.stop(&old.id, spec.stop_grace).await?;
         }
         engine.remove(&old.id).await?;
