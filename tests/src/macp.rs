@@ -118,7 +118,7 @@ impl Clients {
     /// Who has this token, and sends as `sender`.
     pub fn agent(&self, token: &str, sender: &str) -> Agent {
         let (token, sender) = (token.to_owned(), sender.to_owned());
-        Agent { channels: self.channels.clone(), token, sender }
+        Agent { channels: self.channels.clone(), token, sender, traceparent: None }
     }
 
     /// As [`Clients::agent`], with connections that nobody else uses.
@@ -178,6 +178,8 @@ pub struct Agent {
     token: String,
     /// As whom it sends.
     pub sender: String,
+    /// What its calls belong to.
+    traceparent: Option<String>,
 }
 
 impl fmt::Debug for Agent {
@@ -196,7 +198,15 @@ impl Agent {
         let mut request = Request::new(message);
         let bearer: MetadataValue<_> = format!("Bearer {}", self.token).parse().expect("ASCII");
         request.metadata_mut().insert("authorization", bearer);
+        if let Some(traceparent) = &self.traceparent {
+            request.metadata_mut().insert("traceparent", traceparent.parse().expect("ASCII"));
+        }
         request
+    }
+
+    /// The same client, whose calls belong to a trace.
+    pub fn traced(&self, traceparent: &str) -> Self {
+        Self { traceparent: Some(traceparent.to_owned()), ..self.clone() }
     }
 
     /// An envelope of this sender, with an id of its own.

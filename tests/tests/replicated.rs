@@ -182,6 +182,57 @@ fn what_is_done_on_one_node_is_there_on_another_also_when_nodes_are_far_apart() 
 }
 
 #[test]
+fn what_a_sender_may_send_in_a_minute_holds_for_all_nodes_together() {
+    let limit = [("MACP_MESSAGE_LIMIT_PER_MINUTE", "12")];
+    let Some((cluster, clients)) = cluster_with(3, &["log.level=debug"], &limit) else { return };
+    let (agent, session) = (clients.sender(1), Uuid::new_v4().to_string());
+    let send = |node: usize, envelope| {
+        let agent = agent.clone();
+        clients.run(async move { agent.send(node, &envelope, ANSWERED).await })
+    };
+    let is_taken = |answer: &Answer| matches!(answer, Answer::Taken(_));
+    let answer = send(0, agent.start(&session));
+    assert!(is_taken(&answer), "{answer:?}");
+    for n in 0..12 {
+        let first = n == 0;
+        let sent =
+            if first { agent.proposal(&session, 16) } else { agent.evaluation(&session, 16) };
+        let answer = send(n % 3, sent);
+        assert!(is_taken(&answer), "{n}: {answer:?}");
+    }
+    for node in 0..3 {
+        match send(node, agent.evaluation(&session, 16)) {
+            Answer::Refused(why) => assert!(why.contains("RATE_LIMITED"), "{node}: {why}"),
+            other => panic!("{node}: {other:?}"),
+        }
+    }
+    // Starts are counted by themselves, and each sender is.
+    let answer = send(1, agent.start(&Uuid::new_v4().to_string()));
+    assert!(is_taken(&answer), "{answer:?}");
+    let (other, session) = (clients.sender(2), Uuid::new_v4().to_string());
+    for envelope in [other.start(&session), other.proposal(&session, 16)] {
+        let other = other.clone();
+        let answer = clients.run(async move { other.send(2, &envelope, ANSWERED).await });
+        assert!(is_taken(&answer), "{answer:?}");
+    }
+
+    // What a client's call belongs to is told where it comes in and where it is decided.
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let (_, owner) = owner(&cluster, &[0, 1, 2], 0);
+    let taker = (owner + 1) % 3;
+    let traced = other.traced(&format!("00-{trace}-b7ad6b7169203331-01"));
+    let envelope = other.evaluation(&session, 16);
+    let answer = clients.run(async move { traced.send(taker, &envelope, ANSWERED).await });
+    assert!(is_taken(&answer), "{answer:?}");
+    for (node, says) in [(taker, "envelope{"), (owner, "an envelope is checked by its owner")] {
+        cluster.wait_until("the trace is in the log", DEADLINE, |cluster| {
+            let log = cluster.log(node);
+            log.lines().any(|line| line.contains(trace) && line.contains(says)).then_some(())
+        });
+    }
+}
+
+#[test]
 fn nothing_acknowledged_is_lost_when_owners_die() {
     let Some((mut cluster, clients)) = cluster(3, &[]) else { return };
     let all = [0, 1, 2];

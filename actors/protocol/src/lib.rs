@@ -98,9 +98,9 @@ pub use session::{
     EditCatalogue, FollowCatalogue, FollowSession, FollowSessions, IssueReceipt, IssuedReceipt,
     ListSessions, ModeView, ModesView, PolicyView, ReadArchive, ReadModes, ReadPolicies,
     ReadSession, ReadSessionFigures, ReadSessionHead, ReceiptSigner, RelaySignal, SendEnvelope,
-    SessionAck, SessionActivity, SessionAnswer, SessionControl, SessionEnvelope, SessionEvent,
-    SessionFigures, SessionHead, SessionItem, SessionLifecycle, SessionPage, SessionReader,
-    SessionRefusal, SessionState, SessionView,
+    SenderRates, SessionAck, SessionActivity, SessionAnswer, SessionControl, SessionEnvelope,
+    SessionEvent, SessionFigures, SessionHead, SessionItem, SessionLifecycle, SessionPage,
+    SessionReader, SessionRefusal, SessionState, SessionView,
 };
 pub use session_operate::{
     EXPORT_PIECE, EndSession, ExportItem, ExportSession, FollowHistory, FollowLifecycle,

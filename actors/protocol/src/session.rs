@@ -151,14 +151,26 @@ pub struct SessionView {
     pub extension_keys: Vec<String>,
 }
 
+/// How much a sender may send in a minute (§6), through all nodes together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SenderRates {
+    /// Starts of sessions.
+    pub starts: u32,
+    /// Other messages.
+    pub messages: u32,
+}
+
 /// An envelope for a session: a start or a message (§7, §8). Checked before: its shape, its sender
-/// and the sender's rates.
+/// and what the sender sent through the node that asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendEnvelope {
     /// The envelope.
     pub envelope: SessionEnvelope,
     /// Most sessions of this sender that are open at a time.
     pub max_open: Option<u32>,
+    /// What the session's owner holds the sender to; `None`: there is no other node, and it was
+    /// checked.
+    pub rates: Option<SenderRates>,
 }
 
 impl Message for SendEnvelope {

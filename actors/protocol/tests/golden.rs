@@ -747,7 +747,11 @@ fn session_lines() -> Vec<String> {
         schema_version: 3,
     };
     let mut lines = vec![
-        line(&SendEnvelope { envelope: envelope.clone(), max_open: Some(3) }),
+        line(&SendEnvelope {
+            envelope: envelope.clone(),
+            max_open: Some(3),
+            rates: Some(SenderRates { starts: 60, messages: 600 }),
+        }),
         line(&ReadSession { session_id: id(), reader: reader.clone() }),
         line(&ReadSessionHead { session_id: id() }),
         line(&ListSessions { after: Some(id()), size: 9 }),

@@ -18,7 +18,7 @@ use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Extensions, Request};
 use weft_protocol::SessionRefusal;
 use weft_session::Rights;
-use weft_wire::Clock;
+use weft_wire::{Clock, TraceContext};
 
 use super::errors;
 
@@ -83,6 +83,11 @@ impl Proof {
     pub(crate) fn of<T>(request: Request<T>) -> (Self, T) {
         let (metadata, extensions, message) = request.into_parts();
         (Self { metadata, certificates: presented(&extensions) }, message)
+    }
+
+    /// The trace that the client's call belongs to, if it says so.
+    pub(crate) fn trace(&self) -> TraceContext {
+        self.text("traceparent").and_then(TraceContext::of_traceparent).unwrap_or_default()
     }
 
     fn text(&self, name: &str) -> Option<&str> {

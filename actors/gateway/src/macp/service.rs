@@ -15,10 +15,11 @@ use weft_macp::macp::v1 as pb;
 use weft_protocol::{
     AskWhatIf, CatalogueEdit, ControlSession, EditCatalogue, IssueReceipt, IssuedReceipt,
     ListSessions, ModesView, ReadModes, ReadPolicies, ReadSession, ReceiptSigner, RelaySignal,
-    SendEnvelope, SessionAck, SessionControl, SessionReader, SessionRefusal, SessionState, VERSION,
+    SendEnvelope, SenderRates, SessionAck, SessionControl, SessionReader, SessionRefusal,
+    SessionState, VERSION,
 };
 use weft_session::{Audience, Envelope, Limits, Millis, ambient, shape};
-use weft_wire::{ActorKind, Address, AskError, Clock, Message};
+use weft_wire::{ActorKind, Address, AskError, Clock, Message, TraceContext};
 
 use super::auth::{Caller, Proof};
 use super::counted::{Counted, Outcome};
@@ -44,12 +45,15 @@ pub(crate) struct About {
     pub(crate) message_id: String,
     /// When it came in.
     pub(crate) begun: Instant,
+    /// What its client says it belongs to.
+    pub(crate) trace: TraceContext,
 }
 
 impl About {
-    pub(crate) fn of(envelope: &pb::Envelope, begun: Instant) -> Self {
+    pub(crate) fn of(envelope: &pb::Envelope, begun: Instant, trace: TraceContext) -> Self {
         Self {
             begun,
+            trace,
             session_id: envelope.session_id.clone(),
             mode: envelope.mode.clone(),
             message_type: envelope.message_type.clone(),
@@ -129,9 +133,15 @@ impl Shared {
         &self,
         envelope: Envelope,
         max_open: Option<u32>,
+        trace: TraceContext,
     ) -> Result<SessionAck, SessionRefusal> {
-        let message = SendEnvelope { envelope: convert::own(envelope), max_open };
-        match self.ask(message).await {
+        let MacpConfig { starts_per_minute, messages_per_minute, .. } = self.config;
+        // The sender may send through others, too, but not more.
+        let rates = (self.fabric.directory().nodes.len() > 1)
+            .then_some(SenderRates { starts: starts_per_minute, messages: messages_per_minute });
+        let message = SendEnvelope { envelope: convert::own(envelope), max_open, rates };
+        let call = Call { trace, ..Call::within(WITHIN) };
+        match self.fabric.ask(Self::owner(), message, call).await {
             Ok(answer) => answer,
             Err(error) => Err(unasked(&error)),
         }
@@ -143,8 +153,10 @@ impl Shared {
         about: &About,
         work: impl Future<Output = Result<SessionAck, SessionRefusal>>,
     ) -> Result<SessionAck, SessionRefusal> {
-        let About { session_id, mode, message_type, message_id, begun } = about;
-        let span = tracing::debug_span!("envelope", session_id, mode, message_type, message_id);
+        let About { session_id, mode, message_type, message_id, begun, trace } = about;
+        let trace = trace.is_some().then(|| tracing::field::display(trace));
+        let span =
+            tracing::debug_span!("envelope", session_id, mode, message_type, message_id, trace);
         let answer = work.instrument(span.clone()).await;
         let (outcome, took) =
             (Outcome::of(&answer), self.clock.now().saturating_duration_since(*begun));
@@ -174,7 +186,7 @@ impl Shared {
         self.rate(&envelope.sender, audience == Audience::Start)?;
         match audience {
             Audience::Ambient => self.signal(envelope, caller.is_authenticated),
-            _ => self.take(envelope, caller.rights.max_open_sessions).await,
+            _ => self.take(envelope, caller.rights.max_open_sessions, proof.trace()).await,
         }
     }
 
@@ -376,7 +388,7 @@ impl MacpRuntimeService for Service {
         let Some(envelope) = request.envelope else {
             return Err(refused("INVALID_ENVELOPE", "the request has no envelope"));
         };
-        let about = About::of(&envelope, self.0.clock.now());
+        let about = About::of(&envelope, self.0.clock.now(), proof.trace());
         let answer = self.0.followed(&about, self.0.send(&proof, envelope)).await;
         let ack = Some(self.0.ack(answer, about.session_id, about.message_id));
         Ok(Response::new(pb::SendResponse { ack }))
@@ -390,7 +402,7 @@ impl MacpRuntimeService for Service {
     ) -> Answer<Self::StreamSessionStream> {
         let (proof, frames) = Proof::of(request);
         let caller = self.0.known(&proof).await?;
-        Ok(Response::new(stream::open(self.0.clone(), caller, frames)))
+        Ok(Response::new(stream::open(self.0.clone(), caller, proof.trace(), frames)))
     }
 
     async fn get_session(

@@ -14,7 +14,7 @@ use weft_link::{Call, Items};
 use weft_macp::macp::v1 as pb;
 use weft_protocol::{FollowSession, ReadSessionHead, SessionItem, SessionRefusal, SessionState};
 use weft_session::{Audience, Envelope, shape};
-use weft_wire::{AskError, Backoff};
+use weft_wire::{AskError, Backoff, TraceContext};
 
 use super::auth::Caller;
 use super::convert;
@@ -49,11 +49,12 @@ impl From<Status> for End {
 pub(crate) fn open(
     shared: Arc<Shared>,
     caller: Caller,
+    trace: TraceContext,
     inbound: Streaming<pb::StreamSessionRequest>,
 ) -> Streamed<pb::StreamSessionResponse> {
     let (out, waiting) = mpsc::channel(WAITING);
     tokio::spawn(async move {
-        let mut flow = Flow { shared, caller, out, session: None, items: None, cursor: 0 };
+        let mut flow = Flow { shared, caller, trace, out, session: None, items: None, cursor: 0 };
         if let Err(End::Status(status)) = flow.run(inbound).await {
             let _ = flow.out.send(Err(status)).await;
         }
@@ -66,6 +67,8 @@ pub(crate) fn open(
 struct Flow {
     shared: Arc<Shared>,
     caller: Caller,
+    /// What its envelopes belong to.
+    trace: TraceContext,
     out: mpsc::Sender<Out>,
     /// The one session it is about.
     session: Option<String>,
@@ -137,7 +140,7 @@ impl Flow {
                 Err(refused("INVALID_ENVELOPE", why).into())
             }
             Some(envelope) => {
-                let about = About::of(&envelope, self.shared.clock.now());
+                let about = About::of(&envelope, self.shared.clock.now(), self.trace);
                 let done = self.envelope(envelope, &about).await;
                 if matches!(done, Err(End::Status(_))) {
                     self.shared.rejected(&about);
@@ -266,7 +269,11 @@ impl Flow {
         let work = async {
             match audience {
                 Audience::Ambient => self.shared.signal(envelope, self.caller.is_authenticated),
-                _ => self.shared.take(envelope, self.caller.rights.max_open_sessions).await,
+                _ => {
+                    self.shared
+                        .take(envelope, self.caller.rights.max_open_sessions, self.trace)
+                        .await
+                }
             }
         };
         match self.shared.followed(about, work).await {

@@ -13,7 +13,7 @@ use weft_protocol::{
     ReadSessionHead, ReceiptSigner, SendEnvelope, SessionControl, SessionHead, SessionPage,
     SessionReader, SessionRefusal,
 };
-use weft_session::{Answer, Receipt, Session, StartRights, what_if};
+use weft_session::{Answer, Limits, Receipt, Session, StartRights, what_if};
 use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope, Serve};
 use weft_wire::{AskError, Failure, FailureKind, Message};
 
@@ -35,6 +35,8 @@ const CHANGE: Duration = Duration::from_secs(10);
 pub struct SessionActor {
     owners: Owners,
     modes: Modes,
+    /// What was sent through nodes that have others beside them.
+    rates: Limits,
 }
 
 /// Makes an incarnation over groups that outlive it.
@@ -44,7 +46,8 @@ pub fn factory(
 ) -> impl Fn(Incarnation) -> std::future::Ready<Result<SessionActor, ActorError>> + Send + Sync + 'static
 {
     move |_: Incarnation| {
-        std::future::ready(Ok(SessionActor { owners: owners.clone(), modes: modes.clone() }))
+        let (owners, modes) = (owners.clone(), modes.clone());
+        std::future::ready(Ok(SessionActor { owners, modes, rates: Limits::default() }))
     }
 }
 
@@ -107,7 +110,19 @@ impl SessionActor {
         &self.owners
     }
 
+    /// Uses a slot of what the sender may send through all nodes (§6 step 8). Whoever leads next
+    /// starts counting anew.
+    fn rate(&mut self, message: &SendEnvelope) -> Result<(), SessionRefusal> {
+        let (Some(rates), envelope) = (message.rates, &message.envelope) else { return Ok(()) };
+        let is_start = envelope.message_type == START;
+        let most = if is_start { rates.starts } else { rates.messages };
+        let now = self.owners.first().now();
+        let taken = self.rates.take_of(most, &envelope.sender, is_start, now);
+        taken.map_err(convert::refusal)
+    }
+
     fn sweep(&mut self, scope: &Scope<Self>) {
+        self.rates.sweep(self.owners.first().now());
         for group in self.owners.all() {
             scope.spawn(group.clone().let_go());
             for request in group.sweep() {
@@ -258,6 +273,13 @@ impl Handle<SendEnvelope> for SessionActor {
         let starts = envelope.message_type == START;
         let request = Request::Send { envelope, rights };
         let checked_here = self.owners.of(&id).agreement().led() == Led::Here;
+        let (trace, from) = (reply.meta().trace, reply.meta().from);
+        if checked_here && trace.is_some() {
+            tracing::debug!(%trace, ?from, session_id = id, "an envelope is checked by its owner");
+        }
+        if checked_here && let Err(refusal) = self.rate(&message) {
+            return reply.ok(Err(refusal));
+        }
         if !starts || !checked_here || self.modes.agreement().led() == Led::Here {
             return self.answer(message, request, &id, reply, scope, convert::answer);
         }

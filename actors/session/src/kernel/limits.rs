@@ -43,14 +43,29 @@ impl Limits {
     /// # Errors
     /// RATE_LIMITED when there is none.
     pub fn take(&mut self, sender: &str, is_start: bool, now: Millis) -> Result<(), Refusal> {
+        let most = if is_start { self.starts } else { self.messages };
+        self.take_of(most, sender, is_start, now)
+    }
+
+    /// As [`Limits::take`], of `most` a minute.
+    ///
+    /// # Errors
+    /// RATE_LIMITED when there is none.
+    pub fn take_of(
+        &mut self,
+        most: u32,
+        sender: &str,
+        is_start: bool,
+        now: Millis,
+    ) -> Result<(), Refusal> {
         if !self.senders.contains_key(sender) {
             self.senders.insert(sender.to_owned(), Used::default());
         }
         let Some(used) = self.senders.get_mut(sender) else { return Ok(()) };
-        let (window, most, what) = if is_start {
-            (&mut used.starts, self.starts, "session starts")
+        let (window, what) = if is_start {
+            (&mut used.starts, "session starts")
         } else {
-            (&mut used.messages, self.messages, "messages")
+            (&mut used.messages, "messages")
         };
         drop_old(window, now);
         if window.len() >= most as usize {

@@ -64,7 +64,7 @@ fn reader(sender: &str) -> SessionReader {
 }
 
 async fn send(tree: &TestTree, envelope: SessionEnvelope) -> SessionAnswer {
-    tree.ask(SendEnvelope { envelope, max_open: None }).await.expect("answers")
+    tree.ask(SendEnvelope { envelope, max_open: None, rates: None }).await.expect("answers")
 }
 
 /// A node's sessions: in `dir`, or in memory.
@@ -132,7 +132,7 @@ async fn many_at_once(tree: &TestTree, owned: &Owned) {
         // Every message twice, at once: one of the two is a duplicate.
         let (fabric, envelope) = (tree.fabric(), proposal(ID, &format!("p{}", n / 2)));
         tasks.spawn(async move {
-            let message = SendEnvelope { envelope, max_open: None };
+            let message = SendEnvelope { envelope, max_open: None, rates: None };
             let to = Address::here(ActorKind::Session);
             fabric.ask(to, message, Call::within(PATIENCE)).await.expect("answers")
         });
@@ -203,7 +203,7 @@ fn with_a_full_disk_messages_are_refused_reads_go_on_and_later_so_do_messages() 
             ..decision::ProposalPayload::default()
         };
         large.payload = payload.encode_to_vec();
-        let message = SendEnvelope { envelope: large.clone(), max_open: None };
+        let message = SendEnvelope { envelope: large.clone(), max_open: None, rates: None };
         let answer = tree.ask(message).await;
         assert!(matches!(answer, Err(weft_wire::AskError::Failed(_))), "{answer:?}");
         let read = ReadSession { session_id: ID.into(), reader: reader("agent://a") };
@@ -213,7 +213,7 @@ fn with_a_full_disk_messages_are_refused_reads_go_on_and_later_so_do_messages() 
         // Sent again until it is kept; however often, it counts once.
         let kept = async {
             loop {
-                let message = SendEnvelope { envelope: large.clone(), max_open: None };
+                let message = SendEnvelope { envelope: large.clone(), max_open: None, rates: None };
                 if let Ok(answer) = tree.ask(message).await {
                     return answer;
                 }

@@ -41,7 +41,8 @@ async fn send(tree: &TestTree, session: &str, mode: &str, kind: &str, payload: V
         timestamp_ms: 0,
         payload,
     };
-    let answer = tree.ask(SendEnvelope { envelope, max_open: None }).await.expect("answers");
+    let answer =
+        tree.ask(SendEnvelope { envelope, max_open: None, rates: None }).await.expect("answers");
     assert!(answer.is_ok(), "{answer:?}");
 }
 

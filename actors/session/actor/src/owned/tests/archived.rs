@@ -168,7 +168,7 @@ fn many_ended_sessions_leave_memory_before_their_time() {
                 let (start, mut end) = (start(&id(n)), start(&id(n)));
                 end.message_type = "SessionCancel".into();
                 let to = || Address::here(ActorKind::Session);
-                let message = SendEnvelope { envelope: start, max_open: None };
+                let message = SendEnvelope { envelope: start, max_open: None, rates: None };
                 fabric
                     .ask(to(), message, Call::within(PATIENCE))
                     .await
@@ -328,7 +328,7 @@ fn a_damaged_session_is_named_and_the_others_are_unharmed() {
             assert_eq!(list(&tree, size).await, [id(1), id(3)], "in pages of {size}");
         }
         // Its id stays taken.
-        let taken = SendEnvelope { envelope: start(&id(2)), max_open: None };
+        let taken = SendEnvelope { envelope: start(&id(2)), max_open: None, rates: None };
         assert!(tree.ask(taken).await.is_err());
         consensus.expect("kept").stop().await;
     });
