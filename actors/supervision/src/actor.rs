@@ -1,5 +1,6 @@
 //! What an actor is, how it is made, and how it wants to be supervised.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -28,6 +29,12 @@ pub trait Actor: Sized + Send + 'static {
     /// Declares the messages it answers.
     fn routes(routes: &mut Routes<Self>);
 
+    /// What messages that are answered beside the mailbox ([`Beside`]) are answered from; asked for
+    /// once for each incarnation, before its first message.
+    fn shared(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
+
     /// Before the first message, on the actor's own thread.
     ///
     /// # Errors
@@ -49,6 +56,17 @@ pub trait Actor: Sized + Send + 'static {
 pub trait Handle<M: Message>: Actor {
     /// Handles it. `reply` may be kept and answered later; dropped, it answers `Unreachable`.
     fn handle(&mut self, message: M, reply: Reply<M>, scope: &Scope<Self>);
+}
+
+/// Answers one message of an actor in its sender's task, from what the actor shares
+/// ([`Actor::shared`]), without a turn of its mailbox: for what many ask and what guards itself. As
+/// long as the incarnation lives; a panic in it is the actor's failure.
+pub trait Beside<M: Message>: Send + Sync + 'static {
+    /// Whether it can be answered without waiting for anybody; if not, it goes into the mailbox.
+    fn is_free(&self) -> bool;
+
+    /// As [`Handle::handle`]; on any thread, several at a time, and it must not block.
+    fn handle(&self, message: M, reply: Reply<M>);
 }
 
 /// Serves one subscription.

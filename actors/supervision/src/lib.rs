@@ -30,7 +30,7 @@ mod watchdog;
 #[cfg(test)]
 mod tests;
 
-pub use actor::{Actor, ActorError, ChildSpec, Factory, Handle, Incarnation, Serve};
+pub use actor::{Actor, ActorError, Beside, ChildSpec, Factory, Handle, Incarnation, Serve};
 pub use life::Epoch;
 pub use machine::{Intensity, Restart, Strategy};
 pub use routes::Routes;

@@ -109,6 +109,29 @@ impl<A: Actor> Post<A> {
         }
     }
 
+    /// Has a letter answered at once, if it can be; gives back what is for the mailbox.
+    fn beside(&self, letter: Letter) -> Option<Letter> {
+        let Some(deliver) = self.table.beside(letter.id()) else { return Some(letter) };
+        let live = self.live.load();
+        let Some(queue) = live.as_ref().filter(|queue| !queue.life().is_over()) else {
+            return Some(letter);
+        };
+        let Some(shared) = queue.shared() else { return Some(letter) };
+        match guard(&self.row.path, move || deliver(shared, letter)) {
+            Ok(left) => {
+                if left.is_none() {
+                    self.row.handled.fetch_add(1, Ordering::Relaxed);
+                }
+                left
+            }
+            Err(panic) => {
+                // The letter answered its sender when it was dropped.
+                queue.life().finish(End::Failed(panic));
+                None
+            }
+        }
+    }
+
     #[allow(clippy::result_large_err, reason = "the unsent letter goes back to its sender")]
     fn offer(&self, mail: Mail<A>) -> Result<(), (Refusal, Mail<A>)> {
         match &*self.live.load() {
@@ -162,7 +185,7 @@ impl<A: Actor> Post<A> {
                 return;
             }
             let context = actix::Context::<Inside<A>>::new();
-            let queue = Queue::new(life.clone(), context.address());
+            let queue = Queue::new(life.clone(), context.address(), value.shared());
             let _ = sent_queue.send(queue.clone());
             let actor = Inside {
                 actor: Box::new(value),
@@ -222,6 +245,7 @@ impl<A: Actor> Mailbox for Post<A> {
     }
 
     fn post(&self, letter: Letter) -> Result<(), (Refusal, Letter)> {
+        let Some(letter) = self.beside(letter) else { return Ok(()) };
         match self.offer(Mail::Letter(letter)) {
             Err((refusal, Mail::Letter(letter))) => {
                 if refusal == Refusal::Gone {

@@ -6,6 +6,7 @@
 //! meanwhile: no allocation and no wake-up for each message. Through the actix mailbox come only
 //! the wake-ups.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -51,16 +52,23 @@ struct Inbox<A: Actor> {
 pub(crate) struct Queue<A: Actor> {
     life: Arc<Life>,
     address: actix::Addr<Inside<A>>,
+    /// What messages beside this queue are answered from.
+    shared: Option<Arc<dyn Any + Send + Sync>>,
     /// What the actor has taken to work through; locked before `inbox`.
     taken: Padded<Mutex<VecDeque<Mail<A>>>>,
     inbox: Padded<Mutex<Inbox<A>>>,
 }
 
 impl<A: Actor> Queue<A> {
-    pub(crate) fn new(life: Arc<Life>, address: actix::Addr<Inside<A>>) -> Arc<Self> {
+    pub(crate) fn new(
+        life: Arc<Life>,
+        address: actix::Addr<Inside<A>>,
+        shared: Option<Arc<dyn Any + Send + Sync>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             life,
             address,
+            shared,
             taken: Padded(Mutex::new(VecDeque::new())),
             inbox: Padded(Mutex::new(Inbox {
                 mail: VecDeque::new(),
@@ -69,6 +77,10 @@ impl<A: Actor> Queue<A> {
                 closed: false,
             })),
         })
+    }
+
+    pub(crate) fn shared(&self) -> Option<&(dyn Any + Send + Sync)> {
+        self.shared.as_deref()
     }
 
     pub(crate) fn life(&self) -> &Arc<Life> {

@@ -1,16 +1,21 @@
 //! Which messages an actor answers: a table from message id to handler.
 
+use std::any::Any;
+
 use weft_link::{Letter, Rule};
 use weft_wire::{Message, MessageId, Subscription};
 
-use crate::actor::{Actor, Handle, Serve};
+use crate::actor::{Actor, Beside, Handle, Serve};
 use crate::scope::Scope;
 
 type Deliver<A> = fn(&mut A, Letter, &Scope<A>);
+/// Gives back what is for the mailbox.
+pub(crate) type DeliverBeside = fn(&(dyn Any + Send + Sync), Letter) -> Option<Letter>;
 
 struct Route<A: Actor> {
     rule: Rule,
     deliver: Deliver<A>,
+    beside: Option<DeliverBeside>,
 }
 
 impl<A: Actor> Clone for Route<A> {
@@ -50,6 +55,26 @@ impl<A: Actor> Routes<A> {
         })
     }
 
+    /// Answers `M` from what the actor shares, an `S`, when that is free.
+    pub fn ask_beside<M: Message, S: Beside<M>>(&mut self) -> &mut Self
+    where
+        A: Handle<M>,
+    {
+        self.ask::<M>();
+        if let Some((_, route)) = self.routes.iter_mut().find(|(id, _)| *id == M::ID) {
+            route.beside = Some(|shared, letter| match shared.downcast_ref::<S>() {
+                Some(shared) if shared.is_free() => {
+                    if let Some((message, reply)) = letter.open::<M>() {
+                        shared.handle(message, reply);
+                    }
+                    None
+                }
+                _ => Some(letter),
+            });
+        }
+        self
+    }
+
     /// Serves `S`.
     pub fn subscription<S: Subscription>(&mut self) -> &mut Self
     where
@@ -72,7 +97,7 @@ impl<A: Actor> Routes<A> {
                 "two messages with one id: the second is not answered"
             );
         } else {
-            self.routes.push((id, Route { rule, deliver }));
+            self.routes.push((id, Route { rule, deliver, beside: None }));
         }
         self
     }
@@ -122,6 +147,10 @@ impl<A: Actor> Table<A> {
 
     pub(crate) fn rule(&self, id: MessageId) -> Option<Rule> {
         self.find(id).map(|route| route.rule)
+    }
+
+    pub(crate) fn beside(&self, id: MessageId) -> Option<DeliverBeside> {
+        self.find(id)?.beside
     }
 
     pub(crate) fn deliver(&self, actor: &mut A, letter: Letter, scope: &Scope<A>) {

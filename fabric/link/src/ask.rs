@@ -159,6 +159,10 @@ pub(crate) fn new<'a, M: Message>(
 impl<M: Message> Waiting<'_, M> {
     /// Ends the ask with `Timeout` at `deadline`.
     pub(crate) fn until(&mut self, deadline: Instant) -> Result<(), AskError> {
+        // Answered as it was sent.
+        if !matches!(self.shared.0.lock().outcome, Outcome::Waiting) {
+            return Ok(());
+        }
         self.ticket = Some(self.deadlines.add(deadline, self.shared.clone())?);
         Ok(())
     }

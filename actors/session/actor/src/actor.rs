@@ -3,18 +3,22 @@
 mod operate;
 mod reference;
 
+use std::any::Any;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prost::Message as _;
-use weft_link::{ItemSink, Reply};
+use tokio::runtime;
+use weft_link::{Fabric, ItemSink, Reply};
 use weft_protocol::{
     AskWhatIf, ControlSession, EditCatalogue, FollowCatalogue, FollowSession, FollowSessions,
     IssueReceipt, IssuedReceipt, ListSessions, ModesView, ReadModes, ReadPolicies, ReadSession,
-    ReadSessionHead, ReceiptSigner, SendEnvelope, SessionControl, SessionHead, SessionPage,
-    SessionReader, SessionRefusal,
+    ReadSessionHead, ReceiptSigner, SendEnvelope, SenderRates, SessionControl, SessionHead,
+    SessionPage, SessionReader, SessionRefusal,
 };
 use weft_session::{Answer, Limits, Receipt, Session, StartRights, what_if};
-use weft_supervision::{Actor, ActorError, Handle, Incarnation, Routes, Scope, Serve};
+use weft_supervision::{Actor, ActorError, Beside, Handle, Incarnation, Routes, Scope, Serve};
 use weft_wire::{AskError, Failure, FailureKind, Message};
 
 use crate::archive::Filter;
@@ -35,8 +39,37 @@ const CHANGE: Duration = Duration::from_secs(10);
 pub struct SessionActor {
     owners: Owners,
     modes: Modes,
+    desk: Desk,
+}
+
+/// Takes envelopes, in the mailbox's turn or beside it: its groups have locks of their own. Where
+/// there are many, a turn of the mailbox costs more than an envelope.
+#[derive(Debug, Clone)]
+struct Desk {
+    owners: Owners,
+    modes: Modes,
+    fabric: Fabric,
+    pool: runtime::Handle,
     /// What was sent through nodes that have others beside them.
-    rates: Limits,
+    rates: Arc<Mutex<Limits>>,
+}
+
+/// Has something done that waits.
+trait Launch {
+    fn launch(&self, f: impl Future<Output = ()> + Send + 'static);
+}
+
+impl Launch for Scope<SessionActor> {
+    fn launch(&self, f: impl Future<Output = ()> + Send + 'static) {
+        self.spawn(f);
+    }
+}
+
+/// Also what is under way when an incarnation ends is answered.
+impl Launch for runtime::Handle {
+    fn launch(&self, f: impl Future<Output = ()> + Send + 'static) {
+        drop(self.spawn(f));
+    }
 }
 
 /// Makes an incarnation over groups that outlive it.
@@ -45,16 +78,24 @@ pub fn factory(
     modes: Modes,
 ) -> impl Fn(Incarnation) -> std::future::Ready<Result<SessionActor, ActorError>> + Send + Sync + 'static
 {
-    move |_: Incarnation| {
+    move |incarnation: Incarnation| {
         let (owners, modes) = (owners.clone(), modes.clone());
-        std::future::ready(Ok(SessionActor { owners, modes, rates: Limits::default() }))
+        let desk = Desk {
+            owners: owners.clone(),
+            modes: modes.clone(),
+            fabric: incarnation.fabric,
+            // A factory runs on the shared pool.
+            pool: runtime::Handle::current(),
+            rates: Arc::new(Mutex::new(Limits::default())),
+        };
+        std::future::ready(Ok(SessionActor { owners, modes, desk }))
     }
 }
 
 impl Actor for SessionActor {
     fn routes(routes: &mut Routes<Self>) {
         routes
-            .ask::<SendEnvelope>()
+            .ask_beside::<SendEnvelope, Desk>()
             .ask::<ControlSession>()
             .ask::<ReadSession>()
             .ask::<ReadSessionHead>()
@@ -70,6 +111,10 @@ impl Actor for SessionActor {
         mend::routes(routes);
         operate::routes(routes);
         reference::routes(routes);
+    }
+
+    fn shared(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(Arc::new(self.desk.clone()))
     }
 
     fn started(&mut self, scope: &Scope<Self>) -> Result<(), ActorError> {
@@ -110,26 +155,15 @@ impl SessionActor {
         &self.owners
     }
 
-    /// Uses a slot of what the sender may send through all nodes (§6 step 8). Whoever leads next
-    /// starts counting anew.
-    fn rate(&mut self, message: &SendEnvelope) -> Result<(), SessionRefusal> {
-        let (Some(rates), envelope) = (message.rates, &message.envelope) else { return Ok(()) };
-        let is_start = envelope.message_type == START;
-        let most = if is_start { rates.starts } else { rates.messages };
-        let now = self.owners.first().now();
-        let taken = self.rates.take_of(most, &envelope.sender, is_start, now);
-        taken.map_err(convert::refusal)
-    }
-
     fn sweep(&mut self, scope: &Scope<Self>) {
-        self.rates.sweep(self.owners.first().now());
+        self.desk.rates.lock().sweep(self.owners.first().now());
         for group in self.owners.all() {
             scope.spawn(group.clone().let_go());
             for request in group.sweep() {
                 let step = group.step(&request);
                 let group = group.clone();
                 scope.spawn(async move {
-                    if let Err(why) = group.carry(request, step).await {
+                    if let Err(why) = group.carry(&request, step).await {
                         tracing::debug!(?why, "what is due is tried again later");
                     }
                 });
@@ -137,8 +171,7 @@ impl SessionActor {
         }
     }
 
-    /// Checks a request now, in the order of the mailbox, and answers when it can be; or has the
-    /// node that leads do it.
+    /// As [`Desk::answer`].
     fn answer<M: Message>(
         &self,
         message: M,
@@ -148,30 +181,7 @@ impl SessionActor {
         scope: &Scope<Self>,
         say: fn(Answer) -> M::Reply,
     ) {
-        let group = self.owners.of(id).clone();
-        let route = Route { fabric: scope.fabric().clone(), meta: reply.meta().clone() };
-        let step = match group.agreement().led() {
-            Led::Here => group.step(&request),
-            Led::By(_) | Led::ByNobody => Step::NotLeading,
-        };
-        if let Step::Done(done) = step {
-            return reply.result(done.map(say).map_err(|why| failure(&group, why)));
-        }
-        scope.spawn(async move {
-            if !matches!(step, Step::NotLeading) {
-                match group.carry(request.clone(), step).await {
-                    Err(Unanswered::NotLeading(_)) => {}
-                    // Whoever leads by now may know.
-                    Err(Unanswered::Unsure(_))
-                        if M::IDEMPOTENT && !route.is_cut_off(group.agreement()) => {}
-                    done => return reply.result(done.map(say).map_err(|why| failure(&group, why))),
-                }
-            }
-            let here = || async {
-                group.run(request.clone()).await.map(say).map_err(|why| failure(&group, why))
-            };
-            reply.result(route.run(group.agreement(), message, here).await);
-        });
+        self.desk.answer(move || message, request, id, reply, scope, say);
     }
 
     /// Reads a session for somebody, after what is due for it was done. If nobody leads, what is
@@ -215,7 +225,7 @@ impl SessionActor {
             let here = || {
                 let step = begun.take().unwrap_or_else(|| group.step(&request));
                 async {
-                    let done = group.carry(request.clone(), step).await;
+                    let done = group.carry(&request, step).await;
                     let _ = done.map_err(|why| failure(&group, why))?;
                     read().await
                 }
@@ -265,29 +275,100 @@ impl SessionActor {
     }
 }
 
-impl Handle<SendEnvelope> for SessionActor {
-    fn handle(&mut self, message: SendEnvelope, reply: Reply<SendEnvelope>, scope: &Scope<Self>) {
-        let rights = StartRights { max_open: message.max_open, open_elsewhere: 0 };
-        let envelope = convert::envelope(message.envelope.clone());
+impl Desk {
+    /// Uses a slot of what the sender may send through all nodes (§6 step 8). Whoever leads next
+    /// starts counting anew.
+    fn rate(&self, rates: SenderRates, sender: &str, is_start: bool) -> Result<(), SessionRefusal> {
+        let most = if is_start { rates.starts } else { rates.messages };
+        let now = self.owners.first().now();
+        let taken = self.rates.lock().take_of(most, sender, is_start, now);
+        taken.map_err(convert::refusal)
+    }
+
+    /// Checks a request now, and answers when it can be; or has the node that leads do it, with a
+    /// message that is made only then.
+    fn answer<M: Message>(
+        &self,
+        message: impl FnOnce() -> M + Send + 'static,
+        request: Request,
+        id: &str,
+        reply: Reply<M>,
+        launch: &impl Launch,
+        say: fn(Answer) -> M::Reply,
+    ) {
+        let group = self.owners.of(id).clone();
+        let route = Route { fabric: self.fabric.clone(), meta: reply.meta().clone() };
+        let step = match group.agreement().led() {
+            Led::Here => group.step(&request),
+            Led::By(_) | Led::ByNobody => Step::NotLeading,
+        };
+        if let Step::Done(done) = step {
+            return reply.result(done.map(say).map_err(|why| failure(&group, why)));
+        }
+        launch.launch(async move {
+            if !matches!(step, Step::NotLeading) {
+                match group.carry(&request, step).await {
+                    Err(Unanswered::NotLeading(_)) => {}
+                    // Whoever leads by now may know.
+                    Err(Unanswered::Unsure(_))
+                        if M::IDEMPOTENT && !route.is_cut_off(group.agreement()) => {}
+                    done => return reply.result(done.map(say).map_err(|why| failure(&group, why))),
+                }
+            }
+            let here = || async {
+                group.run(request.clone()).await.map(say).map_err(|why| failure(&group, why))
+            };
+            reply.result(route.run(group.agreement(), message(), here).await);
+        });
+    }
+
+    fn take(&self, message: SendEnvelope, reply: Reply<SendEnvelope>, launch: &impl Launch) {
+        let SendEnvelope { envelope, max_open, rates } = message;
+        let envelope = Arc::new(convert::envelope(envelope));
         let id = envelope.session_id.clone();
         let starts = envelope.message_type == START;
-        let request = Request::Send { envelope, rights };
         let checked_here = self.owners.of(&id).agreement().led() == Led::Here;
         let (trace, from) = (reply.meta().trace, reply.meta().from);
         if checked_here && trace.is_some() {
             tracing::debug!(%trace, ?from, session_id = id, "an envelope is checked by its owner");
         }
-        if checked_here && let Err(refusal) = self.rate(&message) {
+        if checked_here
+            && let Some(rates) = rates
+            && let Err(refusal) = self.rate(rates, &envelope.sender, starts)
+        {
             return reply.ok(Err(refusal));
         }
+        // For the node that leads, if it is another.
+        let sent = envelope.clone();
+        let message = move || SendEnvelope { envelope: convert::sent(&sent), max_open, rates };
+        let rights = StartRights { max_open, open_elsewhere: 0 };
+        let request = Request::Send { envelope, rights };
         if !starts || !checked_here || self.modes.agreement().led() == Led::Here {
-            return self.answer(message, request, &id, reply, scope, convert::answer);
+            return self.answer(message, request, &id, reply, launch, convert::answer);
         }
         // What it is bound to may have been registered on another node a moment ago.
-        let modes = self.modes.clone();
-        scope.spawn_then(async move { modes.fresh().await }, move |actor, (), scope| {
-            actor.answer(message, request, &id, reply, scope, convert::answer);
+        let desk = self.clone();
+        launch.launch(async move {
+            desk.modes.fresh().await;
+            desk.answer(message, request, &id, reply, &desk.pool, convert::answer);
         });
+    }
+}
+
+impl Beside<SendEnvelope> for Desk {
+    fn is_free(&self) -> bool {
+        // While a checkpoint is made, say, whoever comes waits in the mailbox, not on the pool.
+        !self.owners.all().any(Owned::is_locked)
+    }
+
+    fn handle(&self, message: SendEnvelope, reply: Reply<SendEnvelope>) {
+        self.take(message, reply, &self.pool);
+    }
+}
+
+impl Handle<SendEnvelope> for SessionActor {
+    fn handle(&mut self, message: SendEnvelope, reply: Reply<SendEnvelope>, scope: &Scope<Self>) {
+        self.desk.take(message, reply, scope);
     }
 }
 

@@ -21,6 +21,20 @@ pub(crate) fn envelope(envelope: SessionEnvelope) -> Envelope {
     }
 }
 
+/// An envelope as it was sent here.
+pub(crate) fn sent(envelope: &Envelope) -> SessionEnvelope {
+    let envelope = envelope.clone();
+    SessionEnvelope {
+        mode: envelope.mode,
+        message_type: envelope.message_type,
+        message_id: envelope.message_id,
+        session_id: envelope.session_id,
+        sender: envelope.sender,
+        timestamp_ms: envelope.timestamp_ms,
+        payload: envelope.payload,
+    }
+}
+
 /// An accepted envelope as its session's followers get it.
 pub(crate) fn followed(envelope: weft_macp::macp::v1::Envelope) -> SessionEnvelope {
     SessionEnvelope {

@@ -129,7 +129,7 @@ impl From<ProposeError> for Unanswered {
 #[derive(Debug, Clone)]
 pub(crate) enum Request {
     Send {
-        envelope: Envelope,
+        envelope: Arc<Envelope>,
         rights: StartRights,
     },
     Cancel {
@@ -305,6 +305,11 @@ impl Owned {
         self.0.state.lock()
     }
 
+    /// Somebody works on its state at this moment.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.0.state.is_locked()
+    }
+
     pub(crate) fn happened(&self) -> broadcast::Receiver<SessionEvent> {
         self.0.happened.subscribe()
     }
@@ -450,7 +455,7 @@ impl Owned {
     /// Goes on from a first step until there is an answer.
     pub(crate) async fn carry(
         &self,
-        request: Request,
+        request: &Request,
         mut step: Step,
     ) -> Result<Answer, Unanswered> {
         for _ in 0..ATTEMPTS {
@@ -468,7 +473,7 @@ impl Owned {
                 Step::Waiting(ready) => {
                     // It ends also when what was on its way is dropped.
                     let _ = ready.await;
-                    if let Some(answer) = self.settled(&request) {
+                    if let Some(answer) = self.settled(request) {
                         return Ok(answer);
                     }
                 }
@@ -491,7 +496,7 @@ impl Owned {
                 },
                 Step::NotLeading => self.lead().await?,
             }
-            step = self.step_by(&request, &looked);
+            step = self.step_by(request, &looked);
         }
         Err(Unanswered::Refused("the session changes too fast: send it again".to_owned()))
     }
@@ -536,7 +541,7 @@ impl Owned {
     /// A request from its first step to its answer.
     pub(crate) async fn run(&self, request: Request) -> Result<Answer, Unanswered> {
         let step = self.step(&request);
-        self.carry(request, step).await
+        self.carry(&request, step).await
     }
 
     /// Does what is due (§8.1, §13.4), if this node leads.
