@@ -13,6 +13,7 @@ pub mod nodes;
 pub mod observe;
 pub mod podman;
 pub mod pty;
+pub mod published;
 pub mod sdk;
 pub mod writer;
 
@@ -28,7 +29,7 @@ use weft_wire::{Clock, SystemClock};
 /// How long a condition may take before a test gives up; generous, because the machine may be busy.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A variable of every daemon: how full the disk of the machine is that runs the tests makes no
+/// A variable of every daemon of a cluster: how full the disk of the machine is that runs the tests makes no
 /// alert in them. A test of just that sets it by `--set`, which outranks a variable.
 pub const DISK_LOW: (&str, &str) = ("WEFT_MONITOR_DISK_LOW", "0");
 

@@ -185,51 +185,59 @@ fn what_is_done_on_one_node_is_there_on_another_also_when_nodes_are_far_apart() 
 fn what_a_sender_may_send_in_a_minute_holds_for_all_nodes_together() {
     let limit = [("MACP_MESSAGE_LIMIT_PER_MINUTE", "12")];
     let Some((cluster, clients)) = cluster_with(3, &["log.level=debug"], &limit) else { return };
-    let (agent, session) = (clients.sender(1), Uuid::new_v4().to_string());
-    let send = |node: usize, envelope| {
+    let is_taken = |answer: &Answer| matches!(answer, Answer::Taken(_));
+    let send = |agent: &Agent, node: usize, envelope| {
         let agent = agent.clone();
         clients.run(async move { agent.send(node, &envelope, ANSWERED).await })
     };
-    let is_taken = |answer: &Answer| matches!(answer, Answer::Taken(_));
-    let answer = send(0, agent.start(&session));
-    assert!(is_taken(&answer), "{answer:?}");
-    for n in 0..12 {
-        let first = n == 0;
-        let sent =
-            if first { agent.proposal(&session, 16) } else { agent.evaluation(&session, 16) };
-        let answer = send(n % 3, sent);
-        assert!(is_taken(&answer), "{n}: {answer:?}");
-    }
-    for node in 0..3 {
-        match send(node, agent.evaluation(&session, 16)) {
-            Answer::Refused(why) => assert!(why.contains("RATE_LIMITED"), "{node}: {why}"),
-            other => panic!("{node}: {other:?}"),
-        }
-    }
-    // Starts are counted by themselves, and each sender is.
-    let answer = send(1, agent.start(&Uuid::new_v4().to_string()));
-    assert!(is_taken(&answer), "{answer:?}");
-    let (other, session) = (clients.sender(2), Uuid::new_v4().to_string());
-    for envelope in [other.start(&session), other.proposal(&session, 16)] {
-        let other = other.clone();
-        let answer = clients.run(async move { other.send(2, &envelope, ANSWERED).await });
+    // The next owner begins to count anew: then once more, as somebody else.
+    let refused = (1..5).find_map(|n| {
+        let (agent, session) = (clients.sender(n), Uuid::new_v4().to_string());
+        let (term, _) = owner(&cluster, &[0, 1, 2], 0);
+        let answer = send(&agent, 0, agent.start(&session));
         assert!(is_taken(&answer), "{answer:?}");
+        let answer = send(&agent, 0, agent.proposal(&session, 16));
+        assert!(is_taken(&answer), "{answer:?}");
+        for n in 1..12 {
+            let answer = send(&agent, n % 3, agent.evaluation(&session, 16));
+            assert!(is_taken(&answer), "{n}: {answer:?}");
+        }
+        let refused: Vec<Answer> =
+            (0..3).map(|node| send(&agent, node, agent.evaluation(&session, 16))).collect();
+        // Starts are counted by themselves.
+        let answer = send(&agent, 1, agent.start(&Uuid::new_v4().to_string()));
+        assert!(is_taken(&answer), "{answer:?}");
+        (owner(&cluster, &[0, 1, 2], 0).0 == term).then_some(refused)
+    });
+    for answer in refused.expect("an owner that stays") {
+        let says = matches!(&answer, Answer::Refused(why) if why.contains("RATE_LIMITED"));
+        assert!(says, "{answer:?}");
     }
 
-    // What a client's call belongs to is told where it comes in and where it is decided.
+    // Each sender is counted by itself; and what a client's call belongs to is told where it comes
+    // in and where it is decided.
+    let (other, session) = (clients.sender(5), Uuid::new_v4().to_string());
+    for envelope in [other.start(&session), other.proposal(&session, 16)] {
+        let answer = send(&other, 2, envelope);
+        assert!(is_taken(&answer), "{answer:?}");
+    }
     let trace = "0af7651916cd43dd8448eb211c80319c";
-    let (_, owner) = owner(&cluster, &[0, 1, 2], 0);
-    let taker = (owner + 1) % 3;
     let traced = other.traced(&format!("00-{trace}-b7ad6b7169203331-01"));
-    let envelope = other.evaluation(&session, 16);
-    let answer = clients.run(async move { traced.send(taker, &envelope, ANSWERED).await });
-    assert!(is_taken(&answer), "{answer:?}");
-    for (node, says) in [(taker, "envelope{"), (owner, "an envelope is checked by its owner")] {
-        cluster.wait_until("the trace is in the log", DEADLINE, |cluster| {
-            let log = cluster.log(node);
-            log.lines().any(|line| line.contains(trace) && line.contains(says)).then_some(())
+    let seen = |node: usize, says: &str| {
+        let log = cluster.log(node);
+        log.lines().any(|line| line.contains(trace) && line.contains(says))
+    };
+    for taker in 0..3 {
+        let answer = send(&traced, taker, other.evaluation(&session, 16));
+        assert!(is_taken(&answer), "{answer:?}");
+        cluster.wait_until("it is in the log of who took it", DEADLINE, |_| {
+            seen(taker, "envelope{").then_some(())
         });
     }
+    cluster.wait_until("it is in an owner's log", DEADLINE, |_| {
+        let says = "an envelope is checked by its owner";
+        (0..3).any(|node| seen(node, says)).then_some(())
+    });
 }
 
 #[test]

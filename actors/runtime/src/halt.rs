@@ -77,13 +77,17 @@ impl Boxes<'_> {
     }
 }
 
+/// A container has so long to end by itself when its cluster is taken down.
+const DOWN_GRACE: Duration = Duration::from_secs(1);
+
 /// Removes every container that bears a node's label, at once; how many. For `weft down`.
 pub async fn remove_containers(boxes: Boxes<'_>) -> usize {
     let Some(found) = boxes.find().await else { return 0 };
     let mut removed = 0;
     for one in boxes.all(&found.engine).await {
         let gone = async {
-            found.engine.stop(&one.id, Duration::from_secs(1)).await?;
+            container::refuse(&found.engine, &one.id, DOWN_GRACE).await;
+            found.engine.stop(&one.id, DOWN_GRACE).await?;
             found.engine.remove(&one.id).await
         };
         match gone.await {
@@ -201,6 +205,7 @@ async fn stop(key: ComponentKey, one: Running) {
     let (file, mut link) = match what {
         What::Process(file, link) => (file, link),
         What::Container(engine, id) => {
+            container::refuse(&engine, &id, grace).await;
             match engine.stop(&id, grace).await {
                 Ok(()) => tracing::info!(component = %key, "stopped"),
                 Err(error) => tracing::error!(%error, component = %key, "not stopped"),

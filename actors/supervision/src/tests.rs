@@ -21,6 +21,7 @@ use crate::{
     Scope, Serve, Strategy, Watchdog,
 };
 
+mod beside;
 mod breaks;
 mod children;
 mod hangs;
@@ -47,6 +48,8 @@ message!(Break { how: How } = 60003 -> ());
 message!(Block {} = 60004 -> ());
 message!(Count { to: u64 } = 60005 -> ());
 message!(Children { names: Vec<String> } = 60006 -> ());
+message!(Peek { breaks: bool } = 60010 -> String);
+message!(Clog {} = 60011 -> ());
 message!(Unknown {} = 60099 -> ());
 
 impl Subscription for Count {

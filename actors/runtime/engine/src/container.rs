@@ -157,7 +157,7 @@ pub struct Container {
     pub network: String,
     /// Addresses of its networks' gateways; none while it does not run.
     pub gateways: Vec<IpAddr>,
-    /// Its addresses in its networks; none while it does not run.
+    /// Its addresses in its networks; none while it does not run, or where they are another's.
     pub addresses: Vec<IpAddr>,
     /// User; may be the image's.
     pub user: String,
@@ -401,7 +401,13 @@ impl From<Inspect> for Container {
         let config = inspect.config.unwrap_or_default();
         let networks = inspect.network_settings.unwrap_or_default();
         let named = networks.networks;
-        let attached: Vec<&Attached> = named.iter().flat_map(BTreeMap::values).flatten().collect();
+        // Of one in another's network namespace, they are the other's.
+        let mode = host.network_mode.as_deref().unwrap_or_default();
+        let is_guest = mode.starts_with("container:") || mode.starts_with("ns:");
+        let attached: Vec<&Attached> = match is_guest {
+            true => Vec::new(),
+            false => named.iter().flat_map(BTreeMap::values).flatten().collect(),
+        };
         let labels = config.labels.unwrap_or_default();
         let does = ContainerState::of(state.status.as_deref().unwrap_or_default());
         let positive =

@@ -43,8 +43,8 @@ pub async fn guard_network(container: &Container) {
 }
 
 /// Has new connections to a container refused from now on, because it is about to be stopped, with
-/// `grace` to end by itself; those that are open go on. Does nothing where [`guard_network`] could do
-/// nothing, or was not called.
+/// `grace` to end by itself; those that are open go on. Does nothing where [`guard_network`] can do
+/// nothing.
 pub async fn refuse_network(container: &Container, grace: Duration) {
     if container.addresses.is_empty() || !container.pid.is_some_and(is_of_this_user_namespace) {
         return;
@@ -71,14 +71,26 @@ async fn guard(container: &Container) {
     if addresses.is_empty() {
         return;
     }
-    // Another had the address a moment ago, perhaps.
-    if let Err(error) = nft(&prepared(&addresses)).await {
-        return tracing::debug!(%error, "connections to a container that ends may wait");
+    // Whatever becomes of this, its end is watched.
+    let freed = free(&addresses).await;
+    if let Err(error) = freed {
+        tracing::debug!(%error, "connections to a container that ends may wait");
     }
     tokio::spawn(async move {
         watch.ended().await;
         refuse(&addresses, EXPIRES).await;
     });
+}
+
+/// Another had these addresses a moment ago, perhaps: nothing refuses for them any more. Makes the
+/// table, if it is not there.
+async fn free(addresses: &[IpAddr]) -> io::Result<()> {
+    let addresses = addresses.to_owned();
+    let free = tokio::task::spawn_blocking(move || elements::free(TABLE, set, &addresses));
+    match free.await.map_err(io::Error::other)? {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => nft(&table()).await,
+        done => done,
+    }
 }
 
 /// These addresses refuse new connections for so long.
@@ -104,8 +116,8 @@ fn set(address: &IpAddr) -> &'static str {
     if address.is_ipv4() { "v4" } else { "v6" }
 }
 
-/// The table, with none of these addresses in it.
-fn prepared(addresses: &[IpAddr]) -> String {
+/// What makes the table, empty.
+fn table() -> String {
     let mut script = format!("add table inet {TABLE}\n");
     for (name, kind) in [("v4", "ipv4_addr"), ("v6", "ipv6_addr")] {
         let _ = writeln!(script, "add set inet {TABLE} {name} {{ type {kind}; flags timeout; }}");
@@ -125,12 +137,6 @@ fn prepared(addresses: &[IpAddr]) -> String {
             );
         }
     }
-    for address in addresses {
-        // One that is not there cannot be deleted: it is put there first.
-        let name = set(address);
-        let _ = writeln!(script, "add element inet {TABLE} {name} {{ {address} timeout 1s }}");
-        let _ = writeln!(script, "delete element inet {TABLE} {name} {{ {address} }}");
-    }
     script
 }
 
@@ -146,23 +152,5 @@ async fn nft(script: &str) -> io::Result<()> {
     match done.status.success() {
         true => Ok(()),
         false => Err(io::Error::other(String::from_utf8_lossy(&done.stderr).trim().to_owned())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_script_frees_each_address_in_the_set_of_its_kind() {
-        let addresses: Vec<IpAddr> =
-            ["10.88.0.7", "fd00::7"].map(|address| address.parse().expect("an address")).to_vec();
-        let prepared = prepared(&addresses);
-        for freed in [
-            "delete element inet weft_gone v4 { 10.88.0.7 }",
-            "delete element inet weft_gone v6 { fd00::7 }",
-        ] {
-            assert!(prepared.contains(freed), "{prepared}");
-        }
     }
 }

@@ -128,11 +128,9 @@ async fn ours(hands: &Hands, engine: &Engine) -> Result<Vec<Summary>, Error> {
     Ok(all)
 }
 
-/// Has new connections to one that runs refused: it is about to be stopped, with `grace`.
-async fn refuse(engine: &Engine, one: &Summary, grace: Duration) {
-    if one.state.is_live()
-        && let Ok(container) = engine.inspect(&one.id).await
-    {
+/// Has new connections to a container refused, if it runs: it is about to be stopped, with `grace`.
+pub(crate) async fn refuse(engine: &Engine, id: &str, grace: Duration) {
+    if let Ok(container) = engine.inspect(id).await {
         refuse_network(&container, grace).await;
     }
 }
@@ -399,7 +397,9 @@ pub(crate) async fn remove(hands: &Hands) {
         let engine = engines.wait(|_| {}).await;
         let removed = async {
             for one in ours(hands, &engine).await? {
-                refuse(&engine, &one, Duration::ZERO).await;
+                if one.state.is_live() {
+                    refuse(&engine, &one.id, Duration::ZERO).await;
+                }
                 engine.remove(&one.id).await?;
             }
             Ok::<_, Error>(())

@@ -4,8 +4,10 @@ mod operate;
 mod reference;
 
 use std::any::Any;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -17,9 +19,9 @@ use weft_protocol::{
     ReadSessionHead, ReceiptSigner, SendEnvelope, SenderRates, SessionControl, SessionHead,
     SessionPage, SessionReader, SessionRefusal,
 };
-use weft_session::{Answer, Limits, Receipt, Session, StartRights, what_if};
+use weft_session::{Answer, Envelope, Limits, Millis, Receipt, Session, StartRights, what_if};
 use weft_supervision::{Actor, ActorError, Beside, Handle, Incarnation, Routes, Scope, Serve};
-use weft_wire::{AskError, Failure, FailureKind, Message};
+use weft_wire::{AskError, Clock, Failure, FailureKind, Message};
 
 use crate::archive::Filter;
 use crate::lead::Led;
@@ -44,14 +46,22 @@ pub struct SessionActor {
 
 /// Takes envelopes, in the mailbox's turn or beside it: its groups have locks of their own. Where
 /// there are many, a turn of the mailbox costs more than an envelope.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Desk {
     owners: Owners,
     modes: Modes,
     fabric: Fabric,
     pool: runtime::Handle,
+    clock: Arc<dyn Clock>,
+    began: Instant,
     /// What was sent through nodes that have others beside them.
     rates: Arc<Mutex<Limits>>,
+}
+
+impl fmt::Debug for Desk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desk").finish_non_exhaustive()
+    }
 }
 
 /// Has something done that waits.
@@ -86,6 +96,8 @@ pub fn factory(
             fabric: incarnation.fabric,
             // A factory runs on the shared pool.
             pool: runtime::Handle::current(),
+            began: incarnation.clock.now(),
+            clock: incarnation.clock,
             rates: Arc::new(Mutex::new(Limits::default())),
         };
         std::future::ready(Ok(SessionActor { owners, modes, desk }))
@@ -156,7 +168,7 @@ impl SessionActor {
     }
 
     fn sweep(&mut self, scope: &Scope<Self>) {
-        self.desk.rates.lock().sweep(self.owners.first().now());
+        self.desk.rates.lock().sweep(self.desk.now());
         for group in self.owners.all() {
             scope.spawn(group.clone().let_go());
             for request in group.sweep() {
@@ -278,11 +290,21 @@ impl SessionActor {
 impl Desk {
     /// Uses a slot of what the sender may send through all nodes (§6 step 8). Whoever leads next
     /// starts counting anew.
-    fn rate(&self, rates: SenderRates, sender: &str, is_start: bool) -> Result<(), SessionRefusal> {
+    fn rate(&self, rates: SenderRates, envelope: &Envelope) -> Result<(), SessionRefusal> {
+        let is_start = envelope.message_type == START;
         let most = if is_start { rates.starts } else { rates.messages };
-        let now = self.owners.first().now();
-        let taken = self.rates.lock().take_of(most, sender, is_start, now);
+        // Another node sends it again if it hears nothing for a while.
+        let mut what = DefaultHasher::new();
+        (&envelope.session_id, &envelope.message_id).hash(&mut what);
+        let (what, now) = (what.finish() | 1, self.now());
+        let taken = self.rates.lock().take_of(most, &envelope.sender, is_start, what, now);
         taken.map_err(convert::refusal)
+    }
+
+    /// Since this incarnation began; does not go back.
+    fn now(&self) -> Millis {
+        let now = self.clock.now().saturating_duration_since(self.began).as_millis();
+        Millis::try_from(now).unwrap_or(Millis::MAX)
     }
 
     /// Checks a request now, and answers when it can be; or has the node that leads do it, with a
@@ -334,7 +356,7 @@ impl Desk {
         }
         if checked_here
             && let Some(rates) = rates
-            && let Err(refusal) = self.rate(rates, &envelope.sender, starts)
+            && let Err(refusal) = self.rate(rates, &envelope)
         {
             return reply.ok(Err(refusal));
         }

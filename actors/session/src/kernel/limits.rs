@@ -21,9 +21,12 @@ pub struct Limits {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Used {
-    starts: VecDeque<Millis>,
-    messages: VecDeque<Millis>,
+    starts: VecDeque<Slot>,
+    messages: VecDeque<Slot>,
 }
+
+/// When it was used, and for what: 0 if nobody said.
+type Slot = (Millis, u64);
 
 impl Default for Limits {
     fn default() -> Self {
@@ -44,10 +47,11 @@ impl Limits {
     /// RATE_LIMITED when there is none.
     pub fn take(&mut self, sender: &str, is_start: bool, now: Millis) -> Result<(), Refusal> {
         let most = if is_start { self.starts } else { self.messages };
-        self.take_of(most, sender, is_start, now)
+        self.take_of(most, sender, is_start, 0, now)
     }
 
-    /// As [`Limits::take`], of `most` a minute.
+    /// As [`Limits::take`], of `most` a minute. `what`: a number of the message, the same when it is
+    /// sent again; one that has a slot is not refused for want of another. 0: it has none.
     ///
     /// # Errors
     /// RATE_LIMITED when there is none.
@@ -56,23 +60,27 @@ impl Limits {
         most: u32,
         sender: &str,
         is_start: bool,
+        what: u64,
         now: Millis,
     ) -> Result<(), Refusal> {
         if !self.senders.contains_key(sender) {
             self.senders.insert(sender.to_owned(), Used::default());
         }
         let Some(used) = self.senders.get_mut(sender) else { return Ok(()) };
-        let (window, what) = if is_start {
+        let (window, kind) = if is_start {
             (&mut used.starts, "session starts")
         } else {
             (&mut used.messages, "messages")
         };
         drop_old(window, now);
         if window.len() >= most as usize {
-            let why = format!("`{sender}` sent {most} {what} within a minute");
+            if what != 0 && window.iter().any(|(_, used)| *used == what) {
+                return Ok(());
+            }
+            let why = format!("`{sender}` sent {most} {kind} within a minute");
             return Err(Refusal::new(Code::RateLimited, why));
         }
-        window.push_back(now);
+        window.push_back((now, what));
         Ok(())
     }
 
@@ -91,8 +99,8 @@ impl Limits {
     }
 }
 
-fn drop_old(window: &mut VecDeque<Millis>, now: Millis) {
-    while window.front().is_some_and(|at| now.saturating_sub(*at) >= WINDOW) {
+fn drop_old(window: &mut VecDeque<Slot>, now: Millis) {
+    while window.front().is_some_and(|(at, _)| now.saturating_sub(*at) >= WINDOW) {
         window.pop_front();
     }
 }
@@ -114,6 +122,19 @@ mod tests {
         assert!(limits.take("b", true, 59_999).is_ok(), "another sender");
         assert!(limits.take("a", false, 60_000).is_ok());
         assert!(limits.take("a", false, 60_001).is_err(), "the one of 30 s still counts");
+    }
+
+    #[test]
+    fn what_is_sent_again_is_not_refused_for_want_of_a_slot() {
+        let mut limits = Limits::default();
+        for what in [7, 8] {
+            limits.take_of(2, "a", false, what, 0).expect("a slot");
+        }
+        assert!(limits.take_of(2, "a", false, 9, 1).is_err());
+        assert!(limits.take_of(2, "a", false, 7, 1).is_ok(), "it has one");
+        assert!(limits.take_of(2, "b", false, 9, 1).is_ok(), "another sender");
+        assert!(limits.take_of(2, "a", false, 0, 1).is_err(), "nobody says what it is");
+        assert!(limits.take_of(2, "a", false, 9, 60_000).is_ok());
     }
 
     #[test]

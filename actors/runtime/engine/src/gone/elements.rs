@@ -17,6 +17,8 @@ const NLM_F_ACK: u16 = 0x4;
 const NLM_F_CREATE: u16 = 0x400;
 const NLMSG_ERROR: u16 = 0x2;
 const NLA_F_NESTED: u16 = 0x8000;
+/// An element that is taken out in the same transaction has some time, too.
+const MOMENT: Duration = Duration::from_secs(1);
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
 // linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
@@ -45,18 +47,31 @@ pub(super) fn put(
     addresses: &[IpAddr],
     expires: Duration,
 ) -> io::Result<()> {
+    done(&batch(table, set, addresses, Some(expires)))
+}
+
+/// Takes these addresses out of their sets of the table, whether they were in them or not. As
+/// [`put`].
+///
+/// # Errors
+/// As [`put`].
+pub(super) fn free(
+    table: &str,
+    set: fn(&IpAddr) -> &'static str,
+    addresses: &[IpAddr],
+) -> io::Result<()> {
+    done(&batch(table, set, addresses, None))
+}
+
+/// Has the kernel do a batch.
+fn done(batch: &[u8]) -> io::Result<()> {
     let socket = socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,
         SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
         Some(NETFILTER),
     )?;
-    sendto(
-        &socket,
-        &batch(table, set, addresses, expires),
-        SendFlags::empty(),
-        &SocketAddrNetlink::new(0, 0),
-    )?;
+    sendto(&socket, batch, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
     // The kernel is done when `sendto` is; its answers wait.
     let mut buffer = [0; 8192];
     loop {
@@ -69,23 +84,21 @@ pub(super) fn put(
     }
 }
 
-/// One transaction. An element that is there keeps its time when it is put there again: so each is
-/// put there, taken out, and put there with its time.
+/// One transaction. An element that is there keeps its time when it is put there again, and one that
+/// is not there cannot be taken out: so each is put there, taken out, and put there with its time.
 fn batch(
     table: &str,
     set: fn(&IpAddr) -> &'static str,
     addresses: &[IpAddr],
-    expires: Duration,
+    expires: Option<Duration>,
 ) -> Vec<u8> {
     let mut all = Vec::new();
     message(&mut all, NFNL_MSG_BATCH_BEGIN, 0, 0, NFNL_SUBSYS_NFTABLES, &[]);
     for address in addresses {
-        let millis = u64::try_from(expires.as_millis()).unwrap_or(u64::MAX);
-        for (kind, timeout) in [
-            (NFT_MSG_NEWSETELEM, Some(millis)),
-            (NFT_MSG_DELSETELEM, None),
-            (NFT_MSG_NEWSETELEM, Some(millis)),
-        ] {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let out = [(NFT_MSG_NEWSETELEM, Some(millis(MOMENT))), (NFT_MSG_DELSETELEM, None)];
+        let put = expires.map(|expires| (NFT_MSG_NEWSETELEM, Some(millis(expires))));
+        for (kind, timeout) in out.into_iter().chain(put) {
             let flags = NLM_F_ACK | if timeout.is_some() { NLM_F_CREATE } else { 0 };
             let kind = (NFNL_SUBSYS_NFTABLES << 8) | kind;
             let body = element(table, set(address), address, timeout);
@@ -161,17 +174,20 @@ mod tests {
     #[test]
     fn an_address_is_put_taken_and_put_in_one_transaction() {
         let address = IpAddr::from([10, 88, 0, 7]);
-        let all = batch("t", |_| "v4", &[address], Duration::from_secs(5));
-        let mut kinds = Vec::new();
-        let mut rest = &all[..];
-        while !rest.is_empty() {
-            let length = u32::from_ne_bytes(rest[..4].try_into().unwrap());
-            kinds.push(u16::from_ne_bytes(rest[4..6].try_into().unwrap()));
-            rest = &rest[usize::try_from(length).unwrap()..];
-        }
-        assert_eq!(kinds, [0x10, 0xa0c, 0xa0e, 0xa0c, 0x11]);
+        let kinds = |all: &[u8]| {
+            let (mut kinds, mut rest) = (Vec::new(), all);
+            while !rest.is_empty() {
+                let length = u32::from_ne_bytes(rest[..4].try_into().unwrap());
+                kinds.push(u16::from_ne_bytes(rest[4..6].try_into().unwrap()));
+                rest = &rest[usize::try_from(length).unwrap()..];
+            }
+            kinds
+        };
+        let all = batch("t", |_| "v4", &[address], Some(Duration::from_secs(5)));
+        assert_eq!(kinds(&all), [0x10, 0xa0c, 0xa0e, 0xa0c, 0x11]);
         let held = |part: &[u8]| all.windows(part.len()).filter(|window| *window == part).count();
-        assert_eq!((held(&[10, 88, 0, 7]), held(&5000_u64.to_be_bytes())), (3, 2));
+        assert_eq!((held(&[10, 88, 0, 7]), held(&5000_u64.to_be_bytes())), (3, 1));
+        assert_eq!(kinds(&batch("t", |_| "v4", &[address], None)), [0x10, 0xa0c, 0xa0e, 0x11]);
     }
 
     #[test]

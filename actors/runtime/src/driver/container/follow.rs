@@ -223,8 +223,9 @@ async fn guard_end(guard: &mut Option<Guard>) -> bool {
 /// Kills what runs of it; if the engine does not answer, that is tried no longer than it takes to
 /// hear so.
 pub(super) async fn kill(hands: &Hands, engine: &Engine, container: &Container) {
-    refuse_network(container, Duration::ZERO).await;
-    match engine.kill(&container.id, "KILL").await {
+    // It may be killed because its time is over: that waits for nothing.
+    let refused = refuse_network(container, Duration::ZERO);
+    match tokio::join!(refused, engine.kill(&container.id, "KILL")).1 {
         Ok(()) | Err(Error::NotFound { .. }) => {}
         Err(error) => tracing::warn!(%error, component = %hands.key, "a container was not killed"),
     }

@@ -198,7 +198,7 @@ async fn start(
     };
     for old in &there {
         if old.state.is_live() {
-            refuse(engine, old, spec.stop_grace).await;
+            refuse(engine, &old.id, spec.stop_grace).await;
             engine.stop(&old.id, spec.stop_grace).await?;
         }
         engine.remove(&old.id).await?;
