@@ -28,7 +28,7 @@ impl Drop for Daemon {
 fn published() -> Result<(PathBuf, PathBuf), String> {
     let home = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let sources = published::sources(home, REFERENCE.0, REFERENCE.1)?;
-    let options = ["--debug", "--locked", "--features", "grpc"];
+    let options = ["--debug", "--features", "grpc"];
     let runner = published::program(home, RUNNER.0, RUNNER.1, &options)?;
     Ok((runner, sources.join("tests/conformance")))
 }
