@@ -25,6 +25,8 @@ const KILLS: usize = 10;
 const STREAMS: usize = 25;
 /// A request is answered within this, whatever the network does (`MACP_REQUEST_TIMEOUT_SECS`).
 const ANSWERED: Duration = Duration::from_secs(30);
+/// What signs tokens in a test.
+const SECRET: &str = "a secret of thirty-two octets !!";
 /// In a line with the group's name, once for each that is installed.
 const INSTALLED: &str = "the leader's image is installed";
 
@@ -33,9 +35,9 @@ fn voters(nodes: usize) -> usize {
     if nodes < 3 { 1 } else { 3 }
 }
 
-/// Waits until every group is led and has its voters, and every node takes calls.
+/// Waits until every group is led and has its voters.
 #[track_caller]
-fn ready(cluster: &NetCluster, clients: &Clients, nodes: &[usize]) {
+fn agreed(cluster: &NetCluster, nodes: &[usize]) {
     let through = *nodes.first().expect("a node");
     cluster.wait_until("the groups have their voters", DEADLINE, |cluster| {
         let status = cluster.status(through)?;
@@ -52,6 +54,12 @@ fn ready(cluster: &NetCluster, clients: &Clients, nodes: &[usize]) {
         };
         GROUPS.iter().all(is_settled).then_some(())
     });
+}
+
+/// As [`agreed`], and until every node takes calls.
+#[track_caller]
+fn ready(cluster: &NetCluster, clients: &Clients, nodes: &[usize]) {
+    agreed(cluster, nodes);
     for &node in nodes {
         cluster.wait_until("every node takes calls", DEADLINE, |_| {
             let agent = clients.sender(0);
@@ -127,10 +135,23 @@ fn kept(what: &str, clients: &Clients, nodes: &[usize], book: &Book) {
 /// Runs steps of the script with the published SDK, in the namespace of the clients.
 #[track_caller]
 fn show(cluster: &NetCluster, python: &Path, step: &str, notes: &Path) {
+    show_with(cluster, python, step, notes, &[]);
+}
+
+/// As [`show`], with variables of the script.
+#[track_caller]
+fn show_with(
+    cluster: &NetCluster,
+    python: &Path,
+    step: &str,
+    notes: &Path,
+    variables: &[(&str, &str)],
+) {
     let addresses: Vec<String> =
         (0..cluster.len()).map(|node| macp::address(&cluster.net, node)).collect();
     let mut command: Command = cluster.net.command(cluster.len(), python);
     command.arg(file("show.py")).args([step, &addresses.join(",")]).arg(notes);
+    command.envs(variables.iter().copied());
     let printed = bounded(&mut command, SHOW).unwrap_or_else(|error| panic!("{step}: {error}"));
     for line in printed.lines().filter(|line| line.ends_with(" s")) {
         println!("{line}");
@@ -164,6 +185,41 @@ fn any_node_takes_any_call() {
     cluster.settled(0);
     ready(&cluster, &clients, &[0, 1, 2]);
     show(&cluster, &python, "read", &notes);
+}
+
+#[test]
+fn any_node_takes_any_call_over_tls_from_who_has_a_json_web_token() {
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let Some(python) = sdk::python(home) else { return };
+    let Some(net) = Net::new(4) else { return };
+    let dir = tempfile::tempdir().expect("a directory");
+    let names: Vec<String> = (0..3).map(|node| net.address(node).to_string()).collect();
+    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+    let (certificate, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).expect("writes");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("writes");
+    let path = |path: &Path| path.to_string_lossy().into_owned();
+    // `SECRET` in base64.
+    let keys = r#"{"keys":[{"kty":"oct","kid":"k","alg":"HS256","k":"YSBzZWNyZXQgb2YgdGhpcnR5LXR3byBvY3RldHMgISE"}]}"#;
+    let variables = [
+        ("MACP_TLS_CERT_PATH", path(&certificate)),
+        ("MACP_TLS_KEY_PATH", path(&key)),
+        ("MACP_AUTH_ISSUER", "https://issuer.example".to_owned()),
+        ("MACP_AUTH_JWKS_JSON", keys.to_owned()),
+        ("MACP_AUTH_JWT_ALGS", "HS256".to_owned()),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value)).to_vec();
+    let each = (0..3).map(|node| vec![format!("sessions.bind={}", macp::address(&net, node))]);
+    let options = Options { each: each.collect(), variables, ..Options::default() };
+    let cluster = NetCluster::with(net, 3, options);
+    cluster.settled(0);
+    agreed(&cluster, &[0, 1, 2]);
+    let notes = cluster.scratch().join("notes.json");
+    let roots = path(&certificate);
+    let client = [("SHOW_ROOTS", roots.as_str()), ("SHOW_JWT_SECRET", SECRET)];
+    for step in ["across", "all"] {
+        show_with(&cluster, &python, step, &notes, &client);
+    }
 }
 
 #[test]

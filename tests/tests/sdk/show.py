@@ -6,8 +6,14 @@ Steps: `all` (modes, refusals, streams, watches, policies, suspension), `write` 
 one resolved one, noted in the file), `read` (what `write` noted is there, by another daemon), `load` (sends
 and notes what was acknowledged until the node is gone), `verify` (all of that is there, each once),
 `tls` (a node with the certificate in the file), `across` (what is done on one node is there on another at once).
+
+With a file of certificates in SHOW_ROOTS all goes over TLS; with a secret in SHOW_JWT_SECRET, who has a
+token of `tokens.json` comes with a JSON Web Token that says the same.
 """
 
+import base64
+import hashlib
+import hmac
 import json
 import os
 import sys
@@ -39,18 +45,44 @@ from macp_sdk.policy import (
 )
 
 sys.dont_write_bytecode = True
-from spread import Spread  # noqa: E402
+from spread import ROOTS, Spread  # noqa: E402
 
 ADDRESSES = sys.argv[2].split(",")
 ADDRESS = ADDRESSES[0]
 SECONDS = 20
 
 
+def base64url(some):
+    return base64.urlsafe_b64encode(some).rstrip(b"=")
+
+
+def web_token(token, secret):
+    """What the file says of a token, as a JSON Web Token (HS256); others are left as they are."""
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "tokens.json")) as file:
+        known = {entry["token"]: entry for entry in json.load(file)["tokens"]}
+    if token not in known:
+        return token
+    scopes = dict(known[token])
+    del scopes["token"]
+    claims = {
+        "iss": "https://issuer.example",
+        "aud": "macp-runtime",
+        "sub": scopes.pop("sender"),
+        "exp": int(time.time()) + 3600,
+        "macp_scopes": scopes,
+    }
+    parts = [base64url(json.dumps(part).encode()) for part in ({"alg": "HS256", "kid": "k"}, claims)]
+    signature = hmac.new(secret.encode(), b".".join(parts), hashlib.sha256).digest()
+    return b".".join([*parts, base64url(signature)]).decode()
+
+
 def client(token, sender=None, address=None):
+    secret = os.environ.get("SHOW_JWT_SECRET")
     made = MacpClient(
         target=address or ADDRESS,
-        allow_insecure=True,
-        auth=AuthConfig.for_bearer(token, sender_hint=sender),
+        allow_insecure=ROOTS is None,
+        root_certificates=ROOTS,
+        auth=AuthConfig.for_bearer(web_token(token, secret) if secret else token, sender_hint=sender),
         default_timeout=SECONDS,
     )
     if len(ADDRESSES) > 1 and address is None:

@@ -1,11 +1,17 @@
 """Gives each call of a client to the next of several nodes."""
 
 import itertools
+import os
 
 import grpc
 from macp.v1 import core_pb2_grpc
 
 CHANNELS = {}
+# Whom to trust; None: no TLS.
+ROOTS = None
+if "SHOW_ROOTS" in os.environ:
+    with open(os.environ["SHOW_ROOTS"], "rb") as pem:
+        ROOTS = pem.read()
 # One turn for all clients: what one of them did, another looks at on another node.
 TURN = itertools.count()
 
@@ -23,5 +29,8 @@ class Spread:
 def at(address):
     """The stub of one node."""
     if address not in CHANNELS:
-        CHANNELS[address] = grpc.insecure_channel(address)
+        if ROOTS is None:
+            CHANNELS[address] = grpc.insecure_channel(address)
+        else:
+            CHANNELS[address] = grpc.secure_channel(address, grpc.ssl_channel_credentials(ROOTS))
     return core_pb2_grpc.MACPRuntimeServiceStub(CHANNELS[address])

@@ -13,6 +13,7 @@
 //! get, so processor time and fsyncs of a message say more than rates do.
 #![forbid(unsafe_code)]
 
+mod alone;
 mod client;
 mod ended;
 mod fanout;
@@ -284,6 +285,12 @@ fn with_own_variables() -> Option<std::io::Error> {
 }
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some(alone::ARGUMENT) {
+        if let Err(error) = alone::serve() {
+            eprintln!("error: {error}");
+        }
+        return ExitCode::FAILURE;
+    }
     let Some(asked) = Asked::of(std::env::args().skip(1)) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);

@@ -13,8 +13,8 @@ use weft_tests::net::Net;
 use weft_tests::nodes::{NetCluster, Options};
 use weft_wire::{Clock, SystemClock};
 
-use crate::Fatal;
 use crate::client::{self, Agents, Client, MESSAGES, accepted};
+use crate::{Fatal, alone};
 
 /// Where each of three nodes serves sessions, in its own namespace.
 const PORT: u16 = 50051;
@@ -42,6 +42,8 @@ pub(crate) fn environment() -> BTreeMap<String, String> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
+    /// gRPC and nothing behind it.
+    Alone,
     /// The reference, in memory only.
     ReferenceMemory,
     /// One node, in memory only.
@@ -56,7 +58,8 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Each after what it is compared with.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Alone,
         Self::ReferenceMemory,
         Self::WeftMemory,
         Self::ReferenceDurable,
@@ -66,6 +69,7 @@ impl Kind {
 
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Alone => "gRPC alone",
             Self::ReferenceMemory => "reference, memory",
             Self::WeftMemory => "weft, memory",
             Self::ReferenceDurable => "reference, durable",
@@ -79,7 +83,7 @@ impl Kind {
         match self {
             Self::WeftMemory => Some(Self::ReferenceMemory),
             Self::WeftDurable | Self::WeftThree => Some(Self::ReferenceDurable),
-            Self::ReferenceMemory | Self::ReferenceDurable => None,
+            Self::Alone | Self::ReferenceMemory | Self::ReferenceDurable => None,
         }
     }
 }
@@ -110,17 +114,16 @@ impl Server {
     /// # Errors
     /// If it cannot be started.
     pub(crate) fn start(programs: &Programs, kind: Kind, data: &Path) -> Result<Self, Fatal> {
-        let reference = match kind {
-            Kind::ReferenceMemory | Kind::ReferenceDurable => true,
-            Kind::WeftMemory | Kind::WeftDurable => false,
+        let own = std::env::current_exe()?;
+        let (program, arguments): (&Path, &[&str]) = match kind {
+            Kind::Alone => (&own, &[alone::ARGUMENT]),
+            Kind::ReferenceMemory | Kind::ReferenceDurable => (&programs.reference, &[]),
+            Kind::WeftMemory | Kind::WeftDurable => (&programs.weftd, &["run", "--session-only"]),
             Kind::WeftThree => return cluster(programs),
         };
         std::fs::create_dir_all(data)?;
-        let mut command =
-            Command::new(if reference { &programs.reference } else { &programs.weftd });
-        if !reference {
-            command.args(["run", "--session-only"]);
-        }
+        let mut command = Command::new(program);
+        command.args(arguments);
         if matches!(kind, Kind::ReferenceMemory | Kind::WeftMemory) {
             command.env("MACP_MEMORY_ONLY", "1");
         }
