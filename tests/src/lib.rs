@@ -29,8 +29,8 @@ use weft_wire::{Clock, SystemClock};
 /// How long a condition may take before a test gives up; generous, because the machine may be busy.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A variable of every daemon of a cluster: how full the disk of the machine is that runs the tests makes no
-/// alert in them. A test of just that sets it by `--set`, which outranks a variable.
+/// A variable of every daemon of a cluster: how full the disk is of the machine that runs the tests
+/// makes no alert in them. A test of just that sets it by `--set`, which outranks a variable.
 pub const DISK_LOW: (&str, &str) = ("WEFT_MONITOR_DISK_LOW", "0");
 
 /// The directory that holds `weft`, `weftd` and `hello`.
@@ -190,6 +190,17 @@ pub fn with_environment(marker: &str) -> Vec<u32> {
     found
 }
 
+/// Says, by its name, that the test that calls is left out, and why; it must end then.
+///
+/// # Panics
+/// With `CI=true`, where a test that is skipped is a failure.
+#[track_caller]
+pub fn skip(why: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{test} cannot run: {why}");
+    eprintln!("SKIPPED {test}: {why}");
+}
+
 /// Whether the test that calls must end now, because the machine lacks a program: it says so by
 /// the test's name.
 ///
@@ -201,10 +212,7 @@ pub fn lacks(program: &str) -> bool {
     if std::env::split_paths(&path).any(|dir| dir.join(program).is_file()) {
         return false;
     }
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    let why = format!("there is no `{program}`");
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{test} cannot run: {why}");
-    eprintln!("SKIPPED {test}: {why}");
+    skip(&format!("there is no `{program}`"));
     true
 }
 

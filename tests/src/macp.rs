@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,9 +18,9 @@ use uuid::Uuid;
 use weft_macp::macp::modes::decision::v1 as decision;
 use weft_macp::macp::v1 as pb;
 
-use crate::DEADLINE;
 use crate::net::{Net, enter};
 use crate::nodes::{NetCluster, Options};
+use crate::{DEADLINE, bin_dir};
 
 use rpc::macp_runtime_service_client::MacpRuntimeServiceClient;
 
@@ -62,6 +63,25 @@ pub fn serving(net: &Net, tokens: &Path, settings: &[&str]) -> Options {
         ],
         ..Options::default()
     }
+}
+
+/// `weftd run --session-only` without any setting.
+pub fn sessions_only() -> Command {
+    let mut command = Command::new(bin_dir().join("weftd"));
+    command.args(["run", "--session-only"]);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MACP_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// With a port that was free a moment ago: nobody is told which one the system would choose.
+///
+/// # Panics
+/// If there is none.
+pub fn free_address() -> String {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    free.local_addr().expect("its address").to_string()
 }
 
 /// Where a node of [`serving`] has its sessions.

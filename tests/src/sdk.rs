@@ -66,10 +66,7 @@ pub fn python(home: &Path) -> Option<PathBuf> {
     match installed(home) {
         Ok(python) => Some(python),
         Err(why) => {
-            let test = std::thread::current().name().unwrap_or("a test").to_owned();
-            let must = std::env::var_os("CI").is_some_and(|ci| ci == "true");
-            assert!(!must, "{test} cannot run: {why}");
-            eprintln!("SKIPPED {test}: {why}");
+            crate::skip(&why);
             None
         }
     }

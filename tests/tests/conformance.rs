@@ -1,13 +1,14 @@
 //! The published conformance runner, with the fixtures that the published reference runtime is
 //! tested with, against a durable node with default settings.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
+use weft_tests::macp::{free_address, sessions_only};
 use weft_tests::sdk::{SHOW, bounded};
-use weft_tests::{bin_dir, eventually, published};
+use weft_tests::{eventually, published, skip};
 
 const RUNNER: (&str, &str) = ("macp-conform", "0.13.0");
 /// Has the fixtures.
@@ -37,23 +38,13 @@ fn published() -> Result<(PathBuf, PathBuf), String> {
 fn the_published_conformance_runner_passes_all_fixtures_of_sessions() {
     let (runner, fixtures) = match published() {
         Ok(both) => both,
-        Err(why) => {
-            let must = std::env::var_os("CI").is_some_and(|ci| ci == "true");
-            assert!(!must, "it cannot run: {why}");
-            return eprintln!("SKIPPED the published conformance runner: {why}");
-        }
+        Err(why) => return skip(&why),
     };
     let dir = tempfile::tempdir().expect("a temporary directory");
-    // Free a moment ago: nobody is told which one the system would choose.
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
-    let address = free.expect("a port").to_string();
+    let address = free_address();
     let log = std::fs::File::create(dir.path().join("log")).expect("a file");
-    let mut weftd = Command::new(bin_dir().join("weftd"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MACP_")) {
-        weftd.env_remove(name);
-    }
+    let mut weftd = sessions_only();
     weftd
-        .args(["run", "--session-only"])
         .env("MACP_ALLOW_INSECURE", "1")
         .env("MACP_DATA_DIR", dir.path().join("data"))
         .env("MACP_BIND_ADDR", &address)

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
+use weft_tests::macp::{free_address, sessions_only};
 use weft_tests::sdk::{self, SHOW, bounded, file};
 use weft_tests::{bin_dir, ends, eventually, kill_9, run};
 
@@ -191,22 +192,6 @@ fn streams_go_on_without_gap_or_duplicate_when_the_actor_of_sessions_is_made_ane
     let ended = eventually("the client ends", || client.try_wait().ok().flatten());
     assert!(ended.success(), "{}", read());
     print!("{}", read());
-}
-
-/// `weftd run --session-only` without any setting.
-fn sessions_only() -> Command {
-    let mut command = Command::new(bin_dir().join("weftd"));
-    command.args(["run", "--session-only"]);
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MACP_")) {
-        command.env_remove(name);
-    }
-    command
-}
-
-/// With a port that was free a moment ago: nobody is told which one the system would choose.
-fn free_address() -> String {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    free.local_addr().expect("its address").to_string()
 }
 
 #[test]

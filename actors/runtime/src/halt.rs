@@ -26,6 +26,8 @@ const PASSES: u32 = 3;
 
 /// An engine that does not answer so soon is not waited for.
 const ENGINE_WITHIN: Duration = Duration::from_secs(30);
+/// A container has so long to end by itself when its cluster is taken down.
+const DOWN_GRACE: Duration = Duration::from_secs(1);
 
 /// A component that runs.
 struct Running {
@@ -76,9 +78,6 @@ impl Boxes<'_> {
         }
     }
 }
-
-/// A container has so long to end by itself when its cluster is taken down.
-const DOWN_GRACE: Duration = Duration::from_secs(1);
 
 /// Removes every container that bears a node's label, at once; how many. For `weft down`.
 pub async fn remove_containers(boxes: Boxes<'_>) -> usize {

@@ -72,8 +72,7 @@ async fn guard(container: &Container) {
         return;
     }
     // Whatever becomes of this, its end is watched.
-    let freed = free(&addresses).await;
-    if let Err(error) = freed {
+    if let Err(error) = free(&addresses).await {
         tracing::debug!(%error, "connections to a container that ends may wait");
     }
     tokio::spawn(async move {

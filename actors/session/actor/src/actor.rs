@@ -39,8 +39,6 @@ const CHANGE: Duration = Duration::from_secs(10);
 /// The actor.
 #[derive(Debug)]
 pub struct SessionActor {
-    owners: Owners,
-    modes: Modes,
     desk: Desk,
 }
 
@@ -89,7 +87,6 @@ pub fn factory(
 ) -> impl Fn(Incarnation) -> std::future::Ready<Result<SessionActor, ActorError>> + Send + Sync + 'static
 {
     move |incarnation: Incarnation| {
-        let (owners, modes) = (owners.clone(), modes.clone());
         let desk = Desk {
             owners: owners.clone(),
             modes: modes.clone(),
@@ -100,7 +97,7 @@ pub fn factory(
             clock: incarnation.clock,
             rates: Arc::new(Mutex::new(Limits::default())),
         };
-        std::future::ready(Ok(SessionActor { owners, modes, desk }))
+        std::future::ready(Ok(SessionActor { desk }))
     }
 }
 
@@ -130,7 +127,7 @@ impl Actor for SessionActor {
     }
 
     fn started(&mut self, scope: &Scope<Self>) -> Result<(), ActorError> {
-        for group in self.owners.all() {
+        for group in self.desk.owners.all() {
             group.begin();
             scope.spawn(group.clone().keep_lead());
             scope.spawn(group.clone().keep_archive());
@@ -164,12 +161,12 @@ pub(crate) fn failure(group: &Owned, why: Unanswered) -> AskError {
 
 impl SessionActor {
     pub(crate) const fn owners(&self) -> &Owners {
-        &self.owners
+        &self.desk.owners
     }
 
     fn sweep(&mut self, scope: &Scope<Self>) {
         self.desk.rates.lock().sweep(self.desk.now());
-        for group in self.owners.all() {
+        for group in self.desk.owners.all() {
             scope.spawn(group.clone().let_go());
             for request in group.sweep() {
                 let step = group.step(&request);
@@ -210,7 +207,7 @@ impl SessionActor {
         M: Message<Reply = Result<T, SessionRefusal>>,
         T: Send + 'static,
     {
-        let group = self.owners.of(&id).clone();
+        let group = self.desk.owners.of(&id).clone();
         let route = Route { fabric: scope.fabric().clone(), meta: reply.meta().clone() };
         let request = Request::Touch { id: id.clone() };
         let not_found = follow::not_found(&id);
@@ -427,7 +424,7 @@ impl Handle<ReadSessionHead> for SessionActor {
         scope: &Scope<Self>,
     ) {
         let id = message.session_id.clone();
-        let group = self.owners.of(&id).clone();
+        let group = self.desk.owners.of(&id).clone();
         let head = |session: &Session| SessionHead {
             mode: session.mode().to_owned(),
             state: convert::state(session.state()),
@@ -451,7 +448,7 @@ impl Handle<ReadSessionHead> for SessionActor {
 impl Handle<ListSessions> for SessionActor {
     fn handle(&mut self, message: ListSessions, reply: Reply<ListSessions>, scope: &Scope<Self>) {
         let ListSessions { after, size } = message.clone();
-        let owners = self.owners.clone();
+        let owners = self.desk.owners.clone();
         let group = owners.first().clone();
         let filter = Filter { after, ..Filter::default() };
         let size = usize::try_from(size).unwrap_or(usize::MAX);
@@ -480,7 +477,7 @@ impl SessionActor {
         scope: &Scope<Self>,
         say: impl FnOnce(&Modes) -> M::Reply + Send + 'static,
     ) {
-        let modes = self.modes.clone();
+        let modes = self.desk.modes.clone();
         if modes.agreement().led() == Led::Here {
             return reply.ok(say(&modes));
         }
@@ -520,8 +517,8 @@ impl Handle<ReadPolicies> for SessionActor {
 
 impl Handle<EditCatalogue> for SessionActor {
     fn handle(&mut self, message: EditCatalogue, reply: Reply<EditCatalogue>, scope: &Scope<Self>) {
-        let modes = self.modes.clone();
-        let group = self.owners.first().clone();
+        let modes = self.desk.modes.clone();
+        let group = self.desk.owners.first().clone();
         let route = Route { fabric: scope.fabric().clone(), meta: reply.meta().clone() };
         scope.spawn(async move {
             let here = || {
@@ -554,7 +551,7 @@ impl Handle<AskWhatIf> for SessionActor {
 
 impl Handle<IssueReceipt> for SessionActor {
     fn handle(&mut self, message: IssueReceipt, reply: Reply<IssueReceipt>, scope: &Scope<Self>) {
-        let group = self.owners.of(&message.session_id).clone();
+        let group = self.desk.owners.of(&message.session_id).clone();
         let route = Route { fabric: scope.fabric().clone(), meta: reply.meta().clone() };
         scope.spawn(async move {
             let here = || async {
@@ -642,19 +639,19 @@ impl Serve<FollowSession> for SessionActor {
         sink: ItemSink<FollowSession>,
         scope: &Scope<Self>,
     ) {
-        let group = self.owners.of(&message.session_id).clone();
+        let group = self.desk.owners.of(&message.session_id).clone();
         scope.spawn(follow::session(group, message, sink));
     }
 }
 
 impl Serve<FollowSessions> for SessionActor {
     fn serve(&mut self, _: FollowSessions, sink: ItemSink<FollowSessions>, scope: &Scope<Self>) {
-        scope.spawn(follow::sessions(self.owners.clone(), sink));
+        scope.spawn(follow::sessions(self.desk.owners.clone(), sink));
     }
 }
 
 impl Serve<FollowCatalogue> for SessionActor {
     fn serve(&mut self, _: FollowCatalogue, sink: ItemSink<FollowCatalogue>, scope: &Scope<Self>) {
-        scope.spawn(follow::catalogue(self.modes.clone(), sink));
+        scope.spawn(follow::catalogue(self.desk.modes.clone(), sink));
     }
 }

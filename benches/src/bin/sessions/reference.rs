@@ -7,7 +7,8 @@ const NAME: &str = "macp-runtime";
 /// What Weft is compared with.
 const VERSION: &str = "0.13.0";
 
-/// The program, built in release with the newest dependencies it accepts. `target`: where cargo builds; it is kept there, by version.
+/// The program, built in release with the newest dependencies it accepts. `target`: where cargo
+/// builds; it is kept there, by version.
 ///
 /// # Errors
 /// If cargo cannot install it.

@@ -17,8 +17,6 @@ const NLM_F_ACK: u16 = 0x4;
 const NLM_F_CREATE: u16 = 0x400;
 const NLMSG_ERROR: u16 = 0x2;
 const NLA_F_NESTED: u16 = 0x8000;
-/// An element that is taken out in the same transaction has some time, too.
-const MOMENT: Duration = Duration::from_secs(1);
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
 // linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
@@ -35,6 +33,8 @@ const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_SET_ELEM_KEY: u16 = 1;
 const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
 const NFTA_DATA_VALUE: u16 = 1;
+/// An element that is taken out in the same transaction has some time, too.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// Has these addresses expire in their sets of the table after `expires` from now, whether they were
 /// in them or not; all or none. Blocks for as long as somebody else changes the rules.
@@ -47,7 +47,7 @@ pub(super) fn put(
     addresses: &[IpAddr],
     expires: Duration,
 ) -> io::Result<()> {
-    done(&batch(table, set, addresses, Some(expires)))
+    carry_out(&batch(table, set, addresses, Some(expires)))
 }
 
 /// Takes these addresses out of their sets of the table, whether they were in them or not. As
@@ -60,11 +60,11 @@ pub(super) fn free(
     set: fn(&IpAddr) -> &'static str,
     addresses: &[IpAddr],
 ) -> io::Result<()> {
-    done(&batch(table, set, addresses, None))
+    carry_out(&batch(table, set, addresses, None))
 }
 
 /// Has the kernel do a batch.
-fn done(batch: &[u8]) -> io::Result<()> {
+fn carry_out(batch: &[u8]) -> io::Result<()> {
     let socket = socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,

@@ -55,7 +55,7 @@ fn size(row: &SessionRow) -> usize {
 impl Handle<ReadSessionFigures> for SessionActor {
     fn handle(&mut self, _: ReadSessionFigures, reply: Reply<ReadSessionFigures>, _: &Scope<Self>) {
         let mut all = SessionFigures::default();
-        for group in self.owners.all() {
+        for group in self.desk.owners.all() {
             let figures = group.figures();
             all.happened.extend(figures.happened);
             all.in_memory.extend(figures.in_memory);
@@ -77,7 +77,7 @@ impl Handle<SurveySessions> for SessionActor {
         let wanted = usize::try_from(wanted.min(SURVEY_MAX)).unwrap_or(usize::MAX);
         let filter =
             Filter { states: states.into_iter().map(convert::kernel_state).collect(), mode, after };
-        let owners = self.owners.clone();
+        let owners = self.desk.owners.clone();
         scope.spawn(async move {
             let mut rows = Vec::new();
             for group in owners.all() {
@@ -118,7 +118,7 @@ impl Handle<InspectSession> for SessionActor {
         reply: Reply<InspectSession>,
         scope: &Scope<Self>,
     ) {
-        let group = self.owners.of(&message.session_id).clone();
+        let group = self.desk.owners.of(&message.session_id).clone();
         scope.spawn(async move {
             let found = group.look(&message.session_id, detail).await;
             reply.result(found.map_err(|why| failure(&group, why)));
@@ -143,14 +143,14 @@ impl Serve<FollowHistory> for SessionActor {
         sink: ItemSink<FollowHistory>,
         scope: &Scope<Self>,
     ) {
-        let group = self.owners.of(&message.session_id).clone();
+        let group = self.desk.owners.of(&message.session_id).clone();
         scope.spawn(history(group, message, sink));
     }
 }
 
 impl Serve<FollowLifecycle> for SessionActor {
     fn serve(&mut self, _: FollowLifecycle, sink: ItemSink<FollowLifecycle>, scope: &Scope<Self>) {
-        scope.spawn(lifecycle(self.owners.clone(), sink));
+        scope.spawn(lifecycle(self.desk.owners.clone(), sink));
     }
 }
 

@@ -28,7 +28,7 @@ impl Serve<ExportSession> for SessionActor {
         sink: ItemSink<ExportSession>,
         scope: &Scope<Self>,
     ) {
-        let group = self.owners.of(&message.session_id).clone();
+        let group = self.desk.owners.of(&message.session_id).clone();
         scope.spawn(async move {
             let id = &message.session_id;
             match group.look(id, Session::clone).await {
@@ -79,8 +79,8 @@ impl Handle<ImportSession> for SessionActor {
         scope: &Scope<Self>,
     ) {
         reply.about(&weft_protocol::session_about(&message.session_id));
-        let group = self.owners.of(&message.session_id).clone();
-        let modes = self.modes.clone();
+        let group = self.desk.owners.of(&message.session_id).clone();
+        let modes = self.desk.modes.clone();
         let route = Route { fabric: scope.fabric().clone(), meta: reply.meta().clone() };
         scope.spawn(async move {
             let here = || import(&group, &modes, message.clone());
