@@ -81,6 +81,8 @@ pub struct MacpSettings {
     pub policies: Option<PathBuf>,
     /// How receipts are signed.
     pub receipts: ReceiptSettings,
+    /// Variables that are set and have no effect.
+    pub without_effect: Vec<&'static str>,
 }
 
 /// Where static tokens come from.
@@ -150,6 +152,20 @@ pub enum JwksSource {
 /// Variables of the reference that would change who may do what, or where data goes, and that this
 /// version does not act on: with one of them set nothing is served, rather than something else.
 const NOT_YET: [&str; 1] = ["MACP_HTTP_BIND_ADDR"];
+
+/// Variables of the reference that have no effect here: they are about how it keeps its files, or
+/// what it prints.
+const NO_EFFECT: [&str; 9] = [
+    "MACP_AUDIT_INFO_MODES",
+    "MACP_AUDIT_INFO_POLICIES",
+    "MACP_AUDIT_LEVEL",
+    "MACP_CHECKPOINT_INTERVAL",
+    "MACP_CLEANUP_INTERVAL_SECS",
+    "MACP_COMPACT_TERMINAL_LOGS",
+    "MACP_METRICS_ADDR",
+    "MACP_SESSION_DISK_RETENTION_SECS",
+    "MACP_STRICT_RECOVERY",
+];
 
 /// For whom JSON Web Tokens must be if nothing is said.
 const AUDIENCE: &str = "macp-runtime";
@@ -257,8 +273,8 @@ impl MacpSettings {
                 "MACP_LIST_SESSIONS_DEFAULT_PAGE_SIZE is {page_default}, more than MACP_LIST_SESSIONS_MAX_PAGE_SIZE, which is {page_max}"
             ));
         }
-        let seconds = |name: &str, default: u32| {
-            env.number(name, default).map(|seconds| Duration::from_secs(seconds.into()))
+        let seconds = |name: &str, default: u32, least: u32| {
+            env.number_from(name, default, least).map(|s| Duration::from_secs(s.into()))
         };
         let payload_max = env.number("MACP_MAX_PAYLOAD_BYTES", 1_048_576)?;
         // An entry of the log holds one payload, and what is agreed on at once is at most 8 MiB.
@@ -279,7 +295,7 @@ impl MacpSettings {
             },
             data_dir: env.get("MACP_DATA_DIR").unwrap_or(".macp-data").into(),
             memory_only: env.flag("MACP_MEMORY_ONLY", sessions.memory_only),
-            retention: seconds("MACP_SESSION_RETENTION_SECS", 3600)?,
+            retention: seconds("MACP_SESSION_RETENTION_SECS", 3600, 0)?,
             payload_max: usize::try_from(payload_max).unwrap_or(1_048_576),
             starts_per_minute: env.number("MACP_SESSION_START_LIMIT_PER_MINUTE", 60)?,
             messages_per_minute: env.number("MACP_MESSAGE_LIMIT_PER_MINUTE", 600)?,
@@ -287,11 +303,12 @@ impl MacpSettings {
             page_max,
             per_connection: env.number("MACP_CONCURRENCY_LIMIT_PER_CONNECTION", 64)?,
             streams: env.number("MACP_MAX_CONCURRENT_STREAMS", 128)?,
-            request_timeout: seconds("MACP_REQUEST_TIMEOUT_SECS", 30)?,
-            drain: seconds("MACP_SHUTDOWN_DRAIN_SECS", 10)?,
+            request_timeout: seconds("MACP_REQUEST_TIMEOUT_SECS", 30, 1)?,
+            drain: seconds("MACP_SHUTDOWN_DRAIN_SECS", 10, 0)?,
             runtime_id: env.get("MACP_RUNTIME_ID").unwrap_or("macp-runtime").to_owned(),
             policies: env.get("MACP_POLICIES_DIR").map(PathBuf::from),
             receipts: receipts(env)?,
+            without_effect: NO_EFFECT.into_iter().filter(|name| env.get(name).is_some()).collect(),
         })
     }
 }
@@ -370,10 +387,14 @@ impl Env {
     }
 
     fn number(&self, name: &str, default: u32) -> Result<u32, String> {
+        self.number_from(name, default, 1)
+    }
+
+    fn number_from(&self, name: &str, default: u32, least: u32) -> Result<u32, String> {
         let Some(text) = self.get(name) else { return Ok(default) };
         match text.parse::<u32>() {
-            Ok(number) if number > 0 => Ok(number),
-            _ => Err(format!("{name} is `{text}`, expected a whole number over 0")),
+            Ok(number) if number >= least => Ok(number),
+            _ => Err(format!("{name} is `{text}`, expected a whole number, at least {least}")),
         }
     }
 }

@@ -72,6 +72,14 @@ fn start(settings: MacpSettings) -> Result<ExitCode, Failed> {
     } else {
         let (node, lock) = open(&settings.data_dir)
             .map_err(|error| format!("{}: {error}", settings.data_dir.display()))?;
+        let others = of_the_reference(&settings.data_dir);
+        if others > 0 {
+            tracing::warn!(
+                sessions = others,
+                dir = %settings.data_dir.display(),
+                "the reference runtime's sessions in this directory are left alone: only a node of a cluster takes them over (`weft session import`)"
+            );
+        }
         (node, Some(lock))
     };
     block_on_system(async |runtime| serve(&settings, node, runtime).await)?
@@ -101,6 +109,12 @@ fn open(dir: &Path) -> Result<(NodeId, File), Failed> {
     Ok((text.trim().parse()?, lock))
 }
 
+/// How many sessions of the reference runtime are in a data directory.
+fn of_the_reference(dir: &Path) -> usize {
+    let Ok(found) = std::fs::read_dir(dir.join("sessions")) else { return 0 };
+    found.flatten().filter(|session| session.path().join("session.json").exists()).count()
+}
+
 async fn serve(
     settings: &MacpSettings,
     node: NodeId,
@@ -109,7 +123,6 @@ async fn serve(
     let mut stop = Stop::new()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let modes = sessions::modes(settings)?;
-    let face = sessions::listen(settings, None, None).map_err(|error| -> Failed { error })?;
     // Nobody but MACP clients can ask for anything, so there is nothing to audit.
     let (audit, _) = AuditSink::channel(1);
     let fabric = Fabric::local(FabricConfig { node, name: "sessions".to_owned(), audit });
@@ -128,6 +141,8 @@ async fn serve(
         });
         opened.await?.map_err(|error| -> Failed { error })?
     };
+    // Who can connect is served: what is there has been read.
+    let face = sessions::listen(settings, None, None).map_err(|error| -> Failed { error })?;
     let tree = Tree::build(TreeConfig {
         clock: clock.clone(),
         ..TreeConfig::new(fabric.clone(), runtime)

@@ -15,15 +15,14 @@ use weft_gateway::{
 use weft_link::{Call, Fabric};
 use weft_protocol::NeedGroup;
 use weft_registry::{Control, Others, Spread, Tended};
-use weft_session_actor::{Archive, Modes, Owned, Owners};
+use weft_session_actor::{Archive, Modes, Owned, Owners, group_name};
+use weft_store::Store;
 use weft_wire::{ActorKind, Address, Backoff, Clock, NodeId, SystemClock};
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
-/// The first group of sessions; so far the only one.
-const FIRST: &str = "session/0";
-/// The groups that sessions need, in the order in which they are opened.
-const NAMES: [&str; 2] = [Modes::GROUP, FIRST];
+/// A new group waits so long for the voter that is to lead it first.
+const FIRST_LEADER: Duration = Duration::from_secs(2);
 /// The cluster has so long to found a group, before it is asked again.
 const FOUND: Duration = Duration::from_secs(10);
 const AGAIN: Backoff =
@@ -63,6 +62,9 @@ pub(crate) fn listen(
     };
     if auth.is_development() {
         tracing::warn!("MACP sessions: nobody is authenticated; whoever connects is whom they say");
+    }
+    for name in &settings.without_effect {
+        tracing::warn!("MACP sessions: {name} has no effect here");
     }
     if settings.memory_only {
         tracing::warn!("MACP sessions are kept in memory only: they end with this daemon");
@@ -149,18 +151,23 @@ pub(crate) fn modes(settings: &MacpSettings) -> Result<Modes, String> {
 }
 
 /// What keeps sessions; it outlives the actor's incarnations.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Kept {
     pub(crate) owners: Owners,
     pub(crate) modes: Modes,
-    owned: Owned,
+    clock: Arc<dyn Clock>,
+    /// The file of ended sessions, and when they go there.
+    archive: Option<Store>,
+    retention: Duration,
 }
 
 impl Kept {
     /// Sessions that end with this daemon, and are forgotten `retention` after their start.
     pub(crate) fn in_memory(modes: Modes, clock: Arc<dyn Clock>, retention: Duration) -> Self {
         let archive = Archive::none(retention);
-        Self::of(Owned::new(FIRST, modes.clone(), clock, archive), modes)
+        let group = Owned::new(&group_name(0), modes.clone(), clock.clone(), archive);
+        let owners = Owners::one(group, modes.clone());
+        Self { owners, modes, clock, archive: None, retention }
     }
 
     /// Sessions that are agreed on once their groups are open. Those that have ended go to a file
@@ -171,35 +178,59 @@ impl Kept {
         dir: &Path,
         retention: Duration,
     ) -> Result<Self, Failed> {
-        let archive = Archive::open(Archive::file(dir).await?, FIRST, retention).await?;
-        Ok(Self::of(Owned::agreed(FIRST, modes.clone(), clock, archive), modes))
-    }
-
-    fn of(owned: Owned, modes: Modes) -> Self {
-        Self { owners: Owners::one(owned.clone()), modes, owned }
+        let store = Archive::file(dir).await?;
+        let name = group_name(0);
+        let archive = Archive::open(store.clone(), &name, retention).await?;
+        let group = Owned::agreed(&name, modes.clone(), clock.clone(), archive);
+        let owners = Owners::one(group, modes.clone());
+        Ok(Self { owners, modes, clock, archive: Some(store), retention })
     }
 
     /// Opens the groups in the log of `consensus`, of which this node is all there is.
-    pub(crate) async fn open_alone(&self, consensus: &Consensus) -> Result<(), ConsensusError> {
-        for name in NAMES {
-            self.open(consensus, name).await?.bootstrap().await?;
+    pub(crate) async fn open_alone(&self, consensus: &Consensus) -> Result<(), Failed> {
+        self.open_modes(consensus).await?.bootstrap().await?;
+        // Only a cluster has more, which a node that was one may have been in.
+        let count = *self.modes.groups().borrow();
+        for number in 0..count {
+            self.open(consensus, number).await?.bootstrap().await?;
         }
         Ok(())
     }
 
-    /// Opens one that is not open already.
-    async fn open(&self, consensus: &Consensus, name: &str) -> Result<Group, ConsensusError> {
-        let open = if name == FIRST { self.owned.group() } else { self.modes.group() };
-        if let Some(group) = open {
+    /// Opens the group of modes and policies, if it is not open already.
+    async fn open_modes(&self, consensus: &Consensus) -> Result<Group, ConsensusError> {
+        if let Some(group) = self.modes.group() {
             return Ok(group);
         }
-        let machine = if name == FIRST { self.owned.machine() } else { self.modes.machine() };
-        let group = consensus.group(name, machine).await?;
-        if name == FIRST {
-            self.owned.agree_by(group.clone());
-        } else {
-            self.modes.agree_by(group.clone());
+        let group = consensus.group(Modes::GROUP, self.modes.machine()).await?;
+        self.modes.agree_by(group.clone());
+        Ok(group)
+    }
+
+    /// Opens the group of sessions with that number, of which all with a lower one are open, if it
+    /// is not open already.
+    async fn open(&self, consensus: &Consensus, number: u8) -> Result<Group, Failed> {
+        let name = group_name(number);
+        let known = self.owners.all().get(usize::from(number)).cloned();
+        let owned = match known {
+            Some(owned) => owned,
+            None => {
+                let archive = match &self.archive {
+                    Some(store) => Archive::open(store.clone(), &name, self.retention).await?,
+                    None => Archive::none(self.retention),
+                };
+                let (modes, clock) = (self.modes.clone(), self.clock.clone());
+                let owned = Owned::agreed(&name, modes, clock, archive);
+                // Before anything can happen in it: who watches all groups misses nothing.
+                self.owners.add(owned.clone());
+                owned
+            }
+        };
+        if let Some(group) = owned.group() {
+            return Ok(group);
         }
+        let group = consensus.group(&name, owned.machine()).await?;
+        owned.agree_by(group.clone());
         Ok(group)
     }
 }
@@ -226,35 +257,68 @@ impl Groups {
         Self { kept, consensus, control, others, node }
     }
 
-    /// Opens those that the cluster has; the first of those that it lacks.
-    pub(crate) async fn open(&self) -> Result<Option<&'static str>, ConsensusError> {
-        for name in NAMES {
-            if self.others.has(name) {
-                continue;
+    /// Opens those that the cluster has, modes and policies first, which say how many there are;
+    /// the name of the first that it lacks.
+    pub(crate) async fn open(&self) -> Result<Option<String>, Failed> {
+        if let Some(lacks) = self.open_one(None).await? {
+            return Ok(Some(lacks));
+        }
+        let count = *self.kept.modes.groups().borrow();
+        for number in 0..count {
+            if let Some(lacks) = self.open_one(Some(number)).await? {
+                return Ok(Some(lacks));
             }
-            let Some(record) = self.control.read().group(name).cloned() else {
-                return Ok(Some(name));
-            };
-            let group = self.kept.open(&self.consensus, name).await?;
-            let voters: BTreeSet<NodeId> = record.voters.into_iter().collect();
-            if voters.contains(&self.node) {
-                group.found(voters).await?;
-            }
-            tracing::info!(group = name, "sessions: the group is open here");
-            let spread = if name == FIRST { Spread::Copied } else { Spread::Everywhere };
-            self.others.add(Tended { group, spread });
         }
         Ok(None)
     }
 
-    /// Opens all of them as soon as the cluster has them; where sessions are served, has the
-    /// cluster found them. Ends when all are open.
+    /// Opens that of modes and policies, or the one of sessions with a number; its name, if the
+    /// cluster has none.
+    async fn open_one(&self, number: Option<u8>) -> Result<Option<String>, Failed> {
+        let name = number.map_or_else(|| Modes::GROUP.to_owned(), group_name);
+        if self.others.has(&name) {
+            return Ok(None);
+        }
+        let Some(record) = self.control.read().group(&name).cloned() else {
+            return Ok(Some(name));
+        };
+        let group = match number {
+            None => self.kept.open_modes(&self.consensus).await?,
+            Some(number) => self.kept.open(&self.consensus, number).await?,
+        };
+        let voters: BTreeSet<NodeId> = record.voters.into_iter().collect();
+        if voters.contains(&self.node) {
+            // Whoever founds a group leads it: each another one, as long as all are there.
+            let first = usize::from(number.unwrap_or(0)) % voters.len();
+            if group.is_empty() && voters.iter().nth(first) != Some(&self.node) {
+                tokio::spawn(found_later(group.clone(), voters));
+            } else {
+                group.found(voters).await?;
+            }
+        }
+        tracing::info!(group = name, "sessions: the group is open here");
+        let spread = if number.is_some() { Spread::Copied } else { Spread::Everywhere };
+        self.others.add(Tended { group, spread });
+        Ok(None)
+    }
+
+    /// Opens all of them as soon as the cluster has them, and those that are added; where sessions
+    /// are served, has the cluster found them. Never ends.
     pub(crate) async fn tend(self, fabric: Fabric, serves: bool) {
         let mut head = self.control.head();
-        for attempt in 0u32.. {
+        let mut groups = self.kept.modes.groups();
+        let mut attempt = 0u32;
+        loop {
             head.borrow_and_update();
+            groups.borrow_and_update();
             let lacks = match self.open().await {
-                Ok(None) => return,
+                Ok(None) => {
+                    attempt = 0;
+                    if groups.changed().await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
                 Ok(lacks) => lacks,
                 Err(error) => {
                     tracing::error!(%error, "a group of sessions cannot be opened; trying again");
@@ -264,7 +328,7 @@ impl Groups {
             let wanted = lacks.filter(|_| serves && !self.control.read().is_empty());
             if let Some(name) = wanted {
                 let to = Address::here(ActorKind::Registry);
-                let need = NeedGroup { name: name.to_owned() };
+                let need = NeedGroup { name: name.clone() };
                 match fabric.ask(to, need, Call::within(FOUND)).await {
                     // It is on its way here.
                     Ok(_) => {}
@@ -272,7 +336,19 @@ impl Groups {
                 }
             }
             let pause = AGAIN.delay(attempt.min(16), 0.5);
+            attempt = attempt.saturating_add(1);
             let _ = tokio::time::timeout(pause, head.changed()).await;
         }
+    }
+}
+
+/// Founds a group if the voter that is to has not done so in time.
+async fn found_later(group: Group, voters: BTreeSet<NodeId>) {
+    let mut status = group.watch();
+    let founded = status.wait_for(|now| !now.voters.is_empty());
+    if tokio::time::timeout(FIRST_LEADER, founded).await.is_err()
+        && let Err(error) = group.found(voters).await
+    {
+        tracing::warn!(%error, "a group of sessions is not founded");
     }
 }

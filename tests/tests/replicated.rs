@@ -559,6 +559,86 @@ fn a_node_that_was_away_catches_up() {
     kept("with it as one of two that are left", &clients, &left, &book);
 }
 
+/// The groups of sessions, as a node has them.
+fn groups(cluster: &NetCluster, node: usize) -> Vec<serde_json::Value> {
+    let groups = cluster.json(node, &["session", "groups", "--json"]);
+    groups.as_array().expect("a list").clone()
+}
+
+#[test]
+fn sessions_are_shared_among_more_groups_while_they_go_on() {
+    const COUNT: usize = 3;
+    let Some((mut cluster, clients)) = cluster_with(3, &[], LEAVE) else { return };
+    let all = [0, 1, 2];
+    let load = Load::start(&clients, &all, 8, 6);
+    load.began(&cluster);
+    let observer = clients.observer();
+    let open = load.open.iter().cycle().zip(all.into_iter().cycle()).take(12);
+    let followers: Vec<_> =
+        open.map(|(session, at)| observer.follow(&clients, &[at], session)).collect();
+    load.goes_on(&cluster, 100);
+
+    let start = SystemClock.now();
+    let done = cluster.weft(1, &["session", "scale", &COUNT.to_string(), "--yes"]).ok();
+    assert!(done.stdout.contains("3 groups"), "{done:?}");
+    eprintln!(
+        "measured: sessions begin in {COUNT} groups after {} ms",
+        start.elapsed().as_millis()
+    );
+    for node in all {
+        let rows = groups(&cluster, node);
+        let number = |row: &serde_json::Value, key: &str| row[key].as_u64().expect("a number");
+        let slots: Vec<u64> = rows.iter().map(|row| number(row, "slots")).collect();
+        let even = slots.iter().all(|slots| [85, 86].contains(slots));
+        assert!(even && slots.iter().sum::<u64>() == 256, "on node {node}: {slots:?}");
+        assert!(rows.iter().all(|row| number(row, "handing_over") == 0), "{rows:?}");
+    }
+    // There are never fewer again.
+    let refused = cluster.weft(2, &["session", "scale", "2", "--yes"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("there are 3"), "{refused:?}");
+
+    // Each is led by a node of its own as long as nobody dies, and then by one that lives.
+    load.goes_on(&cluster, 200);
+    let name = |number: usize| format!("session/{number}");
+    let leaders = |through: usize| -> Option<Vec<usize>> {
+        (0..COUNT).map(|n| Some(led(&cluster, through, &name(n))?.1)).collect()
+    };
+    let (first, _) = cluster.wait_until("all groups are led", DEADLINE, |_| leaders(0));
+    eprintln!("measured: leaders of the groups: {first:?}");
+    assert_ne!(first[1], first[2], "each is founded by another voter");
+    let has_sessions = |row: &serde_json::Value| {
+        let count = |key: &str| row[key].as_u64().unwrap_or_default();
+        count("live") + count("ended") + count("archived") > 0
+    };
+    cluster.wait_until("sessions begin in each", DEADLINE, |cluster| {
+        groups(cluster, 0).iter().all(has_sessions).then_some(())
+    });
+    for number in 1..COUNT {
+        let (dies, _) = cluster.wait_until("it is led", DEADLINE, |cluster| {
+            let (_, dies) = led(cluster, 0, &name(number))?;
+            cluster.daemon_pid(dies).map(|_| dies)
+        });
+        cluster.kill(dies);
+        load.goes_on(&cluster, 100);
+        cluster.start_daemon(dies);
+        cluster.answers(dies);
+    }
+    for node in all {
+        cluster.kill(node);
+    }
+    for node in all {
+        cluster.start_daemon(node);
+    }
+    for node in all {
+        cluster.answers(node);
+    }
+    load.goes_on(&cluster, 100);
+    let book = load.stop(&clients);
+    kept("three groups", &clients, &all, &book);
+    book.assert_followed(&cluster, &followers);
+}
+
 /// A file system of its own, in memory, as long as it lives.
 struct Disk(tempfile::TempDir);
 

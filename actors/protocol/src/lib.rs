@@ -104,9 +104,9 @@ pub use session::{
 };
 pub use session_operate::{
     EXPORT_PIECE, EndSession, ExportItem, ExportSession, FollowHistory, FollowLifecycle,
-    HistoryItem, IMPORT_MAX, ImportOutcome, ImportSession, InspectSession, SURVEY_MAX,
-    SessionDetail, SessionPayload, SessionRecord, SessionRow, SessionRows, SurveySessions, base64,
-    session_about,
+    HistoryItem, IMPORT_MAX, ImportOutcome, ImportSession, InspectSession, ReadSessionGroups,
+    SURVEY_MAX, ScaleSessions, SessionDetail, SessionGroup, SessionPayload, SessionRecord,
+    SessionRow, SessionRows, SurveySessions, base64, session_about,
 };
 pub use state::{
     ActorState, ComponentState, Desired, DriftKind, Health, NodeChange, NodeRole, NodeState,

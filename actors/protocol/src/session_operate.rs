@@ -194,6 +194,55 @@ impl Message for EndSession {
     type Reply = SessionAnswer;
 }
 
+/// A group of logs that share the sessions of a cluster (design §6), as one node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionGroup {
+    /// `session/0`, …
+    pub name: String,
+    /// Slots of 256 in which sessions begin in it.
+    pub slots: u32,
+    /// Slots that are another group's by now, but in which sessions still begin in this one.
+    pub handing_over: u32,
+    /// Whether it is open on this node; if not, what follows is 0.
+    pub is_open: bool,
+    /// Sessions in memory that have not ended.
+    pub live: u64,
+    /// Sessions in memory that have ended.
+    pub ended: u64,
+    /// Ended sessions on disk.
+    pub archived: u64,
+}
+
+/// The groups of sessions, by number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadSessionGroups {}
+
+impl Message for ReadSessionGroups {
+    const ID: MessageId = MessageId(423);
+    const ACTOR: ActorKind = ActorKind::Session;
+    const NAME: &'static str = "session.groups";
+    const ALLOW: Allow = Allow::USERS;
+    const IDEMPOTENT: bool = true;
+    type Reply = Vec<SessionGroup>;
+}
+
+/// So many groups share the sessions that begin from now on; groups are only added. The answer:
+/// nothing, or why not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScaleSessions {
+    /// Not fewer than there are, at most 32.
+    pub groups: u8,
+}
+
+impl Message for ScaleSessions {
+    const ID: MessageId = MessageId(424);
+    const ACTOR: ActorKind = ActorKind::Session;
+    const NAME: &'static str = "session.scale";
+    const ALLOW: Allow = Allow::ADMINS;
+    const IDEMPOTENT: bool = true;
+    type Reply = Result<String, String>;
+}
+
 /// A session as the reference runtime keeps it (spec macp-sessions §18), as it is now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportSession {

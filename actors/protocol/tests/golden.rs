@@ -867,6 +867,20 @@ fn operate_lines() -> Vec<String> {
         line(&FollowHistory { session_id: id(), after: 4, follow: true }),
         line(&FollowLifecycle {}),
         line(&EndSession { session_id: id(), reason: "r".into() }),
+        line(&ReadSessionGroups {}),
+        line(&ScaleSessions { groups: 3 }),
+        value(
+            "session-groups",
+            &vec![SessionGroup {
+                name: "session/0".into(),
+                slots: 128,
+                handing_over: 1,
+                is_open: true,
+                live: 2,
+                ended: 3,
+                archived: 300,
+            }],
+        ),
         value("session-rows", &SessionRows { rows: vec![row], more: true }),
         value("session-detail", &Some(Box::new(detail))),
     ];

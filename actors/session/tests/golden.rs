@@ -102,6 +102,7 @@ fn entries_keep_their_bytes() {
     for (name, entry) in [
         ("entry-records.v1.hex", entry()),
         ("entry-archive.v1.hex", Entry::Archive { sessions: vec!["s".into()] }),
+        ("entry-seal.v1.hex", Entry::Seal { slots: vec![1, 200] }),
         ("entry-recall.v1.hex", Entry::Recall { session: Box::new(session()) }),
     ] {
         let bytes = pinned(name, &encode_entry(&entry).expect("encodes"));
@@ -129,6 +130,7 @@ fn every_kind_of_mode_keeps_its_bytes() {
 fn a_session_keeps_its_bytes_and_its_meaning() {
     let mut sessions = Sessions::default();
     sessions.apply(entry());
+    sessions.apply(Entry::Seal { slots: vec![7, 255] });
     let session = session();
     let bytes = pinned("session.v1.hex", &session.to_bytes().expect("encodes"));
     assert_eq!(Session::from_bytes(&bytes).as_ref(), Ok(&session));
@@ -153,6 +155,7 @@ fn the_catalogue_keeps_its_bytes() {
             ..Descriptor::default()
         }))
         .expect("registers");
+    catalogue.apply(CatalogueChange::RaiseGroups { count: 2 }).expect("raises");
     let bytes = pinned("catalogue.v1.hex", &catalogue.to_bytes().expect("encodes"));
     assert_eq!(Catalogue::from_bytes(&bytes), Ok(catalogue));
 }
@@ -172,6 +175,7 @@ fn changes_of_the_catalogue_keep_their_bytes() {
         CatalogueChange::PromoteMode { mode: "m".into(), name: "n".into() },
         CatalogueChange::RegisterPolicy(policy),
         CatalogueChange::UnregisterPolicy { policy_id: "p".into() },
+        CatalogueChange::RaiseGroups { count: 3 },
     ];
     let bytes = weft_wire::codec::encode(&changes).expect("encodes");
     let bytes = pinned("catalogue-changes.v1.hex", &bytes);

@@ -26,7 +26,8 @@ pub(crate) use service::{
     Ps, Purge, Rollback, Scale, Status, Undeploy, Validate,
 };
 pub(crate) use session::{
-    Session, SessionCancel, SessionExport, SessionImport, SessionList, SessionVerb, SessionWatch,
+    Session, SessionCancel, SessionExport, SessionImport, SessionList, SessionScale, SessionVerb,
+    SessionWatch,
 };
 pub(crate) use transfer::{Pull, Push};
 

@@ -33,6 +33,17 @@ pub(crate) enum SessionVerb {
     #[command(after_help = "Example: weft session cancel 4f5c7a1e-7d0c-4a55-9f6b-3f9f5b0c2d11 \
         --reason stuck --yes")]
     Cancel(SessionCancel),
+    /// Show the groups that share the sessions, as the attached node knows them
+    #[command(after_help = "`weft cluster status` shows who leads each and who votes in it.\n\
+        Example: weft session groups --json")]
+    Groups,
+    /// Have more groups share the sessions that begin from now on
+    #[command(
+        after_help = "Each group is led by one node: with several, several nodes check what \
+        comes in. Sessions stay in the group in which they began, and groups stay for ever.\n\
+        Example: weft session scale 3"
+    )]
+    Scale(SessionScale),
     /// Write sessions as the reference runtime keeps them
     #[command(after_help = "Point the reference's MACP_DATA_DIR at DIR. A session that is in DIR \
         already is left alone.\nExamples: weft session export --all -o ./macp-data\n          \
@@ -83,6 +94,17 @@ pub(crate) struct SessionCancel {
     /// Why, for its history
     #[arg(long, value_name = "TEXT", default_value = "cancelled by an operator")]
     pub(crate) reason: String,
+    /// Print what would be done and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `weft session scale`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SessionScale {
+    /// How many groups there are to be: not fewer than now, at most 32
+    #[arg(value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub(crate) groups: u8,
     /// Print what would be done and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

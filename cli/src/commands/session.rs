@@ -10,16 +10,18 @@ use futures_util::stream::FuturesUnordered;
 use weft_link::Items;
 use weft_protocol::{
     ClusterNodes, EndSession, FollowHistory, FollowLifecycle, HistoryItem, InspectSession,
-    NodeState, SURVEY_MAX, SessionDetail, SessionEvent, SessionRow, SessionState, SurveySessions,
+    NodeState, ReadSessionGroups, SURVEY_MAX, ScaleSessions, SessionDetail, SessionEvent,
+    SessionGroup, SessionRow, SessionState, SurveySessions,
 };
 use weft_wire::{ActorKind, Address, Clock, FailureKind, Message, SystemClock, Target};
 
 use super::{App, follow, session_files};
-use crate::args::{SessionCancel, SessionList, SessionVerb, SessionWatch};
+use crate::args::{SessionCancel, SessionList, SessionScale, SessionVerb, SessionWatch};
 use crate::attach::Attached;
 use crate::error::{CliError, Exit, Result, clean};
 use crate::output::sessions::{
-    EventView, HistoryView, RowView, ShowView, event_line, record_line, sessions_table, show_text,
+    EventView, GroupView, HistoryView, RowView, ShowView, event_line, groups_table, record_line,
+    sessions_table, show_text,
 };
 
 /// Between two tries at what needs a leader or a stream that broke off.
@@ -32,6 +34,8 @@ pub(crate) async fn run(app: &App, verb: &SessionVerb) -> Result<Exit> {
         SessionVerb::Watch(SessionWatch { id: Some(id) }) => watch(app, id).await,
         SessionVerb::Watch(SessionWatch { id: None }) => watch_all(app).await,
         SessionVerb::Cancel(args) => cancel(app, args).await,
+        SessionVerb::Groups => groups(app).await,
+        SessionVerb::Scale(args) => scale(app, args).await,
         SessionVerb::Export(args) => session_files::export(app, args).await,
         SessionVerb::Import(args) => session_files::import(app, args).await,
     }
@@ -351,5 +355,62 @@ async fn cancel(app: &App, args: &SessionCancel) -> Result<Exit> {
         format!("session {} is {}", args.id, ack.state.as_str())
     };
     app.output.result(&view, clean(&text))?;
+    Ok(Exit::Ok)
+}
+
+async fn groups(app: &App) -> Result<Exit> {
+    let attached = app.attach().await?;
+    let here = Address::here(ActorKind::Session);
+    let groups = match attached.ask(here, ReadSessionGroups {}, app.question()).await {
+        Err(error) if error.code == "not-found" => return Err(nobody()),
+        groups => groups?,
+    };
+    if app.output.json {
+        app.output.document(&groups.iter().map(GroupView::from).collect::<Vec<_>>())?;
+    } else {
+        app.output.line(groups_table(&groups))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// Whether sessions begin in all groups that there are to be, as one node sees it.
+fn is_scaled(groups: &[SessionGroup], count: u8) -> bool {
+    groups.len() >= usize::from(count)
+        && groups.iter().all(|group| group.is_open && group.handing_over == 0)
+}
+
+async fn scale(app: &App, args: &SessionScale) -> Result<Exit> {
+    let attached = app.attach().await?;
+    let holders = Holders::find(app, &attached).await;
+    let now = holders.each(&ReadSessionGroups {}).await?;
+    let now = now.iter().map(|(_, groups)| groups.len()).max().unwrap_or_default();
+    let count = args.groups;
+    let what = format!(
+        "have {count} groups, which stay, share the sessions that begin from now on; there are {now}"
+    );
+    if args.dry_run {
+        app.output.would(&what)?;
+        return Ok(Exit::Ok);
+    }
+    if usize::from(count) > now {
+        app.output.confirm(&what)?;
+    }
+    let kept = |why| CliError::failed("the number of groups stays as it is").cause(why);
+    holders.leader(&ScaleSessions { groups: count }).await?.map_err(kept)?;
+    let end = SystemClock.now() + app.change();
+    loop {
+        let seen = holders.each(&ReadSessionGroups {}).await?;
+        if seen.iter().all(|(_, groups)| is_scaled(groups, count)) {
+            break;
+        }
+        if SystemClock.now() + AGAIN >= end {
+            let late = format!("not all of {count} groups are in use yet");
+            return Err(CliError::failed(late)
+                .help("it goes on by itself: `weft session groups` shows how far it is"));
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+    let view = serde_json::json!({ "groups": count });
+    app.output.result(&view, format!("sessions begin in {count} groups"))?;
     Ok(Exit::Ok)
 }

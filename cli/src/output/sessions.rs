@@ -3,8 +3,8 @@
 use serde::Serialize;
 use serde_json::Value;
 use weft_protocol::{
-    SessionActivity, SessionDetail, SessionLifecycle, SessionPayload, SessionRecord, SessionRow,
-    SessionView, base64, format_time,
+    SessionActivity, SessionDetail, SessionGroup, SessionLifecycle, SessionPayload, SessionRecord,
+    SessionRow, SessionView, base64, format_time,
 };
 use weft_wire::WallTime;
 
@@ -80,6 +80,50 @@ impl<'a> From<&'a SessionRow> for RowView<'a> {
             activity: session.activity.iter().map(ActivityView::from).collect(),
         }
     }
+}
+
+/// A group, as `session groups --json` has it.
+#[derive(Debug, Serialize)]
+pub(crate) struct GroupView<'a> {
+    group: &'a str,
+    slots: u32,
+    handing_over: u32,
+    open: bool,
+    live: u64,
+    ended: u64,
+    archived: u64,
+}
+
+impl<'a> From<&'a SessionGroup> for GroupView<'a> {
+    fn from(group: &'a SessionGroup) -> Self {
+        Self {
+            group: &group.name,
+            slots: group.slots,
+            handing_over: group.handing_over,
+            open: group.is_open,
+            live: group.live,
+            ended: group.ended,
+            archived: group.archived,
+        }
+    }
+}
+
+/// The groups, as `session groups` has them.
+pub(crate) fn groups_table(groups: &[SessionGroup]) -> Table {
+    let header = ["GROUP", "SLOTS", "HANDING-OVER", "OPEN", "LIVE", "ENDED", "ARCHIVED"];
+    let mut table = Table::new(header);
+    for group in groups {
+        table.row([
+            group.name.clone(),
+            group.slots.to_string(),
+            group.handing_over.to_string(),
+            if group.is_open { "yes" } else { "no" }.to_owned(),
+            group.live.to_string(),
+            group.ended.to_string(),
+            group.archived.to_string(),
+        ]);
+    }
+    table
 }
 
 /// A payload: `payload` if it could be read, else `payload_b64`.

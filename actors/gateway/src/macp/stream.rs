@@ -302,23 +302,47 @@ impl Flow {
                 Err(_) => {}
             }
         }
-        let error = AskError::Unreachable("the session has no owner at present".to_owned());
-        Err(unanswered(&error).into())
+        Err(no_owner().into())
     }
 
-    /// The client has said all it will: it gets what is there, then the stream ends well.
+    /// The client has said all it will: it gets what is there by now, then the stream ends well. If
+    /// that cannot be had it does not.
     async fn drain(&mut self) -> Result<(), End> {
         if self.items.take().is_none() {
             return Ok(());
         }
-        // Anew from the cursor: what was on its way is read again rather than waited for.
-        let Ok(mut rest) = self.follow(Some(self.cursor), false).await else { return Ok(()) };
-        while let Some(Ok(item)) = rest.next().await {
-            match item {
-                SessionItem::Refused(_) => return Ok(()),
-                item => self.deliver(item).await?,
+        let mut upto = None;
+        for attempt in 0..LOOKS {
+            if upto.is_none() {
+                let session_id = self.session.clone().unwrap_or_default();
+                let head = self.shared.ask(ReadSessionHead { session_id }).await;
+                upto = head.ok().map(|head| head.map_or(0, |head| head.ordinal));
+            }
+            if upto.is_some_and(|upto| self.cursor >= upto) {
+                return Ok(());
+            }
+            // Anew from the cursor: what was on its way is read again rather than waited for.
+            if let Ok(mut rest) = self.follow(Some(self.cursor), false).await {
+                while let Some(Ok(item)) = rest.next().await {
+                    match item {
+                        SessionItem::Refused(_) => return Ok(()),
+                        item => self.deliver(item).await?,
+                    }
+                }
+            }
+            if upto.is_some_and(|upto| self.cursor >= upto) {
+                return Ok(());
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK.delay(attempt, 0.5)) => {}
+                () = self.out.closed() => return Err(End::Gone),
             }
         }
-        Ok(())
+        Err(no_owner().into())
     }
+}
+
+/// What a stream ends with whose session cannot be read.
+fn no_owner() -> Status {
+    unanswered(&AskError::Unreachable("the session has no owner at present".to_owned()))
 }

@@ -6,6 +6,7 @@ mod reference;
 use std::any::Any;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,10 @@ use weft_protocol::{
     ReadSessionHead, ReceiptSigner, SendEnvelope, SenderRates, SessionControl, SessionHead,
     SessionPage, SessionReader, SessionRefusal,
 };
-use weft_session::{Answer, Envelope, Limits, Millis, Receipt, Session, StartRights, what_if};
+use weft_session::{
+    Answer, CatalogueChange, Code, Envelope, Limits, Millis, Receipt, Refusal, Session,
+    StartRights, slot, what_if,
+};
 use weft_supervision::{Actor, ActorError, Beside, Handle, Incarnation, Routes, Scope, Serve};
 use weft_wire::{AskError, Clock, Failure, FailureKind, Message};
 
@@ -27,6 +31,7 @@ use crate::archive::Filter;
 use crate::lead::Led;
 use crate::owned::{At, Request, Step, Unanswered};
 use crate::route::{Route, elsewhere};
+use crate::slots::FRESH;
 use crate::{Modes, Owned, Owners, convert, follow, mend};
 
 /// How often what is due is looked for.
@@ -40,6 +45,8 @@ const CHANGE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct SessionActor {
     desk: Desk,
+    /// Groups that are tended.
+    begun: usize,
 }
 
 /// Takes envelopes, in the mailbox's turn or beside it: its groups have locks of their own. Where
@@ -97,7 +104,7 @@ pub fn factory(
             clock: incarnation.clock,
             rates: Arc::new(Mutex::new(Limits::default())),
         };
-        std::future::ready(Ok(SessionActor { desk }))
+        std::future::ready(Ok(SessionActor { desk, begun: 0 }))
     }
 }
 
@@ -127,12 +134,7 @@ impl Actor for SessionActor {
     }
 
     fn started(&mut self, scope: &Scope<Self>) -> Result<(), ActorError> {
-        for group in self.desk.owners.all() {
-            group.begin();
-            scope.spawn(group.clone().keep_lead());
-            scope.spawn(group.clone().keep_archive());
-            scope.spawn(mend::mend(group.clone(), scope.fabric().clone()));
-        }
+        self.begin(scope);
         scope.every(SWEEP, |actor, scope| actor.sweep(scope));
         Ok(())
     }
@@ -140,13 +142,18 @@ impl Actor for SessionActor {
 
 /// Why there is no answer, as its asker is told.
 pub(crate) fn failure(group: &Owned, why: Unanswered) -> AskError {
+    unanswered(group.agreement().is_alone(), why)
+}
+
+/// As [`failure`]; `is_alone`: nobody else votes.
+fn unanswered(is_alone: bool, why: Unanswered) -> AskError {
     let (kind, message, cause) = match why {
         Unanswered::NotLeading(cause) => return elsewhere(&cause),
         Unanswered::Refused(cause) => {
             (FailureKind::Exhausted, "it could not be kept, and nothing was changed", cause)
         }
         // Where others vote, whoever leads next may know.
-        Unanswered::Unsure(cause) if !group.agreement().is_alone() => {
+        Unanswered::Unsure(cause) if !is_alone => {
             (FailureKind::Timeout, "it is not known whether it is kept", cause)
         }
         Unanswered::Unsure(cause) => {
@@ -164,9 +171,24 @@ impl SessionActor {
         &self.desk.owners
     }
 
+    /// Tends the groups that are new.
+    fn begin(&mut self, scope: &Scope<Self>) {
+        let all = self.desk.owners.all();
+        for group in all.iter().skip(self.begun) {
+            group.begin();
+            scope.spawn(group.clone().keep_lead());
+            scope.spawn(group.clone().keep_archive());
+            scope.spawn(mend::mend(group.clone(), scope.fabric().clone()));
+        }
+        self.begun = all.len();
+    }
+
     fn sweep(&mut self, scope: &Scope<Self>) {
-        self.desk.rates.lock().sweep(self.desk.now());
-        for group in self.desk.owners.all() {
+        self.begin(scope);
+        for (group, slots) in self.desk.owners.to_seal() {
+            scope.spawn(group.seal(slots));
+        }
+        for group in self.desk.owners.all().iter() {
             scope.spawn(group.clone().let_go());
             for request in group.sweep() {
                 let step = group.step(&request);
@@ -194,7 +216,7 @@ impl SessionActor {
     }
 
     /// Reads a session for somebody, after what is due for it was done. If nobody leads, what is
-    /// here is read: it may be old.
+    /// here is read: it may be old. `say` holds up everybody else.
     fn read<M, T>(
         &self,
         message: M,
@@ -202,19 +224,20 @@ impl SessionActor {
         reader: SessionReader,
         reply: Reply<M>,
         scope: &Scope<Self>,
-        say: impl Fn(&Session) -> Result<T, SessionRefusal> + Send + Sync + 'static,
+        say: impl Fn(&Session) -> Said<T> + Send + Sync + 'static,
     ) where
         M: Message<Reply = Result<T, SessionRefusal>>,
         T: Send + 'static,
     {
-        let group = self.desk.owners.of(&id).clone();
+        let owners = self.desk.owners.clone();
+        let group = owners.of(&id);
         let route = Route { fabric: scope.fabric().clone(), meta: reply.meta().clone() };
         let request = Request::Touch { id: id.clone() };
         let not_found = follow::not_found(&id);
         let of = id.clone();
         let say = move |session: &Session| match session.may_read(&convert::rights(&reader)) {
             true => say(session),
-            false => Err(follow::forbidden(&of)),
+            false => Said::Now(Err(follow::forbidden(&of))),
         };
         let step = match group.is_ready() {
             true => group.step(&request),
@@ -223,28 +246,44 @@ impl SessionActor {
         if let Step::Done(Ok(_)) = step
             && let Some(At::Here(said)) = group.near(&id, &say)
         {
-            return reply.ok(said);
-        }
-        let mut begun = (!matches!(step, Step::NotLeading)).then_some(step);
-        scope.spawn(async move {
-            let read = || async {
-                let said = group.look(&id, &say).await.map_err(|why| failure(&group, why))?;
-                Ok(said.unwrap_or_else(|| Err(not_found.clone())))
+            return match said {
+                Said::Now(said) => reply.ok(said),
+                Said::Later(said) => scope.spawn(async move { reply.ok(said.await) }),
             };
-            let here = || {
-                let step = begun.take().unwrap_or_else(|| group.step(&request));
-                async {
-                    let done = group.carry(&request, step).await;
+        }
+        let mut begun = match step {
+            Step::NotLeading | Step::Moved => None,
+            step => Some((group.clone(), step)),
+        };
+        scope.spawn(async move {
+            let read = |group: Owned| {
+                let (id, say, not_found) = (&id, &say, &not_found);
+                async move {
+                    match group.look(id, say).await.map_err(|why| failure(&group, why))? {
+                        Some(Said::Now(said)) => Ok(said),
+                        Some(Said::Later(said)) => Ok(said.await),
+                        None => Ok(Err(not_found.clone())),
+                    }
+                }
+            };
+            let here = |group: Owned| {
+                let step = match begun.take() {
+                    Some((first, step)) if first.name() == group.name() => step,
+                    _ => group.step(&request),
+                };
+                let (request, read) = (&request, &read);
+                async move {
+                    let done = group.carry(request, step).await;
                     let _ = done.map_err(|why| failure(&group, why))?;
-                    read().await
+                    read(group).await
                 }
             };
             // The disk is full, say: what is applied can still be read.
             if group.agreement().is_alone() && group.is_down() {
-                return reply.result(read().await);
+                return reply.result(read(group).await);
             }
-            let done = match route.run(group.agreement(), message, here).await {
-                Err(error) if route.meta.from.is_none() => match read().await {
+            let done = match route.run(|| owners.of(&id), message, here).await {
+                Err(error) if route.meta.from.is_none() => match read(owners.of(&id)).await {
                     Ok(Err(refusal)) if refusal.code == follow::NOT_FOUND => Err(error),
                     done => done,
                 },
@@ -253,35 +292,13 @@ impl SessionActor {
             reply.result(done);
         });
     }
+}
 
-    /// Answers from what is applied on the node that leads all groups there are.
-    fn applied<M, F>(
-        &self,
-        message: M,
-        group: &Owned,
-        reply: Reply<M>,
-        scope: &Scope<Self>,
-        say: impl Fn() -> F + Send + Sync + 'static,
-    ) where
-        M: Message,
-        F: Future<Output = Result<M::Reply, Unanswered>> + Send,
-    {
-        let group = group.clone();
-        let route = Route { fabric: scope.fabric().clone(), meta: reply.meta().clone() };
-        scope.spawn(async move {
-            let said = || async { say().await.map_err(|why| failure(&group, why)) };
-            let here = || async {
-                group.lead().await.map_err(|why| failure(&group, why))?;
-                said().await
-            };
-            let done = match route.run(group.agreement(), message, here).await {
-                // What is here may be old, but nothing else is to be had.
-                Err(_) if route.meta.from.is_none() => said().await,
-                done => done,
-            };
-            reply.result(done);
-        });
-    }
+/// What is made of a session for its reader.
+enum Said<T> {
+    Now(Result<T, SessionRefusal>),
+    /// It takes long, and the session is not needed for it any more.
+    Later(Pin<Box<dyn Future<Output = Result<T, SessionRefusal>> + Send>>),
 }
 
 impl Desk {
@@ -315,7 +332,7 @@ impl Desk {
         launch: &impl Launch,
         say: fn(Answer) -> M::Reply,
     ) {
-        let group = self.owners.of(id).clone();
+        let group = self.owners.of(id);
         let route = Route { fabric: self.fabric.clone(), meta: reply.meta().clone() };
         let step = match group.agreement().led() {
             Led::Here => group.step(&request),
@@ -324,8 +341,9 @@ impl Desk {
         if let Step::Done(done) = step {
             return reply.result(done.map(say).map_err(|why| failure(&group, why)));
         }
+        let owners = self.owners.clone();
         launch.launch(async move {
-            if !matches!(step, Step::NotLeading) {
+            if !matches!(step, Step::NotLeading | Step::Moved) {
                 match group.carry(&request, step).await {
                     Err(Unanswered::NotLeading(_)) => {}
                     // Whoever leads by now may know.
@@ -334,10 +352,11 @@ impl Desk {
                     done => return reply.result(done.map(say).map_err(|why| failure(&group, why))),
                 }
             }
-            let here = || async {
-                group.run(request.clone()).await.map(say).map_err(|why| failure(&group, why))
+            let here = |group: Owned| {
+                let request = request.clone();
+                async move { group.run(request).await.map(say).map_err(|why| failure(&group, why)) }
             };
-            reply.result(route.run(group.agreement(), message(), here).await);
+            reply.result(route.run(|| owners.of(request.id()), message(), here).await);
         });
     }
 
@@ -346,7 +365,8 @@ impl Desk {
         let envelope = Arc::new(convert::envelope(envelope));
         let id = envelope.session_id.clone();
         let starts = envelope.message_type == START;
-        let checked_here = self.owners.of(&id).agreement().led() == Led::Here;
+        let group = self.owners.of(&id);
+        let checked_here = group.agreement().led() == Led::Here;
         let (trace, from) = (reply.meta().trace, reply.meta().from);
         if checked_here && trace.is_some() {
             tracing::debug!(%trace, ?from, session_id = id, "an envelope is checked by its owner");
@@ -360,7 +380,13 @@ impl Desk {
         // For the node that leads, if it is another.
         let sent = envelope.clone();
         let message = move || SendEnvelope { envelope: convert::sent(&sent), max_open, rates };
-        let rights = StartRights { max_open, open_elsewhere: 0 };
+        let open_elsewhere = match max_open {
+            Some(_) if starts && checked_here => {
+                self.owners.open_elsewhere(&group, &envelope.sender, group.now())
+            }
+            _ => 0,
+        };
+        let rights = StartRights { max_open, open_elsewhere };
         let request = Request::Send { envelope, rights };
         if !starts || !checked_here || self.modes.agreement().led() == Led::Here {
             return self.answer(message, request, &id, reply, launch, convert::answer);
@@ -377,7 +403,7 @@ impl Desk {
 impl Beside<SendEnvelope> for Desk {
     fn is_free(&self) -> bool {
         // While a checkpoint is made, say, whoever comes waits in the mailbox, not on the pool.
-        !self.owners.all().any(Owned::is_locked)
+        !self.owners.all().iter().any(Owned::is_locked)
     }
 
     fn handle(&self, message: SendEnvelope, reply: Reply<SendEnvelope>) {
@@ -412,7 +438,9 @@ impl Handle<ControlSession> for SessionActor {
 impl Handle<ReadSession> for SessionActor {
     fn handle(&mut self, message: ReadSession, reply: Reply<ReadSession>, scope: &Scope<Self>) {
         let ReadSession { session_id, reader } = message.clone();
-        self.read(message, session_id, reader, reply, scope, |session| Ok(convert::view(session)));
+        self.read(message, session_id, reader, reply, scope, |session| {
+            Said::Now(Ok(convert::view(session)))
+        });
     }
 }
 
@@ -424,7 +452,8 @@ impl Handle<ReadSessionHead> for SessionActor {
         scope: &Scope<Self>,
     ) {
         let id = message.session_id.clone();
-        let group = self.desk.owners.of(&id).clone();
+        let owners = self.desk.owners.clone();
+        let group = owners.of(&id);
         let head = |session: &Session| SessionHead {
             mode: session.mode().to_owned(),
             state: convert::state(session.state()),
@@ -433,38 +462,41 @@ impl Handle<ReadSessionHead> for SessionActor {
         if group.is_ready() {
             match group.near(&id, head) {
                 Some(At::Here(head)) => return reply.ok(Some(head)),
-                Some(At::Nowhere) => return reply.ok(None),
-                Some(At::Left(_)) | None => {}
+                Some(At::Nowhere) if !group.is_past(slot(&id), &id) => return reply.ok(None),
+                Some(At::Left(_) | At::Nowhere) | None => {}
             }
         }
-        let owned = group.clone();
-        self.applied(message, &group, reply, scope, move || {
-            let (owned, id) = (owned.clone(), id.clone());
-            async move { owned.look(&id, head).await }
+        scope.spawn(async move {
+            // What is here may be old, but nothing else is to be had.
+            let group = owners.find(&id).await.unwrap_or_else(|(group, _)| group);
+            let found = group.look(&id, head).await;
+            reply.result(found.map_err(|why| failure(&group, why)));
         });
     }
 }
 
 impl Handle<ListSessions> for SessionActor {
     fn handle(&mut self, message: ListSessions, reply: Reply<ListSessions>, scope: &Scope<Self>) {
-        let ListSessions { after, size } = message.clone();
+        let ListSessions { after, size } = message;
         let owners = self.desk.owners.clone();
-        let group = owners.first().clone();
         let filter = Filter { after, ..Filter::default() };
         let size = usize::try_from(size).unwrap_or(usize::MAX);
-        self.applied(message, &group, reply, scope, move || {
-            let (owners, filter) = (owners.clone(), filter.clone());
-            async move {
-                let mut sessions = Vec::new();
-                for group in owners.all() {
-                    let page = group.page(&filter, size.saturating_add(1), convert::view).await?;
-                    sessions.extend(page.into_iter().map(|(_, view)| view));
+        scope.spawn(async move {
+            let mut sessions = Vec::new();
+            for group in owners.all().iter() {
+                if !group.is_ready() {
+                    // What is here may be old, but nothing else is to be had.
+                    let _ = group.agreement().fresh(FRESH).await;
                 }
-                sessions.sort_by(|a, b| a.session_id.cmp(&b.session_id));
-                let more = sessions.len() > size;
-                sessions.truncate(size);
-                Ok(SessionPage { sessions, more })
+                match group.page(&filter, size.saturating_add(1), convert::view).await {
+                    Ok(page) => sessions.extend(page.into_iter().map(|(_, view)| view)),
+                    Err(why) => return reply.result(Err(failure(group, why))),
+                }
             }
+            sessions.sort_by(|a, b| a.session_id.cmp(&b.session_id));
+            let more = sessions.len() > size;
+            sessions.truncate(size);
+            reply.ok(SessionPage { sessions, more });
         });
     }
 }
@@ -517,25 +549,35 @@ impl Handle<ReadPolicies> for SessionActor {
 
 impl Handle<EditCatalogue> for SessionActor {
     fn handle(&mut self, message: EditCatalogue, reply: Reply<EditCatalogue>, scope: &Scope<Self>) {
-        let modes = self.desk.modes.clone();
-        let group = self.desk.owners.first().clone();
         let route = Route { fabric: scope.fabric().clone(), meta: reply.meta().clone() };
-        scope.spawn(async move {
-            let here = || {
-                let change = convert::change(message.edit.clone());
-                async {
-                    let done = modes.change(change, CHANGE).await;
-                    done.map_err(|error| failure(&group, error.into()))
-                }
-            };
-            let done = route.run(modes.agreement(), message.clone(), here).await;
-            if done.is_ok() {
-                // Who asked here reads it here.
-                modes.fresh().await;
-            }
-            reply.result(done);
-        });
+        let change = convert::change(message.edit.clone());
+        scope.spawn(change_modes(self.desk.modes.clone(), route, message, change, reply));
     }
+}
+
+/// Has a change of modes or policies made, by whoever leads them.
+pub(crate) async fn change_modes<M>(
+    modes: Modes,
+    route: Route,
+    message: M,
+    change: CatalogueChange,
+    reply: Reply<M>,
+) where
+    M: Message<Reply = Result<String, String>>,
+{
+    let here = |modes: Modes| {
+        let change = change.clone();
+        async move {
+            let done = modes.change(change, CHANGE).await;
+            done.map_err(|error| unanswered(modes.agreement().is_alone(), error.into()))
+        }
+    };
+    let done = route.run(|| modes.clone(), message, here).await;
+    if done.is_ok() {
+        // Who asked here reads it here.
+        modes.fresh().await;
+    }
+    reply.result(done);
 }
 
 impl Handle<AskWhatIf> for SessionActor {
@@ -543,22 +585,34 @@ impl Handle<AskWhatIf> for SessionActor {
         let AskWhatIf { session_id, reader, candidate } = message.clone();
         let candidate = convert::kernel_policy(candidate);
         self.read(message, session_id, reader, reply, scope, move |session| {
-            let outcome = what_if(session, &candidate).map_err(convert::refusal)?;
-            Ok(outcome.encode_to_vec())
+            // Its records are shared, so a copy is cheap, and nobody waits for two replays.
+            let (session, candidate) = (session.clone(), candidate.clone());
+            let replay = move || what_if(&session, &candidate).map_err(convert::refusal);
+            Said::Later(Box::pin(async move {
+                let outcome = tokio::task::spawn_blocking(replay).await;
+                let outcome = outcome.map_err(|error| {
+                    convert::refusal(Refusal::new(Code::InternalError, error.to_string()))
+                })?;
+                Ok(outcome?.encode_to_vec())
+            }))
         });
     }
 }
 
 impl Handle<IssueReceipt> for SessionActor {
     fn handle(&mut self, message: IssueReceipt, reply: Reply<IssueReceipt>, scope: &Scope<Self>) {
-        let group = self.desk.owners.of(&message.session_id).clone();
+        let owners = self.desk.owners.clone();
         let route = Route { fabric: scope.fabric().clone(), meta: reply.meta().clone() };
         scope.spawn(async move {
-            let here = || async {
-                let done = issue(&group, &message).await;
-                done.map_err(|why| failure(&group, why))
+            let here = |group: Owned| {
+                let message = &message;
+                async move {
+                    let done = issue(&group, message).await;
+                    done.map_err(|why| failure(&group, why))
+                }
             };
-            reply.result(route.run(group.agreement(), message.clone(), here).await);
+            let find = || owners.of(&message.session_id);
+            reply.result(route.run(find, message.clone(), here).await);
         });
     }
 }
@@ -639,8 +693,7 @@ impl Serve<FollowSession> for SessionActor {
         sink: ItemSink<FollowSession>,
         scope: &Scope<Self>,
     ) {
-        let group = self.desk.owners.of(&message.session_id).clone();
-        scope.spawn(follow::session(group, message, sink));
+        scope.spawn(follow::session(self.desk.owners.clone(), message, sink));
     }
 }
 

@@ -12,10 +12,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use sqlx::Row as _;
 use tokio::sync::{Notify, watch};
-use weft_session::{Session, SessionState};
+use weft_session::{Session, SessionState, id_hash as hash};
 use weft_store::{Durability, Migration, Store, StoreError};
-
-use crate::slots::hash;
 
 const MIGRATIONS: &[Migration] = &[Migration {
     version: 1,

@@ -30,6 +30,8 @@ struct Inner {
     catalogue: RwLock<Catalogue>,
     /// Counts changes of modes and of policies.
     changes: watch::Sender<(u64, u64)>,
+    /// How many groups share the sessions.
+    groups: watch::Sender<u8>,
     agreement: Agreement,
 }
 
@@ -59,7 +61,9 @@ impl Modes {
 
     fn by(agreement: Agreement) -> Self {
         let changes = watch::Sender::new((0, 0));
-        Self(Arc::new(Inner { catalogue: RwLock::default(), changes, agreement }))
+        let catalogue = Catalogue::default();
+        let groups = watch::Sender::new(catalogue.slots().groups());
+        Self(Arc::new(Inner { catalogue: RwLock::new(catalogue), changes, groups, agreement }))
     }
 
     /// Policies are the built-in ones and those of the `*.json` files in `dir`, and stay so: on this
@@ -115,6 +119,11 @@ impl Modes {
         self.0.catalogue.read_recursive()
     }
 
+    /// Follows how many groups share the sessions, as known here.
+    pub fn groups(&self) -> watch::Receiver<u8> {
+        self.0.groups.subscribe()
+    }
+
     pub(crate) fn changes(&self) -> watch::Receiver<(u64, u64)> {
         self.0.changes.subscribe()
     }
@@ -147,17 +156,29 @@ impl Modes {
     }
 
     fn make(&self, change: CatalogueChange) -> Outcome {
-        let of_modes = !matches!(
-            change,
-            CatalogueChange::RegisterPolicy(_) | CatalogueChange::UnregisterPolicy { .. }
-        );
+        let kind = match change {
+            CatalogueChange::RegisterMode(_)
+            | CatalogueChange::UnregisterMode { .. }
+            | CatalogueChange::PromoteMode { .. } => (1, 0),
+            CatalogueChange::RegisterPolicy(_) | CatalogueChange::UnregisterPolicy { .. } => (0, 1),
+            CatalogueChange::RaiseGroups { .. } => (0, 0),
+        };
         let done = self.0.catalogue.write().apply(change).map_err(|why| why.to_string());
         if done.is_ok() {
-            self.0.changes.send_modify(|(modes, policies)| {
-                *if of_modes { modes } else { policies } += 1;
-            });
+            self.tell(kind);
         }
         done
+    }
+
+    /// Tells whoever follows of so many changes of modes and of policies, and of new groups.
+    fn tell(&self, (of_modes, of_policies): (u64, u64)) {
+        self.0.changes.send_if_modified(|(modes, policies)| {
+            *modes += of_modes;
+            *policies += of_policies;
+            of_modes + of_policies > 0
+        });
+        let count = self.read().slots().groups();
+        self.0.groups.send_if_modified(|known| std::mem::replace(known, count) != count);
     }
 }
 
@@ -192,10 +213,7 @@ impl Machine for Modes {
         let mut now = self.0.catalogue.write();
         *now = catalogue.fixed_as_in(&now);
         drop(now);
-        self.0.changes.send_modify(|(modes, policies)| {
-            *modes += 1;
-            *policies += 1;
-        });
+        self.tell((1, 1));
         Ok(())
     }
 }

@@ -4,26 +4,25 @@
 //! so it misses nothing and repeats nothing, however slow it is, and holds up nobody.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinSet;
 use weft_link::ItemSink;
 use weft_protocol::{
     FollowCatalogue, FollowSession, FollowSessions, SessionEvent, SessionItem, SessionLifecycle,
     SessionRefusal,
 };
 use weft_session::Session;
-use weft_wire::AskError;
+use weft_wire::{AskError, Subscription};
 
 use crate::actor::failure;
 use crate::owned::{At, Unanswered};
 use crate::route::elsewhere;
+use crate::slots::FRESH;
 use crate::{Modes, Owned, Owners, convert};
 
 /// The code of what is not there.
 pub(crate) const NOT_FOUND: &str = "SESSION_NOT_FOUND";
-/// What is acknowledged elsewhere is waited for so long.
-const FRESH: Duration = Duration::from_secs(5);
 /// Envelopes read from the log at once.
 const PIECE: usize = 32;
 
@@ -98,13 +97,16 @@ pub(crate) fn on_its_way(id: &str) -> AskError {
     elsewhere(&format!("`{id}` is not here yet, if there is such a session"))
 }
 
-pub(crate) async fn session(group: Owned, message: FollowSession, sink: ItemSink<FollowSession>) {
+pub(crate) async fn session(owners: Owners, message: FollowSession, sink: ItemSink<FollowSession>) {
     let rights = convert::rights(&message.reader);
     let id = message.session_id;
-    let mut reading = Reading::of(&group, &id);
     // Every node reads its own copy, once that holds what was acknowledged before.
-    if !group.is_ready()
-        && let Err(error) = group.agreement().fresh(FRESH).await
+    let (group, old) = match owners.find(&id).await {
+        Ok(group) => (group, None),
+        Err((group, error)) => (group, Some(error)),
+    };
+    let mut reading = Reading::of(&group, &id);
+    if let Some(error) = old
         && !matches!(reading.read(|_| ()).await, Ok(Some(())))
     {
         // Not there, or not here: whoever asked looks again.
@@ -177,47 +179,122 @@ pub(crate) async fn session(group: Owned, message: FollowSession, sink: ItemSink
     }
 }
 
+/// What happens in all groups, also in those that are added meanwhile: `watched` says of each group
+/// what of it. Watched from now on; ends with the first group that does, or with `out`.
+pub(crate) fn all_groups<F>(
+    owners: &Owners,
+    out: &mpsc::Sender<SessionEvent>,
+    watched: impl Fn(&Owned, mpsc::Sender<SessionEvent>) -> F + Send + 'static,
+) -> impl Future<Output = ()> + Send + 'static
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let out = out.clone();
+    let mut changes = owners.changes();
+    let (mut groups, mut begun) = (JoinSet::new(), 0);
+    let mut add = move |groups: &mut JoinSet<()>, all: &[Owned]| {
+        for group in all.iter().skip(begun) {
+            groups.spawn(watched(group, out.clone()));
+        }
+        begun = all.len();
+        out.clone()
+    };
+    let first = changes.borrow_and_update().clone();
+    let out = add(&mut groups, &first);
+    async move {
+        loop {
+            tokio::select! {
+                _ = groups.join_next() => return,
+                () = out.closed() => return,
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let all = changes.borrow_and_update().clone();
+                    add(&mut groups, &all);
+                }
+            }
+        }
+    }
+}
+
+/// Hands on what happens in a group while `wanted` says so of each event; the last is that it was
+/// too fast.
+pub(crate) async fn hand_on(
+    mut happened: broadcast::Receiver<SessionEvent>,
+    out: mpsc::Sender<SessionEvent>,
+    wanted: impl Fn() -> bool,
+) {
+    loop {
+        let event = match happened.recv().await {
+            Ok(_) if !wanted() => continue,
+            Ok(event) => event,
+            Err(broadcast::error::RecvError::Lagged(_)) => SessionEvent::Lagged,
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        let is_last = event == SessionEvent::Lagged;
+        if out.send(event).await.is_err() || is_last {
+            return;
+        }
+    }
+}
+
 pub(crate) async fn sessions(owners: Owners, sink: ItemSink<FollowSessions>) {
-    for group in owners.all() {
+    for group in owners.all().iter() {
         if !group.is_ready() {
             // What is old here catches up as events.
             let _ = group.agreement().fresh(FRESH).await;
         }
     }
-    // Under all locks at once: whatever is not in the list yet comes afterwards.
-    let (now, mut later) = {
-        let groups: Vec<&Owned> = owners.all().collect();
-        let held: Vec<_> = groups.iter().map(|group| group.lock()).collect();
-        let later: Vec<_> = groups.iter().map(|group| group.happened()).collect();
-        let views = held.iter().flat_map(|state| state.sessions.iter().map(convert::view));
-        let now: Vec<_> = views.collect();
-        (now, later)
-    };
-    let Some(mut later) = later.pop() else { return };
+    let (out, mut events) = mpsc::channel(1);
+    let all = all_groups(&owners, &out, |group, out| {
+        // Under the group's lock: whatever is not in the list comes afterwards.
+        let (now, later) = {
+            let state = group.lock();
+            let now: Vec<_> = state.sessions.iter().map(convert::view).collect();
+            (now, group.happened())
+        };
+        async move {
+            for session in now {
+                let (at_ms, session) = (session.started_ms, Box::new(session));
+                let what = SessionLifecycle::Created;
+                if out.send(SessionEvent::Happened { what, session, at_ms }).await.is_err() {
+                    return;
+                }
+            }
+            hand_on(later, out, || true).await;
+        }
+    });
+    drop(out);
     if sink.send(SessionEvent::Attached).await.is_err() {
         return;
     }
-    for session in now {
-        let (at_ms, session) = (session.started_ms, Box::new(session));
-        let what = SessionLifecycle::Created;
-        if sink.send(SessionEvent::Happened { what, session, at_ms }).await.is_err() {
-            return;
-        }
-    }
+    send_all(all, &mut events, &sink).await;
+}
+
+/// Sends events until one is the last, or nobody wants them.
+pub(crate) async fn send_all<M>(
+    all: impl Future<Output = ()>,
+    events: &mut mpsc::Receiver<SessionEvent>,
+    sink: &ItemSink<M>,
+) where
+    M: Subscription<Item = SessionEvent>,
+{
+    tokio::pin!(all);
+    let mut ended = false;
     loop {
-        let next = tokio::select! {
-            next = later.recv() => next,
+        let event = tokio::select! {
+            biased;
+            event = events.recv() => event,
+            () = &mut all, if !ended => {
+                ended = true;
+                continue;
+            }
             () = sink.closed() => return,
         };
-        let (event, last) = match next {
-            Ok(event) => {
-                let last = event == SessionEvent::Lagged;
-                (event, last)
-            }
-            Err(broadcast::error::RecvError::Lagged(_)) => (SessionEvent::Lagged, true),
-            Err(broadcast::error::RecvError::Closed) => return,
-        };
-        if sink.send(event).await.is_err() || last {
+        let Some(event) = event else { return };
+        let is_last = event == SessionEvent::Lagged;
+        if sink.send(event).await.is_err() || is_last {
             return;
         }
     }

@@ -24,4 +24,4 @@ pub use archive::Archive;
 pub use catalogue::Modes;
 pub use owned::Owned;
 pub use policies::{CheckedPolicies, PolicyError, check_policies};
-pub use slots::{Owners, SLOTS, slot};
+pub use slots::{Owners, group_name};

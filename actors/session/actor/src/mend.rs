@@ -43,7 +43,7 @@ pub(crate) fn routes(routes: &mut Routes<SessionActor>) {
 
 impl Serve<ReadArchive> for SessionActor {
     fn serve(&mut self, message: ReadArchive, sink: ItemSink<ReadArchive>, scope: &Scope<Self>) {
-        let group = self.owners().all().find(|group| group.name() == message.group).cloned();
+        let group = self.owners().all().iter().find(|group| group.name() == message.group).cloned();
         let Some(group) = group else { return };
         scope.spawn(async move {
             match serve(&group, &message, &sink).await {

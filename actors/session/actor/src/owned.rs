@@ -5,7 +5,7 @@
 
 mod leaving;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -18,14 +18,14 @@ use weft_protocol::{SessionEvent, SessionFigures};
 use weft_session::{
     Accepted, Admission, Answer, Effect, Entry, Envelope, FORMAT, Imported, Known, Lifecycle,
     Millis, Progress, Session, SessionState, Sessions, Speculation, StartRights, decode_entry,
-    encode_entry,
+    encode_entry, slot,
 };
 use weft_wire::Clock;
 
 pub(crate) use self::leaving::At;
 use self::leaving::Leaving;
 use crate::archive::{Archive, ArchiveError, Span};
-use crate::lead::Agreement;
+use crate::lead::{Agreement, Led};
 use crate::{Modes, convert};
 
 /// An entry is agreed on within this, or its sender is told that nothing is known.
@@ -68,6 +68,8 @@ pub(crate) struct State {
     pub(crate) sessions: Sessions,
     speculation: Speculation,
     leaving: Leaving,
+    /// Slots that this leader is giving away.
+    sealing: BTreeSet<u8>,
     /// How often a session has come back from disk, and which did last; at most [`RECALLED`].
     recalls: usize,
     recalled: VecDeque<String>,
@@ -174,7 +176,7 @@ pub(crate) enum Request {
 }
 
 impl Request {
-    fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         match self {
             Self::Send { envelope, .. } => &envelope.session_id,
             Self::Cancel { id, .. }
@@ -237,6 +239,8 @@ pub(crate) enum Step {
     Recalled(Agreeing),
     /// This node does not lead, or not yet.
     NotLeading,
+    /// The session, if there is one, is in another group.
+    Moved,
 }
 
 impl Owned {
@@ -334,7 +338,11 @@ impl Owned {
             let known = *self.0.leads.borrow();
             if leading != known {
                 self.0.leads.send_replace(None);
-                self.lock().forget_all();
+                {
+                    let mut state = self.lock();
+                    state.forget_all();
+                    state.sealing.clear();
+                }
                 if let Some(term) = leading {
                     match group.barrier(WITHIN).await {
                         Ok(_) => {
@@ -358,6 +366,47 @@ impl Owned {
             if status.changed().await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Whether somebody leads it, as far as this node knows.
+    pub(crate) fn is_led(&self) -> bool {
+        self.0.agreement.led() != Led::ByNobody
+    }
+
+    /// Whether the group has given that slot away.
+    pub(crate) fn is_sealed(&self, slot: u8) -> bool {
+        self.lock().sessions.is_sealed(slot)
+    }
+
+    /// Whether the group has given that slot away, and the session is not one of those that stay.
+    pub(crate) fn is_past(&self, slot: u8, id: &str) -> bool {
+        let state = self.lock();
+        state.sessions.is_sealed(slot)
+            && state.sessions.get(id).is_none()
+            && state.leaving.get(id).is_none()
+            && !self.0.archive.may_hold(id)
+            // What is missing on disk could be it.
+            && !self.0.archive.waits()
+    }
+
+    /// Gives slots away, if this node still leads: from now on nothing begins here in them, and
+    /// once that is agreed on, it does in the group that has them.
+    pub(crate) async fn seal(self, slots: Vec<u8>) {
+        let Ok(Some(group)) = self.leading() else { return };
+        let agreeing = {
+            let mut state = self.lock();
+            state.sealing.extend(&slots);
+            let bytes = encode_entry(&Entry::Seal { slots }).map_err(|error| error.to_string());
+            bytes.and_then(|bytes| group.submit(bytes, WITHIN).map_err(|e| e.to_string()))
+        };
+        let done = match agreeing {
+            Ok(agreeing) => agreeing.await.map_err(|error| error.to_string()),
+            Err(why) => Err(why),
+        };
+        match done {
+            Ok(_) => tracing::info!(group = %self.0.name, "slots are given to another group"),
+            Err(why) => tracing::debug!(group = %self.0.name, why, "slots are given away later"),
         }
     }
 
@@ -394,6 +443,9 @@ impl Owned {
             Ok(left) => left,
             Err(()) => return Step::Unloaded,
         };
+        if left.is_none() && state.is_elsewhere(id) {
+            return Step::Moved;
+        }
         let catalogue = self.0.modes.read();
         let State { sessions, speculation, .. } = &mut *state;
         let known = Known { sessions, catalogue: &catalogue, archived: left.as_deref() };
@@ -495,6 +547,10 @@ impl Owned {
                     }
                 },
                 Step::NotLeading => self.lead().await?,
+                Step::Moved => {
+                    let why = format!("`{}` does not have its slot any more", self.0.name);
+                    return Err(Unanswered::NotLeading(why));
+                }
             }
             step = self.step_by(request, &looked);
         }
@@ -591,9 +647,13 @@ impl Owned {
                 state.recalled.push_front(session.id().to_owned());
                 Some(session.id().to_owned())
             }
-            Entry::Archive { .. } => None,
+            Entry::Archive { .. } | Entry::Seal { .. } => None,
         };
+        let seals = matches!(entry, Entry::Seal { .. });
         let done = state.sessions.apply(entry);
+        if seals {
+            state.wake_elsewhere(&self.0.archive);
+        }
         for effect in done.effects {
             match effect {
                 Effect::Published { session, ordinal, .. } => {
@@ -658,6 +718,22 @@ impl State {
             (None, Looked::Not) if archive.may_hold(id) => Err(()),
             (None, Looked::Not) => Ok(None),
         }
+    }
+
+    /// Who waits here for a session to begin that would begin in another group is to wait there.
+    fn wake_elsewhere(&mut self, archive: &Archive) {
+        let Self { sessions, leaving, followed, .. } = self;
+        let is_here = |id: &str| {
+            sessions.get(id).is_some() || leaving.get(id).is_some() || archive.may_hold(id)
+        };
+        // Dropping the sender ends their streams: they look again.
+        followed.retain(|id, _| !sessions.is_sealed(slot(id)) || is_here(id));
+    }
+
+    /// Whether a session that is neither in memory nor on disk would be in another group.
+    fn is_elsewhere(&self, id: &str) -> bool {
+        let gone = |slot| self.sessions.is_sealed(slot) || self.sealing.contains(&slot);
+        self.sessions.get(id).is_none() && !self.speculation.has(id) && gone(slot(id))
     }
 
     /// Whether a session has come back since so many had.
@@ -743,6 +819,7 @@ impl Machine for Owned {
         }
         state.sessions = sessions;
         state.forget_all();
+        state.wake_elsewhere(&self.0.archive);
         // What happened meanwhile is not known one by one.
         let _ = self.0.happened.send(SessionEvent::Lagged);
         let State { sessions, followed, .. } = &mut *state;

@@ -6,6 +6,7 @@ use weft_link::{Call, Fabric, Meta};
 use weft_wire::{ActorKind, Address, AskError, Backoff, Failure, FailureKind, Message};
 
 use crate::lead::{Agreement, Led};
+use crate::{Modes, Owned};
 
 /// A request whose sender did not say how long it waits.
 const WITHIN: Duration = Duration::from_secs(20);
@@ -15,6 +16,23 @@ const LEADERLESS: Duration = Duration::from_secs(8);
 const ASK_AGAIN: Duration = Duration::from_secs(3);
 const RETRY: Backoff =
     Backoff { base: Duration::from_millis(10), max: Duration::from_millis(250), jitter: 0.3 };
+
+/// What one node leads.
+pub(crate) trait Agreed {
+    fn agreement(&self) -> &Agreement;
+}
+
+impl Agreed for Owned {
+    fn agreement(&self) -> &Agreement {
+        Owned::agreement(self)
+    }
+}
+
+impl Agreed for Modes {
+    fn agreement(&self) -> &Agreement {
+        Modes::agreement(self)
+    }
+}
 
 /// Where a request came from, and the fabric it goes on through.
 #[derive(Debug, Clone)]
@@ -53,14 +71,16 @@ impl Route {
             && (agreement.is_alone() || !agreement.hears_leader(self.now()))
     }
 
-    /// Has `here` answer if this node leads, and the node that leads if not.
-    pub(crate) async fn run<M, F>(
+    /// Has `here` answer if this node leads, and the node that leads if not. What is to be led is
+    /// looked for anew before each attempt.
+    pub(crate) async fn run<A, M, F>(
         &self,
-        agreement: &Agreement,
+        find: impl Fn() -> A,
         message: M,
-        mut here: impl FnMut() -> F,
+        mut here: impl FnMut(A) -> F,
     ) -> Result<M::Reply, AskError>
     where
+        A: Agreed + Clone,
         M: Message,
         F: Future<Output = Result<M::Reply, AskError>>,
     {
@@ -70,6 +90,8 @@ impl Route {
         for attempt in 0u32.. {
             let now = self.now();
             let left = end.saturating_duration_since(now);
+            let found = find();
+            let agreement = found.agreement();
             if agreement.hears_leader(now) {
                 led_at = now;
             }
@@ -78,7 +100,7 @@ impl Route {
             }
             let led = agreement.led();
             let done = match led {
-                Led::Here => here().await,
+                Led::Here => here(found.clone()).await,
                 // Its sender looks again for who leads.
                 _ if self.meta.from.is_some() => return Err(elsewhere("it is not led here")),
                 Led::By(node) => {

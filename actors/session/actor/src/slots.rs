@@ -1,67 +1,126 @@
-//! Which group a session belongs to.
+//! The groups of sessions on this node, and which of them a session belongs to.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::Owned;
+use tokio::sync::watch;
+use weft_session::{GROUPS_MAX, Millis, slot};
+use weft_wire::AskError;
 
-/// A session hashes to one of so many slots (design §6).
-pub const SLOTS: usize = 256;
+use crate::follow::on_its_way;
+use crate::{Modes, Owned};
 
-/// FNV-1a of a session's id.
-pub(crate) fn hash(session_id: &str) -> u64 {
-    session_id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+/// What is acknowledged elsewhere is waited for so long.
+pub(crate) const FRESH: Duration = Duration::from_secs(5);
+
+/// The name of the group of sessions with that number.
+pub fn group_name(number: u8) -> String {
+    format!("session/{number}")
 }
 
-/// The slot of a session: the hash of its id, folded to a byte. Never changes: logs are kept by it.
-pub fn slot(session_id: &str) -> u8 {
-    hash(session_id).to_le_bytes().into_iter().fold(0, |folded, byte| folded ^ byte)
-}
-
-/// The groups of this node, and which slot belongs to which. So far one group has all slots; when
-/// the map is agreed state, this is where it is looked at.
+/// The groups that are open on this node, in their order. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Owners {
     first: Owned,
-    others: Arc<[Owned]>,
+    all: Arc<watch::Sender<Arc<[Owned]>>>,
+    modes: Modes,
 }
 
 impl Owners {
-    /// One group for all sessions.
-    pub fn one(group: Owned) -> Self {
-        Self { first: group, others: Arc::new([]) }
+    /// One group so far; `modes` says which group has which slots.
+    pub fn one(group: Owned, modes: Modes) -> Self {
+        let all = Arc::new(watch::Sender::new(Arc::from([group.clone()])));
+        Self { first: group, all, modes }
     }
 
-    /// The group of a session.
-    pub fn of(&self, session_id: &str) -> &Owned {
-        let at = usize::from(slot(session_id)) % (self.others.len() + 1);
-        at.checked_sub(1).and_then(|at| self.others.get(at)).unwrap_or(&self.first)
+    /// One more group is open here: the next by number.
+    pub fn add(&self, group: Owned) {
+        self.all.send_modify(|all| *all = all.iter().cloned().chain([group]).collect());
     }
 
-    /// The group that is always there.
-    pub(crate) fn first(&self) -> &Owned {
-        &self.first
+    /// All groups, by number.
+    pub fn all(&self) -> Arc<[Owned]> {
+        self.all.borrow().clone()
     }
 
-    /// All groups.
-    pub fn all(&self) -> impl Iterator<Item = &Owned> {
-        std::iter::once(&self.first).chain(self.others.iter())
+    /// Follows which groups there are.
+    pub(crate) fn changes(&self) -> watch::Receiver<Arc<[Owned]>> {
+        self.all.subscribe()
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_slot_of_an_id_never_changes() {
-        let ids = ["", "a", "4f5c7a1e-7d0c-4a55-9f6b-3f9f5b0c2d11"];
-        assert_eq!(ids.map(slot), [225, 187, 188]);
-        let mut seen = [false; SLOTS];
-        for n in 0..10_000 {
-            seen[usize::from(slot(&format!("session-{n}")))] = true;
+    /// The group of a session, as far as is known here: the first that had its slot and has not
+    /// given it away, or may have the session from before it did. On the node that leads a group
+    /// that has the slot now this is so: its predecessors say there what they have.
+    pub(crate) fn of(&self, session_id: &str) -> Owned {
+        let all = self.all.borrow();
+        if all.len() < 2 {
+            return self.first.clone();
         }
-        assert!(seen.iter().all(|seen| *seen), "every slot is used");
+        let slot = slot(session_id);
+        let mut found = &self.first;
+        for number in self.modes.read().slots().history(slot) {
+            let Some(group) = all.get(usize::from(number)) else { break };
+            found = group;
+            if !group.is_past(slot, session_id) {
+                break;
+            }
+        }
+        found.clone()
+    }
+
+    /// As [`Owners::of`], once everything that was acknowledged before is known here.
+    ///
+    /// # Errors
+    /// The group as it is known, and why it may be another by now.
+    pub(crate) async fn find(&self, session_id: &str) -> Result<Owned, (Owned, AskError)> {
+        let mut group = self.of(session_id);
+        for _ in 0..GROUPS_MAX {
+            if !group.is_ready()
+                && let Err(error) = group.agreement().fresh(FRESH).await
+            {
+                tracing::debug!(session = session_id, %error, "a group may be old here");
+                return Err((group, on_its_way(session_id)));
+            }
+            let now = self.of(session_id);
+            if now.name() != group.name() {
+                group = now;
+                continue;
+            }
+            if !group.is_past(slot(session_id), session_id) {
+                return Ok(group);
+            }
+            // Its successor is not open here yet.
+            let mut changes = self.changes();
+            self.modes.fresh().await;
+            if self.of(session_id).name() == group.name()
+                && tokio::time::timeout(FRESH, changes.changed()).await.is_err()
+            {
+                break;
+            }
+        }
+        Err((group, on_its_way(session_id)))
+    }
+
+    /// How many open sessions somebody started in groups other than `group`, as known here.
+    pub(crate) fn open_elsewhere(&self, group: &Owned, initiator: &str, now: Millis) -> u32 {
+        let all = self.all();
+        let others = all.iter().filter(|other| other.name() != group.name());
+        others.map(|other| other.lock().sessions.open_count(initiator, now)).sum()
+    }
+
+    /// Slots of each group that this node leads which it is to give away: the group that has them
+    /// now has a leader.
+    pub(crate) fn to_seal(&self) -> Vec<(Owned, Vec<u8>)> {
+        let all = self.all();
+        let led = |number: u8| all.get(usize::from(number)).is_some_and(Owned::is_led);
+        let leading = (0u8..).zip(all.iter()).filter(|(_, group)| group.is_ready());
+        let catalogue = self.modes.read();
+        let slots = catalogue.slots();
+        let to_seal = leading.map(|(number, group)| {
+            let mut left = slots.left_by(number);
+            left.retain(|slot| led(slots.group(*slot)) && !group.is_sealed(*slot));
+            (group.clone(), left)
+        });
+        to_seal.filter(|(_, left)| !left.is_empty()).collect()
     }
 }

@@ -8,7 +8,7 @@ use weft_wire::codec;
 
 use super::policy::{DEFAULT, STANDARD};
 use super::stored::{self, FormatError};
-use super::{ModeKind, Policy};
+use super::{GROUPS_MAX, ModeKind, Policy, SlotMap};
 
 /// The modes of the standard, in the order in which they are listed.
 pub const MODES: [&str; 5] = [
@@ -133,7 +133,7 @@ impl ModeEntry {
     }
 }
 
-/// A change of modes or policies.
+/// A change of modes or policies, or of what shares sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CatalogueChange {
     /// Adds an extension mode.
@@ -157,6 +157,11 @@ pub enum CatalogueChange {
         /// Its id.
         policy_id: String,
     },
+    /// So many groups share the sessions that begin from now on.
+    RaiseGroups {
+        /// Not fewer than now, at most [`GROUPS_MAX`].
+        count: u8,
+    },
 }
 
 /// Why modes and policies stay as they are; its text is what clients get in `error` (§12, §14).
@@ -177,13 +182,17 @@ pub enum CatalogueError {
     /// No policy can be changed.
     #[error("REGISTRY_READ_ONLY: policies are read from files, and only those change them")]
     ReadOnly,
+    /// That number of groups cannot be had.
+    #[error("{0}")]
+    Groups(String),
 }
 
-/// All modes and policies.
+/// All modes and policies, and the map of slots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Catalogue {
     modes: BTreeMap<String, ModeEntry>,
     policies: BTreeMap<String, Policy>,
+    slots: SlotMap,
     /// Those of this node's files, with the built-in ones, in place of `policies`. What is agreed on
     /// and stored is without them.
     fixed: Option<BTreeMap<String, Policy>>,
@@ -193,11 +202,17 @@ pub struct Catalogue {
 struct Version1 {
     modes: Vec<ModeEntry>,
     policies: Vec<Policy>,
+    slots: SlotMap,
 }
 
 impl Default for Catalogue {
     fn default() -> Self {
-        let mut catalogue = Self { modes: BTreeMap::new(), policies: BTreeMap::new(), fixed: None };
+        let mut catalogue = Self {
+            modes: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            slots: SlotMap::default(),
+            fixed: None,
+        };
         catalogue.fill();
         let entry = ModeEntry {
             descriptor: descriptor(MULTI_ROUND, "semantic-deterministic", "peer", &["Contribute"]),
@@ -298,6 +313,11 @@ impl Catalogue {
         self.modes.values().filter(extension).map(|mode| &mode.descriptor).collect()
     }
 
+    /// Which group has which slots.
+    pub const fn slots(&self) -> &SlotMap {
+        &self.slots
+    }
+
     /// How a mode came to be.
     pub fn standing(&self, mode: &str) -> Option<Standing> {
         self.modes.get(mode).map(|mode| mode.standing)
@@ -390,6 +410,14 @@ impl Catalogue {
                     return fixed("not registered");
                 }
             }
+            CatalogueChange::RaiseGroups { count } => {
+                let now = self.slots.groups();
+                if !(now..=GROUPS_MAX).contains(count) {
+                    return Err(CatalogueError::Groups(format!(
+                        "{count} groups: there are {now}, which stay, and at most {GROUPS_MAX}"
+                    )));
+                }
+            }
         }
         Ok(())
     }
@@ -429,6 +457,12 @@ impl Catalogue {
                 self.policies.remove(&policy_id);
                 Ok(String::new())
             }
+            CatalogueChange::RaiseGroups { count } => {
+                while self.slots.groups() < count {
+                    self.slots.add();
+                }
+                Ok(String::new())
+            }
         }
     }
 
@@ -440,6 +474,7 @@ impl Catalogue {
         let body = Version1 {
             modes: self.modes.values().cloned().collect(),
             policies: self.policies.values().cloned().collect(),
+            slots: self.slots.clone(),
         };
         let mut out = stored::versioned();
         codec::encode_into(&body, &mut out)?;
@@ -454,7 +489,7 @@ impl Catalogue {
         let body: Version1 = codec::decode(stored::body(bytes)?)?;
         let modes = body.modes.into_iter().map(|m| (m.descriptor.mode.clone(), m)).collect();
         let policies = body.policies.into_iter().map(|p| (p.policy_id.clone(), p)).collect();
-        let mut catalogue = Self { modes, policies, fixed: None };
+        let mut catalogue = Self { modes, policies, slots: body.slots, fixed: None };
         catalogue.fill();
         Ok(catalogue)
     }

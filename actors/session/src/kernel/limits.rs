@@ -17,6 +17,8 @@ pub struct Limits {
     starts: u32,
     messages: u32,
     senders: BTreeMap<String, Used>,
+    /// When those who had sent nothing were forgotten last.
+    swept: Millis,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,7 +39,7 @@ impl Default for Limits {
 impl Limits {
     /// With other limits, a minute.
     pub fn new(starts: u32, messages: u32) -> Self {
-        Self { starts, messages, senders: BTreeMap::new() }
+        Self { starts, messages, senders: BTreeMap::new(), swept: 0 }
     }
 
     /// Uses a slot, whatever becomes of the message afterwards. `now` may be of any clock that does
@@ -63,6 +65,9 @@ impl Limits {
         what: u64,
         now: Millis,
     ) -> Result<(), Refusal> {
+        if now.saturating_sub(self.swept) >= WINDOW {
+            self.sweep(now);
+        }
         if !self.senders.contains_key(sender) {
             self.senders.insert(sender.to_owned(), Used::default());
         }
@@ -85,7 +90,8 @@ impl Limits {
     }
 
     /// Forgets senders who sent nothing for a minute.
-    pub fn sweep(&mut self, now: Millis) {
+    fn sweep(&mut self, now: Millis) {
+        self.swept = now;
         self.senders.retain(|_, used| {
             drop_old(&mut used.starts, now);
             drop_old(&mut used.messages, now);
@@ -144,7 +150,8 @@ mod tests {
             limits.take(sender, false, 0).expect("a slot");
         }
         limits.take("b", false, 50_000).expect("a slot");
-        limits.sweep(60_000);
-        assert_eq!(limits.senders(), 1);
+        assert_eq!(limits.senders(), 2);
+        limits.take("c", false, 60_000).expect("a slot");
+        assert_eq!(limits.senders(), 2, "`a` is forgotten");
     }
 }

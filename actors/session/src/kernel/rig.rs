@@ -100,7 +100,7 @@ impl Rig {
         self.entries.push(entry.clone());
         let id = match &entry {
             Entry::Records { session, .. } => session.clone(),
-            Entry::Archive { .. } | Entry::Recall { .. } => String::new(),
+            Entry::Archive { .. } | Entry::Recall { .. } | Entry::Seal { .. } => String::new(),
         };
         let done = self.sessions.apply(entry);
         self.effects.extend(done.effects);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Entry, Lifecycle, Millis, Record, Session, SessionState};
+use super::{Entry, Lifecycle, Millis, Record, Session, SessionState, slot};
 
 /// The sessions that one group holds in memory.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -17,6 +17,8 @@ pub struct Sessions {
     ended: BTreeSet<(Millis, String)>,
     /// How many have left for the archive so far.
     archived: u64,
+    /// Slots in which no session begins here any more.
+    sealed: BTreeSet<u8>,
 }
 
 /// What applying an entry came to.
@@ -129,6 +131,20 @@ impl Sessions {
         self.archived = archived;
     }
 
+    /// Whether no session begins here any more in that slot: another group has it.
+    pub fn is_sealed(&self, slot: u8) -> bool {
+        self.sealed.contains(&slot)
+    }
+
+    /// Slots in which no session begins here any more, sorted.
+    pub fn sealed(&self) -> impl Iterator<Item = u8> {
+        self.sealed.iter().copied()
+    }
+
+    pub(crate) fn seal(&mut self, slots: impl IntoIterator<Item = u8>) {
+        self.sealed.extend(slots);
+    }
+
     /// Open sessions that this sender started.
     pub(crate) fn open_of(&self, initiator: &str) -> impl Iterator<Item = &Session> {
         let ids = self.open.get(initiator).into_iter().flatten();
@@ -165,13 +181,18 @@ impl Sessions {
                 }
                 Effects { progress: Progress::Applied { position }, effects: Vec::new() }
             }
+            Entry::Seal { slots } => {
+                self.seal(slots);
+                Effects { progress: Progress::Applied { position: 0 }, effects: Vec::new() }
+            }
         }
     }
 
     fn records(&mut self, id: String, base: u64, records: Vec<Record>) -> Effects {
         let position = self.get(&id).map_or(0, Session::position);
         let stale = Effects { progress: Progress::Stale { position }, effects: Vec::new() };
-        if base != position {
+        // One that was checked before its slot was sealed is checked again, by the slot's new group.
+        if base != position || (position == 0 && self.is_sealed(slot(&id))) {
             return stale;
         }
         let mut records = records.into_iter().map(Arc::new).peekable();

@@ -188,6 +188,11 @@ impl Speculation {
         self.tips.clear();
     }
 
+    /// Whether something is on its way for a session.
+    pub fn has(&self, id: &str) -> bool {
+        self.tips.contains_key(id)
+    }
+
     /// Sessions with something on its way.
     pub fn in_flight(&self) -> usize {
         self.tips.len()

@@ -61,6 +61,11 @@ pub enum Entry {
         #[serde(with = "whole")]
         session: Box<Session>,
     },
+    /// No session begins here any more in these slots ([`super::slot`]); those that are here stay.
+    Seal {
+        /// The slots.
+        slots: Vec<u8>,
+    },
 }
 
 /// A session within an entry, as [`Session::to_bytes`] has it.
@@ -183,14 +188,18 @@ impl Session {
 }
 
 impl Sessions {
-    /// How many have left memory, and all sessions that have not, by id. Equal groups give equal
-    /// bytes.
+    /// How many have left memory, which slots are sealed, and all sessions that have not left, by
+    /// id. Equal groups give equal bytes.
     ///
     /// # Errors
     /// [`FormatError`] for a record over 16 MiB.
     pub fn to_bytes(&self) -> Result<Vec<u8>, FormatError> {
         let mut out = versioned();
         out.extend_from_slice(&self.archived().to_le_bytes());
+        framed(&mut out, |out| {
+            out.extend(self.sealed());
+            Ok(())
+        })?;
         for session in self.iter() {
             framed(&mut out, |out| session.write(out))?;
         }
@@ -219,6 +228,7 @@ impl Sessions {
         let (archived, mut rest) = body(bytes)?.split_first_chunk::<8>().ok_or(short)?;
         let mut sessions = Self::default();
         sessions.has_archived(u64::from_le_bytes(*archived));
+        sessions.seal(frame(&mut rest)?.iter().copied());
         let mut damaged = Vec::new();
         while !rest.is_empty() {
             let session = frame(&mut rest)?;

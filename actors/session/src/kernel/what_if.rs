@@ -25,13 +25,13 @@ pub fn what_if(session: &Session, candidate: &Policy) -> Result<pb::WhatIfReplay
             session.mode()
         )));
     }
-    let recorded = Course::run(session, session.policy());
+    let recorded = Course::run(session, session.policy(), true);
     let matches = recorded.head.as_ref() == Some(&session.head);
     if !matches {
         let why = "the recorded history does not lead to the session's state";
         return Err(Refusal::new(Code::InternalError, why).into_status());
     }
-    let other = Course::run(session, candidate);
+    let other = Course::run(session, candidate, false);
     let mut response = pb::WhatIfReplayResponse {
         candidate_policy_id: candidate.policy_id.clone(),
         recorded_policy_id: session.policy().policy_id.clone(),
@@ -70,12 +70,14 @@ struct Course {
     outcomes: Vec<pb::WhatIfEntryOutcome>,
     /// Where it led; `None`: the session did not begin.
     head: Option<Head>,
+    /// It is what happened: what was taken over although the session had ended counts too.
+    is_recorded: bool,
 }
 
 impl Course {
-    fn run(session: &Session, policy: &Policy) -> Self {
+    fn run(session: &Session, policy: &Policy, is_recorded: bool) -> Self {
         let mut log = session.log();
-        let mut course = Self { outcomes: Vec::new(), head: None };
+        let mut course = Self { outcomes: Vec::new(), head: None, is_recorded };
         if let Some(start) = log.next() {
             course.start(session.id(), start, policy);
         }
@@ -127,6 +129,9 @@ impl Course {
                         Err(refusal) => outcome(Kind::Refused, Some(state), Some(&refusal)),
                     }
                 } else {
+                    if self.is_recorded {
+                        head.apply(record);
+                    }
                     outcome(Kind::NotOpen, Some(state), None)
                 };
                 self.outcomes.push(said);

@@ -3,21 +3,22 @@
 use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc};
-use tokio::task::JoinSet;
 use weft_link::{ItemSink, Reply};
 use weft_protocol::{
     EndSession, FollowHistory, FollowLifecycle, HistoryItem, InspectSession, ReadSessionFigures,
-    SURVEY_MAX, SessionDetail, SessionEvent, SessionFigures, SessionPayload, SessionRecord,
-    SessionRow, SessionRows, SurveySessions,
+    ReadSessionGroups, SURVEY_MAX, ScaleSessions, SessionDetail, SessionEvent, SessionFigures,
+    SessionGroup, SessionPayload, SessionRecord, SessionRow, SessionRows, SurveySessions,
 };
-use weft_session::{Message, Record, Session, SessionState};
+use weft_session::{CatalogueChange, Message, Record, Session, SessionState};
 use weft_supervision::{Handle, Routes, Scope, Serve};
 
-use super::{SessionActor, failure};
+use super::{SessionActor, change_modes, failure};
 use crate::archive::Filter;
-use crate::follow::{Place, Reading, on_its_way};
+use crate::follow::{Place, Reading, all_groups, hand_on, on_its_way, send_all};
 use crate::owned::Request;
 use crate::payload::readable;
+use crate::route::Route;
+use crate::slots::group_name;
 use crate::{Owned, Owners, convert};
 
 /// Records read from a log at once.
@@ -32,6 +33,8 @@ pub(super) fn routes(routes: &mut Routes<SessionActor>) {
         .ask::<SurveySessions>()
         .ask::<InspectSession>()
         .ask::<EndSession>()
+        .ask::<ReadSessionGroups>()
+        .ask::<ScaleSessions>()
         .subscription::<FollowHistory>()
         .subscription::<FollowLifecycle>();
 }
@@ -55,7 +58,7 @@ fn size(row: &SessionRow) -> usize {
 impl Handle<ReadSessionFigures> for SessionActor {
     fn handle(&mut self, _: ReadSessionFigures, reply: Reply<ReadSessionFigures>, _: &Scope<Self>) {
         let mut all = SessionFigures::default();
-        for group in self.desk.owners.all() {
+        for group in self.desk.owners.all().iter() {
             let figures = group.figures();
             all.happened.extend(figures.happened);
             all.in_memory.extend(figures.in_memory);
@@ -80,7 +83,7 @@ impl Handle<SurveySessions> for SessionActor {
         let owners = self.desk.owners.clone();
         scope.spawn(async move {
             let mut rows = Vec::new();
-            for group in owners.all() {
+            for group in owners.all().iter() {
                 match group.page(&filter, wanted.saturating_add(1), row).await {
                     Ok(page) => rows.extend(page.into_iter().map(|(_, row)| row)),
                     Err(why) => return reply.result(Err(failure(group, why))),
@@ -118,7 +121,7 @@ impl Handle<InspectSession> for SessionActor {
         reply: Reply<InspectSession>,
         scope: &Scope<Self>,
     ) {
-        let group = self.desk.owners.of(&message.session_id).clone();
+        let group = self.desk.owners.of(&message.session_id);
         scope.spawn(async move {
             let found = group.look(&message.session_id, detail).await;
             reply.result(found.map_err(|why| failure(&group, why)));
@@ -136,6 +139,53 @@ impl Handle<EndSession> for SessionActor {
     }
 }
 
+impl Handle<ReadSessionGroups> for SessionActor {
+    fn handle(&mut self, _: ReadSessionGroups, reply: Reply<ReadSessionGroups>, _: &Scope<Self>) {
+        let slots = self.desk.modes.read().slots().clone();
+        let all = self.desk.owners.all();
+        let count = |slots: usize| u32::try_from(slots).unwrap_or(u32::MAX);
+        let groups = (0..slots.groups()).map(|number| {
+            let open = all.get(usize::from(number));
+            let mut left = slots.left_by(number);
+            left.retain(|slot| open.is_some_and(|group| !group.is_sealed(*slot)));
+            let figures = open.map(Owned::figures).unwrap_or_default();
+            let sum = |is_final| {
+                let of = figures.in_memory.iter().filter(|(state, _)| state.is_final() == is_final);
+                of.map(|(_, n)| n).sum()
+            };
+            SessionGroup {
+                name: group_name(number),
+                slots: count(slots.slots_of(number).len()),
+                handing_over: count(left.len()),
+                is_open: open.is_some(),
+                live: sum(false),
+                ended: sum(true),
+                archived: figures.archived,
+            }
+        });
+        reply.ok(groups.collect());
+    }
+}
+
+impl Handle<ScaleSessions> for SessionActor {
+    fn handle(
+        &mut self,
+        message: ScaleSessions,
+        mut reply: Reply<ScaleSessions>,
+        scope: &Scope<Self>,
+    ) {
+        reply.about("session groups");
+        let modes = self.desk.modes.clone();
+        if !modes.is_agreed() {
+            let why = "sessions are kept in memory only, each node's by itself: there is nothing to share";
+            return reply.ok(Err(why.to_owned()));
+        }
+        let route = Route { fabric: scope.fabric().clone(), meta: reply.meta().clone() };
+        let change = CatalogueChange::RaiseGroups { count: message.groups };
+        scope.spawn(change_modes(modes, route, message, change, reply));
+    }
+}
+
 impl Serve<FollowHistory> for SessionActor {
     fn serve(
         &mut self,
@@ -143,7 +193,7 @@ impl Serve<FollowHistory> for SessionActor {
         sink: ItemSink<FollowHistory>,
         scope: &Scope<Self>,
     ) {
-        let group = self.desk.owners.of(&message.session_id).clone();
+        let group = self.desk.owners.of(&message.session_id);
         scope.spawn(history(group, message, sink));
     }
 }
@@ -276,39 +326,15 @@ fn shown(mode: &str, position: u64, ordinal: Option<u64>, record: &Record) -> Se
 /// Each event comes from the node that leads, and so once to whoever asks all nodes.
 async fn lifecycle(owners: Owners, sink: ItemSink<FollowLifecycle>) {
     let (out, mut events) = mpsc::channel(64);
-    let mut groups = JoinSet::new();
-    for group in owners.all() {
-        let (group, out, mut happened) = (group.clone(), out.clone(), group.happened());
-        groups.spawn(async move {
-            loop {
-                let event = match happened.recv().await {
-                    Ok(_) if !group.is_ready() => continue,
-                    Ok(event) => event,
-                    Err(broadcast::error::RecvError::Lagged(_)) => SessionEvent::Lagged,
-                    Err(broadcast::error::RecvError::Closed) => return,
-                };
-                let is_last = event == SessionEvent::Lagged;
-                if out.send(event).await.is_err() || is_last {
-                    return;
-                }
-            }
-        });
-    }
+    let all = all_groups(&owners, &out, |group, out| {
+        let (happened, group) = (group.happened(), group.clone());
+        hand_on(happened, out, move || group.is_ready())
+    });
     drop(out);
     if sink.send(SessionEvent::Attached).await.is_err() {
         return;
     }
-    loop {
-        let event = tokio::select! {
-            event = events.recv() => event,
-            () = sink.closed() => return,
-        };
-        let Some(event) = event else { return };
-        let is_last = event == SessionEvent::Lagged;
-        if sink.send(event).await.is_err() || is_last {
-            return;
-        }
-    }
+    send_all(all, &mut events, &sink).await;
 }
 
 #[cfg(test)]

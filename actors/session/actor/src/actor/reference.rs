@@ -28,7 +28,7 @@ impl Serve<ExportSession> for SessionActor {
         sink: ItemSink<ExportSession>,
         scope: &Scope<Self>,
     ) {
-        let group = self.desk.owners.of(&message.session_id).clone();
+        let group = self.desk.owners.of(&message.session_id);
         scope.spawn(async move {
             let id = &message.session_id;
             match group.look(id, Session::clone).await {
@@ -79,21 +79,22 @@ impl Handle<ImportSession> for SessionActor {
         scope: &Scope<Self>,
     ) {
         reply.about(&weft_protocol::session_about(&message.session_id));
-        let group = self.desk.owners.of(&message.session_id).clone();
-        let modes = self.desk.modes.clone();
+        let (owners, modes) = (self.desk.owners.clone(), self.desk.modes.clone());
         let route = Route { fabric: scope.fabric().clone(), meta: reply.meta().clone() };
         scope.spawn(async move {
-            let here = || import(&group, &modes, message.clone());
-            reply.result(route.run(group.agreement(), message.clone(), here).await);
+            let find = || owners.of(&message.session_id);
+            let here = |group| import(group, &modes, message.clone());
+            reply.result(route.run(find, message.clone(), here).await);
         });
     }
 }
 
 async fn import(
-    group: &Owned,
+    group: Owned,
     modes: &Modes,
     message: ImportSession,
 ) -> Result<ImportOutcome, AskError> {
+    let group = &group;
     group.lead().await.map_err(|why| failure(group, why))?;
     let (id, check) = (message.session_id.clone(), message.check);
     let catalogue = modes.read().clone();

@@ -102,7 +102,7 @@ async fn open_with(
         owned.agree_by(group);
         kept = Some(consensus);
     }
-    tree.add(ActorKind::Session, factory(Owners::one(owned.clone()), modes)).await;
+    tree.add(ActorKind::Session, factory(Owners::one(owned.clone(), modes.clone()), modes)).await;
     (owned, kept)
 }
 

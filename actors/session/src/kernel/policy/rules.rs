@@ -296,6 +296,10 @@ impl Rules {
             Algorithm::Majority => {
                 voting.number("threshold", 0.5, "0.5 to 1", |n| (0.5..=1.0).contains(&n))?
             }
+            // It must say how many; half of them would be a majority.
+            Algorithm::Supermajority if voting.get("threshold").is_none() => {
+                return Err(voting.wrong("threshold", "over 0.5 and up to 1"));
+            }
             Algorithm::Supermajority => {
                 voting.number("threshold", 0.5, "over 0.5 and up to 1", |n| n > 0.5 && n <= 1.0)?
             }

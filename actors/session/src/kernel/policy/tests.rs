@@ -63,6 +63,7 @@ fn values_outside_their_domain_are_refused() {
         (MODE, r#"{"voting":{"threshold":1.1}}"#),
         (MODE, r#"{"voting":{"algorithm":"majority","threshold":0.4}}"#),
         (MODE, r#"{"voting":{"algorithm":"supermajority","threshold":0.5}}"#),
+        (MODE, r#"{"voting":{"algorithm":"supermajority"}}"#),
         (MODE, r#"{"voting":{"algorithm":"weighted"}}"#),
         (MODE, r#"{"voting":{"weights":{}}}"#),
         (MODE, r#"{"voting":{"weights":{"a":0}}}"#),

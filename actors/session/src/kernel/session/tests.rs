@@ -604,9 +604,9 @@ fn a_damaged_session_is_named_and_the_others_are_unharmed() {
     envelope.session_id = other.into();
     rig.send(&envelope).expect("starts");
     let mut bytes = rig.sessions.to_bytes().expect("encodes");
-    // The first record of the first session: version, how many have left, length, version, length
-    // and id, length.
-    let kind = 2 + 8 + 4 + 2 + 4 + ID.len() + 4;
+    // The first record of the first session: version, how many have left, length of the sealed
+    // slots, length, version, length and id, length.
+    let kind = 2 + 8 + 4 + 4 + 2 + 4 + ID.len() + 4;
     assert_eq!(bytes[kind], 0, "a start");
     bytes[kind] = 99;
     let (sessions, damaged) = Sessions::salvage(&bytes).expect("the frames are whole");

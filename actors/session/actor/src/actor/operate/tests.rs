@@ -28,7 +28,7 @@ async fn node(tree: &TestTree) {
     let modes = Modes::default();
     let archive = Archive::none(std::time::Duration::from_secs(3600));
     let owned = Owned::new("session/0", modes.clone(), Arc::new(SystemClock), archive);
-    tree.add(ActorKind::Session, factory(Owners::one(owned), modes)).await;
+    tree.add(ActorKind::Session, factory(Owners::one(owned, modes.clone()), modes)).await;
 }
 
 async fn send(tree: &TestTree, session: &str, mode: &str, kind: &str, payload: Vec<u8>) {
