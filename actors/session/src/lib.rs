@@ -11,11 +11,12 @@
 mod kernel;
 
 pub use kernel::{
-    Accepted, Admission, Answer, Audience, Catalogue, CatalogueChange, CatalogueError, Code,
+    About, Accepted, Admission, Answer, Audience, Catalogue, CatalogueChange, CatalogueError, Code,
     Denial, DenialCode, Descriptor, Effect, Effects, Entry, Envelope, FORMAT, FormatError,
     GROUPS_MAX, ImportError, Imported, Known, Lifecycle, Limits, MESSAGES_PER_MINUTE, MODES,
     Message, Millis, ModeKind, PAYLOAD_MAX, Policy, Progress, Receipt, ReceiptError, Record,
     ReferenceFiles, ReferenceLog, Refusal, Rights, SEMANTICS, SLOTS, STARTS_PER_MINUTE, Session,
     SessionState, Sessions, SlotMap, Speculation, Stamp, Standing, StartRights, Surface, ambient,
-    commitment_hash, decode_entry, encode_entry, id_hash, shape, slot, valid_session_id, what_if,
+    commitment_hash, decode_entry, encode_entry, entry_about, id_hash, shape, slot,
+    valid_session_id, what_if,
 };

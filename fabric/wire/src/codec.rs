@@ -39,6 +39,27 @@ const fn config() -> bincode::config::Configuration<
     bincode::config::standard().with_limit::<BODY_MAX>()
 }
 
+/// CRC-32 (IEEE) of what is stored, against disks and cables that change a bit; no protection
+/// against anybody.
+pub fn checksum(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
+}
+
+/// Takes the [`checksum`] in front of `bytes`, 4 bytes little endian; `None`: it is not that of the
+/// rest, or there is none.
+pub fn checked(bytes: &[u8]) -> Option<&[u8]> {
+    let (sum, body) = bytes.split_first_chunk::<4>()?;
+    (u32::from_le_bytes(*sum) == checksum(body)).then_some(body)
+}
+
+/// Writes the [`checksum`] of what is behind `at + 4` in `out` to `at`.
+pub fn seal(out: &mut [u8], at: usize) {
+    let Some((place, body)) = out.get_mut(at..).and_then(<[u8]>::split_first_chunk_mut::<4>) else {
+        return;
+    };
+    *place = checksum(body).to_le_bytes();
+}
+
 /// Appends the encoded value to `out` and returns how many bytes it took.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 
 With several addresses, separated by commas, each call goes to the next of them.
 
-Steps: `all` (modes, refusals, streams, watches, policies, suspension), `write` (one open session and
+Steps: `all` (negotiation, modes, refusals, streams, watches, policies, suspension), `write` (one open session and
 one resolved one, noted in the file), `read` (what `write` noted is there, by another daemon), `load` (sends
 and notes what was acknowledged until the node is gone), `verify` (all of that is there, each once),
 `tls` (a node with the certificate in the file), `across` (what is done on one node is there on another at once).
@@ -22,7 +22,7 @@ import time
 import uuid
 
 import grpc
-from macp.v1 import core_pb2, envelope_pb2
+from macp.v1 import core_pb2, envelope_pb2, policy_pb2
 from macp_sdk import (
     AuthConfig,
     DecisionSession,
@@ -124,8 +124,37 @@ def status(code, macp, call, *args, **more):
     raise AssertionError(f"accepted, expected {macp}: {call} {args} {more}")
 
 
-def begin(kind, participants=ALL, **more):
-    session = kind(A, policy_version=more.pop("policy", "policy.default"))
+def ends(code, macp, *frames, who=None):
+    """A stream with these frames ends with this status."""
+    stream = (who or B).open_stream()
+    for frame in frames:
+        stream.send(frame)
+    return status(code, macp, lambda: list(stream.responses(timeout=SECONDS)))
+
+
+def changed(envelope, **fields):
+    other = envelope_pb2.Envelope()
+    other.CopyFrom(envelope)
+    for name, value in fields.items():
+        setattr(other, name, value)
+    return other
+
+
+def start_of(who, sid=None, mode=DecisionSession.MODE, **changes):
+    """A start, also one that the SDK would not make."""
+    fields = dict(
+        intent="x", participants=ALL, mode_version="1.0.0", configuration_version="config.default",
+        policy_version="policy.default", ttl_ms=1000,
+    )
+    fields.update(changes)
+    return build_envelope(
+        mode=mode, message_type="SessionStart", session_id=sid or str(uuid.uuid4()), sender=who.auth.sender,
+        payload=serialize_message(core_pb2.SessionStartPayload(**fields)),
+    )
+
+
+def begin(kind, participants=ALL, by=A, **more):
+    session = kind(by, policy_version=more.pop("policy", "policy.default"))
     ack = session.start(intent="a show", participants=participants, ttl_ms=more.pop("ttl_ms", 60_000), **more)
     assert ack.ok and ack.session_state == OPEN, ack
     return session
@@ -137,6 +166,7 @@ def done(session, action, **more):
     metadata = session.metadata().metadata
     assert metadata.state == RESOLVED and metadata.initiator == "agent://a", metadata
     refused("SESSION_NOT_OPEN", session.commit, action=action, authority_scope="s", reason="again", **more)
+    assert session.cancel(reason="too late").session_state == RESOLVED
     return session
 
 
@@ -147,6 +177,65 @@ def decide(**more):
     for voter in (A, B, C):
         session.vote("p1", "APPROVE", auth=AUTH[voter])
     return session
+
+
+def negotiation():
+    def ask(*versions):
+        return A.stub.Initialize(core_pb2.InitializeRequest(supported_protocol_versions=versions))
+    for versions, code in (([], "INVALID_REQUEST"), (["9.9"], "UNSUPPORTED_PROTOCOL_VERSION")):
+        status("INVALID_ARGUMENT", code, ask, *versions)
+    answer = ask("9.9", "1.0")
+    assert answer.selected_protocol_version == "1.0"
+    assert answer.runtime_info.name and answer.runtime_info.version, answer
+    can = core_pb2.Capabilities(
+        sessions=core_pb2.SessionsCapability(stream=True, list_sessions=True, watch_sessions=True),
+        cancellation=core_pb2.CancellationCapability(cancel_session=True),
+        progress=core_pb2.ProgressCapability(progress=True),
+        manifest=core_pb2.ManifestCapability(get_manifest=True),
+        mode_registry=core_pb2.ModeRegistryCapability(list_modes=True, list_changed=True),
+        roots=core_pb2.RootsCapability(list_roots=True, list_changed=False),
+        policy_registry=policy_pb2.PolicyRegistryCapability(
+            register_policy=True, list_policies=True, list_changed=True, what_if_replay=True
+        ),
+        decision_receipt=core_pb2.DecisionReceiptCapability(get_decision_receipt=True),
+        experimental=core_pb2.ExperimentalCapabilities(features={"ext_mode_lifecycle": "true"}),
+    )
+    assert answer.capabilities == can, answer.capabilities
+    # What needs no credential minds no bad one.
+    nobody = client("no-such-token", "agent://a")
+    assert nobody.initialize().capabilities == can
+    standard, more = nobody.list_modes().modes, nobody.list_ext_modes().modes
+    assert [m.mode for m in standard] == [f"macp.mode.{m}.v1" for m in ("decision", "proposal", "task", "handoff", "quorum")]
+    assert [m.mode for m in more] == ["ext.multi_round.v1"]
+    for mode in (*standard, *more):
+        assert mode.mode_version == "1.0.0" and mode.message_types[0] == "SessionStart", mode
+        assert list(mode.terminal_message_types) == ["Commitment"] and mode.message_types[-1] == "Commitment", mode
+    assert list(answer.supported_modes) == sorted(m.mode for m in (*standard, *more))
+    manifest = nobody.get_manifest().manifest
+    assert manifest.agent_id == "macp-runtime" and sorted(manifest.supported_modes) == list(answer.supported_modes)
+    assert nobody.get_manifest("macp-runtime").manifest == manifest
+    status("NOT_FOUND", "AGENT_NOT_FOUND", A.get_manifest, "agent://nobody")
+    assert not nobody.list_roots().roots and nobody.get_receipt_keys() is not None
+    assert next(nobody.watch_roots()).HasField("change") and next(nobody.watch_mode_registry()).HasField("change")
+    # All else needs one.
+    sid, bad = str(uuid.uuid4()), ("UNAUTHENTICATED", "UNAUTHENTICATED")
+    for call in (nobody.get_session, nobody.suspend_session, nobody.resume_session, nobody.get_decision_receipt):
+        status(*bad, call, sid)
+    status(*bad, nobody.cancel_session, sid, reason="none")
+    status(*bad, nobody.what_if_replay, sid, policy_pb2.PolicyDescriptor())
+    for call in (
+        nobody.get_policy, nobody.register_policy, nobody.unregister_policy, nobody.unregister_ext_mode, nobody.promote_mode,
+    ):
+        status(*bad, call, None)
+    for call in (
+        nobody.list_sessions, nobody.list_policies, nobody.watch_sessions, nobody.watch_signals, nobody.watch_policies,
+    ):
+        status(*bad, call)
+    status(*bad, nobody.open_stream().read, timeout=SECONDS)
+    # None at all, and one that is not quite a bearer's.
+    request = core_pb2.GetSessionRequest(session_id=sid)
+    for metadata in ([], [(name, text.replace("Bearer", "bearer")) for name, text in A._metadata()]):
+        status(*bad, A.stub.GetSession, request, metadata=metadata)
 
 
 def modes():
@@ -201,7 +290,7 @@ def modes():
 
 
 def refusals():
-    session = begin(DecisionSession, participants=ALL[:2])
+    session = begin(DecisionSession, participants=ALL[:2], context_id="context", extensions={"key": b"value"})
     refused("FORBIDDEN", session.propose, "p", "x", auth=AUTH[C])
     refused("INVALID_ENVELOPE", session.commit, action="decision.approved", authority_scope="s", reason="none")
     session.propose("p", "x")
@@ -220,27 +309,45 @@ def refusals():
     status("NOT_FOUND", "SESSION_NOT_FOUND", A.get_session, str(uuid.uuid4()))
     status("PERMISSION_DENIED", "FORBIDDEN", C.get_session, session.session_id)
     assert OBSERVER.get_session(session.session_id).metadata.state == OPEN
-    status("NOT_FOUND", "SESSION_NOT_FOUND", A.cancel_session, str(uuid.uuid4()), reason="none")
-    status("PERMISSION_DENIED", "FORBIDDEN", B.cancel_session, session.session_id, reason="not mine")
-    # The same message again is accepted once.
+    for other, own in (
+        (A.cancel_session, B.cancel_session), (A.suspend_session, B.suspend_session), (A.resume_session, B.resume_session),
+    ):
+        status("NOT_FOUND", "SESSION_NOT_FOUND", other, str(uuid.uuid4()), reason="none")
+        status("PERMISSION_DENIED", "FORBIDDEN", own, session.session_id, reason="not mine")
+    # A refusal names what it refuses; the message may then come again, and is accepted once.
     envelope = build_envelope(
         mode=session.MODE, message_type="Vote", session_id=session.session_id, sender="agent://b",
         payload=b"\n\x01p\x12\x07APPROVE",
     )
-    assert not B.send(envelope).duplicate and B.send(envelope).duplicate
+    ids = (envelope.message_id, envelope.session_id)
+    def fields(ack):
+        assert (ack.message_id, ack.session_id) == ids and ack.accepted_at_unix_ms > 0, ack
+        return ack.ok, ack.duplicate, ack.session_state
+    ack = B.send(changed(envelope, payload=b"\n\x01p\x12\x07approve"), raise_on_nack=False)
+    assert fields(ack) == (False, False, envelope_pb2.SESSION_STATE_UNSPECIFIED), ack
+    error = ack.error
+    assert (error.code, error.message_id, error.session_id, error.details) == ("INVALID_ENVELOPE", *ids, b""), error
+    for duplicate in (False, True):
+        ack = B.send(envelope)
+        assert fields(ack) == (True, duplicate, OPEN) and not ack.HasField("error"), ack
+    # What is told of it: who said how much, the start not counted.
+    told = session.metadata().metadata
+    assert {a.participant_id: a.message_count for a in told.participant_activity} == {"agent://a": 2, "agent://b": 1}, told
+    assert (list(told.participants), told.context_id, list(told.extension_keys)) == (ALL[:2], "context", ["key"]), told
+    assert (told.mode, told.policy_version, told.mode_version) == (session.MODE, "policy.default", "1.0.0"), told
+    assert 0 < told.expires_at_unix_ms - told.started_at_unix_ms <= 60_000, told
+    # It stays a duplicate, whoever says it, also of a session that has ended.
+    gone = begin(DecisionSession)
+    said = gone._propose_envelope("p", "x")
+    A.send(said)
+    gone.cancel(reason="over")
+    for who in (A, B):
+        ack = who.send(changed(said, sender=""))
+        assert ack.ok and ack.duplicate and ack.session_state == envelope_pb2.SESSION_STATE_CANCELLED, ack
+    refused("SESSION_NOT_OPEN", gone.propose, "q", "x")
     # Starts.
-    def start(token=A, mode=session.MODE, sid=None, **changes):
-        fields = dict(
-            intent="x", participants=ALL, mode_version="1.0.0", configuration_version="config.default",
-            policy_version="policy.default", ttl_ms=1000,
-        )
-        fields.update(changes)
-        payload = core_pb2.SessionStartPayload(**fields)
-        envelope = build_envelope(
-            mode=mode, message_type="SessionStart", session_id=sid or str(uuid.uuid4()), sender=token.auth.sender,
-            payload=serialize_message(payload),
-        )
-        return token.send(envelope)
+    def start(token=A, **changes):
+        return token.send(start_of(token, **changes))
     refused("SESSION_ALREADY_EXISTS", start, sid=session.session_id)
     refused("INVALID_SESSION_ID", start, sid="short")
     refused("MODE_NOT_SUPPORTED", start, mode="macp.mode.none.v1")
@@ -253,6 +360,7 @@ def refusals():
     one = client("token-one", "agent://one")
     start(token=one, ttl_ms=60_000)
     refused("RATE_LIMITED", start, token=one)
+    ends("RESOURCE_EXHAUSTED", "RATE_LIMITED", start_of(one), who=one)
     # Envelopes, which the SDK would not make.
     def raw(**changes):
         fields = dict(
@@ -267,22 +375,39 @@ def refusals():
     refused("INVALID_ENVELOPE", raw, payload=b"\xff\xff")
     refused("SESSION_NOT_FOUND", raw, session_id=str(uuid.uuid4()))
     refused("PAYLOAD_TOO_LARGE", raw, payload=b"x" * 1_048_577)
+    # The first that is wrong is told: version, shape, size, credential.
+    refused("UNSUPPORTED_PROTOCOL_VERSION", nobody.send, changed(spoofed, macp_version="2.0", message_id=""))
+    refused("INVALID_ENVELOPE", nobody.send, changed(spoofed, message_id="", payload=b"x" * 1_048_577))
+    refused("PAYLOAD_TOO_LARGE", nobody.send, changed(spoofed, payload=b"x" * 1_048_577))
+    status("INVALID_ARGUMENT", "INVALID_ENVELOPE", A.stub.Send, core_pb2.SendRequest(), metadata=A._metadata())
+    # The server's own are nobody's to send.
+    for kind in ("SessionSuspend", "SessionResume", "SessionCancel"):
+        refused("FORBIDDEN", raw, message_type=kind)
+    # Ambient ones have no session; they are not kept, so none is a duplicate.
+    refused("INVALID_ENVELOPE", raw, message_type="Signal")
+    refused("INVALID_ENVELOPE", raw, message_type="Signal", session_id="", mode="", payload=b"\n\x01 ")
+    refused("INVALID_ENVELOPE", raw, message_type="Progress", session_id="")
+    refused("FORBIDDEN", client("token-task", "agent://task").send_signal, signal_type="ping")
+    for _ in range(2):
+        ack = raw(message_type="Signal", session_id="", mode="", message_id="twice")
+        assert ack.ok and not ack.duplicate and ack.session_state == OPEN, ack
     # Time.
     short = begin(DecisionSession, ttl_ms=300)
     time.sleep(0.4)
     refused("SESSION_NOT_OPEN", short.propose, "p", "late")
     assert short.metadata().metadata.state == envelope_pb2.SESSION_STATE_EXPIRED
-    # Negotiation.
-    status_of = A.stub.Initialize
-    for versions, code in (([], "INVALID_REQUEST"), (["9.9"], "UNSUPPORTED_PROTOCOL_VERSION")):
-        request = core_pb2.InitializeRequest(supported_protocol_versions=versions)
-        status("INVALID_ARGUMENT", code, status_of, request)
-    status("NOT_FOUND", "AGENT_NOT_FOUND", A.get_manifest, "agent://nobody")
-    assert len(A.list_modes().modes) == 5 and A.get_manifest().manifest.agent_id == "macp-runtime"
 
 
 def read(stream, count):
     return [stream.read(timeout=SECONDS) for _ in range(count)]
+
+
+def history(session):
+    """All that is there by now."""
+    stream = OBSERVER.open_stream()
+    stream.send_subscribe(session.session_id, 0)
+    stream._requests.put(stream._END)
+    return list(stream.responses(timeout=SECONDS))
 
 
 def streams():
@@ -309,29 +434,7 @@ def streams():
     later = read(resumed, 2)
     assert [(e.message_type, e.sender) for e in later] == [("Vote", "agent://a"), ("Vote", "agent://b")], later
     # Half-closed: what is there comes, then the end.
-    whole = OBSERVER.open_stream()
-    whole.send_subscribe(session.session_id, 0)
-    whole._requests.put(whole._END)
-    assert [e.message_type for e in whole.responses(timeout=SECONDS)] == ["SessionStart", "Proposal", "Vote", "Vote"]
-    # Refusals.
-    def ends(code, macp, frames, who=A):
-        stream = who.open_stream()
-        for frame in frames:
-            stream.send(frame)
-        status(code, macp, stream.read, timeout=SECONDS)
-    subscribe = core_pb2.StreamSessionRequest(subscribe_session_id=session.session_id)
-    vote = session._vote_envelope("p1", "APPROVE", reason="", sender="agent://a", auth=None)
-    both = core_pb2.StreamSessionRequest(subscribe_session_id=session.session_id, envelope=vote)
-    ends("INVALID_ARGUMENT", "INVALID_ENVELOPE", [both])
-    ends("INVALID_ARGUMENT", "INVALID_ENVELOPE", [core_pb2.StreamSessionRequest()])
-    none = core_pb2.StreamSessionRequest(subscribe_session_id=str(uuid.uuid4()))
-    ends("NOT_FOUND", "SESSION_NOT_FOUND", [none])
-    stranger = MANAGER.open_stream()
-    seen = []
-    stranger.on_inline_error(seen.append)
-    stranger.send(subscribe)
-    until(lambda: seen and seen[0].code == "FORBIDDEN")
-    status("UNAUTHENTICATED", "UNAUTHENTICATED", client("nobody", "x").open_stream().read, timeout=SECONDS)
+    assert [e.message_type for e in history(session)] == ["SessionStart", "Proposal", "Vote", "Vote"]
     # A whole session over one stream, from its start.
     other = DecisionSession(A)
     stream = A.open_stream()
@@ -345,6 +448,139 @@ def streams():
         sender=None, auth=None,
     ))
     assert [e.message_type for e in read(stream, 3)] == ["SessionStart", "Proposal", "Commitment"]
+    # Said at once, everywhere in one order.
+    session = begin(DecisionSession, by=B)
+    followers = [who.open_stream() for who in (A, B, C)]
+    for stream in followers:
+        stream.send_subscribe(session.session_id, 0)
+    own = {who: [session._propose_envelope(str(uuid.uuid4()), "x", auth=AUTH[who]) for _ in range(5)] for who in AUTH}
+    talkers = [threading.Thread(target=lambda who=who: [who.send(e) for e in own[who]]) for who in AUTH]
+    for talker in talkers:
+        talker.start()
+    for talker in talkers:
+        talker.join()
+    order = [(e.sender, e.message_id) for e in history(session)][1:]
+    for who, envelopes in own.items():
+        assert [sent for sender, sent in order if sender == who.auth.sender] == [e.message_id for e in envelopes], order
+    for stream in followers:
+        assert [(e.sender, e.message_id) for e in read(stream, 16)][1:] == order
+        stream.close()
+
+
+class Talk:
+    """A stream on which one thing is refused and another is not."""
+
+    def __init__(self, who, session):
+        self.stream, self.session, self.errors = who.open_stream(), session, []
+        self.stream.on_inline_error(self.errors.append)
+
+    def refused(self, code, frame):
+        """Refused within the stream."""
+        before = len(self.errors)
+        self.stream.send(frame)
+        until(lambda: len(self.errors) > before)
+        error = self.errors[before]
+        expected = (code, self.session.session_id, getattr(frame, "message_id", ""))
+        assert (error.code, error.session_id, error.message_id) == expected, (expected, error)
+        return error
+
+    def taken(self, envelope):
+        """Comes back, and nothing before it."""
+        self.stream.send(envelope)
+        back, = read(self.stream, 1)
+        assert back.message_id == envelope.message_id, (envelope, back)
+        return back
+
+
+def frames():
+    """What ends a stream, and after what it goes on."""
+    bad, task = ("INVALID_ARGUMENT", "INVALID_ENVELOPE"), TaskSession.MODE
+    session, other, over = (begin(DecisionSession, by=B) for _ in range(3))
+    over.cancel(reason="over")
+    def subscribe(to, **more):
+        return core_pb2.StreamSessionRequest(subscribe_session_id=to.session_id, **more)
+    def propose(to=session):
+        return to._propose_envelope(str(uuid.uuid4()), "x")
+    ends(*bad, subscribe(session, envelope=propose()))
+    ends(*bad, core_pb2.StreamSessionRequest())
+    ends("NOT_FOUND", "SESSION_NOT_FOUND", subscribe(DecisionSession(B)))
+    # What is said on a stream is for one session, in its mode, as long as that is open.
+    kept = [propose() for _ in range(3)]
+    ends(*bad, subscribe(session), subscribe(other))
+    ends(*bad, subscribe(session), propose(other))
+    ends(*bad, kept[0], subscribe(other))
+    ends(*bad, kept[1], propose(other))
+    ends(*bad, kept[2], changed(propose(), mode=task))
+    ends(*bad, changed(propose(), mode=task))
+    assert str(ends(*bad, propose(over))) == "SESSION_NOT_OPEN"
+    assert str(ends(*bad, subscribe(over), propose(over))) == "SESSION_NOT_OPEN"
+    other.suspend(reason="a pause")
+    assert str(ends(*bad, propose(other))) == "SESSION_NOT_OPEN"
+    ends(*bad, build_envelope(mode="", message_type="Signal", session_id="", sender="", payload=b""))
+    # These end it with their own codes.
+    ends("UNAUTHENTICATED", "UNAUTHENTICATED", changed(propose(), sender="agent://a"))
+    ends("RESOURCE_EXHAUSTED", "PAYLOAD_TOO_LARGE", changed(propose(), payload=b"x" * 1_048_577))
+    ends("INVALID_ARGUMENT", "INVALID_SESSION_ID", start_of(B, "short"))
+    ends("INVALID_ARGUMENT", "INVALID_POLICY_DEFINITION", start_of(B, mode=task, policy_version="policy.std.majority"))
+    ends("ALREADY_EXISTS", "SESSION_ALREADY_EXISTS", start_of(B, session.session_id))
+    # Half-closed: what was said comes back, then the end.
+    stream, more = B.open_stream(), [propose() for _ in range(3)]
+    for envelope in more:
+        stream.send(envelope)
+    stream._requests.put(stream._END)
+    assert [e.message_id for e in stream.responses(timeout=SECONDS)] == [e.message_id for e in more]
+    # Nothing of what was refused is there.
+    assert [e.message_id for e in history(session)][1:] == [e.message_id for e in (*kept, *more)]
+    assert len(history(other)) == 1 and len(history(over)) == 1
+    # Who may not read it, and who may read it only.
+    stranger = Talk(MANAGER, session)
+    for _ in range(2):
+        stranger.refused("FORBIDDEN", subscribe(session))
+    stranger.refused("FORBIDDEN", changed(propose(), sender=""))
+    reader = Talk(OBSERVER, session)
+    reader.refused("FORBIDDEN", changed(propose(), sender=""))
+    reader.stream.send(subscribe(session, after_sequence=6))
+    assert read(reader.stream, 1)[0].message_id == more[-1].message_id
+    for talk in (stranger, reader):
+        talk.stream.close()
+
+    # Refused within the stream, which goes on.
+    session = DecisionSession(B, policy_version="policy.std.unanimous")
+    sid, talk = session.session_id, Talk(B, session)
+    talk.refused("SESSION_NOT_FOUND", propose(session))
+    talk.refused("MODE_NOT_SUPPORTED", start_of(B, sid, mode="macp.mode.none.v1"))
+    talk.refused("UNKNOWN_POLICY_VERSION", start_of(B, sid, policy_version="policy.none"))
+    talk.refused("INVALID_ENVELOPE", start_of(B, sid, ttl_ms=0))
+    talk.taken(start_of(B, sid, policy_version=session.policy_version, ttl_ms=60_000))
+    proposal = session._propose_envelope("p", "x")
+    talk.refused("UNSUPPORTED_PROTOCOL_VERSION", changed(proposal, macp_version="2.0"))
+    for change in (dict(message_type=""), dict(message_id=""), dict(payload=b"\xff\xff")):
+        talk.refused("INVALID_ENVELOPE", changed(proposal, **change))
+    talk.taken(proposal)
+    # The same again yields nothing; who says it is known without being named.
+    talk.stream.send(proposal)
+    assert talk.taken(changed(session._vote_envelope("p", "APPROVE"), sender="")).sender == "agent://b"
+    commitment = session._commit_envelope(
+        action="decision.approved", authority_scope="s", reason="r", commitment_id=None, outcome_positive=True,
+        sender=None, auth=None,
+    )
+    details = json.loads(talk.refused("POLICY_DENIED", commitment).details)
+    assert len(details["reasons"]) == 1 and [d["code"] for d in details["denials"]] == ["threshold_not_met"], details
+    guest = Talk(C, session)
+    guest.refused("FORBIDDEN", changed(commitment, sender="", message_id=str(uuid.uuid4())))
+    guest.taken(session._vote_envelope("p", "APPROVE", auth=AUTH[C]))
+    session.vote("p", "APPROVE", auth=AUTH[A])
+    assert [e.sender for e in read(talk.stream, 2)] == ["agent://c", "agent://a"]
+    talk.taken(commitment)
+    assert [e.message_type for e in read(guest.stream, 2)] == ["Vote", "Commitment"]
+    # The stream outlasts its session, and a subscription may follow what was said.
+    for after in (0, 4):
+        talk.stream.send(subscribe(session, after_sequence=after))
+        types = ["SessionStart", "Proposal", "Vote", "Vote", "Vote", "Commitment"][after:]
+        assert [e.message_type for e in read(talk.stream, len(types))] == types
+    assert len(talk.errors) == 9 and len(guest.errors) == 1, (talk.errors, guest.errors)
+    for talk in (talk, guest):
+        talk.stream.close()
 
 
 def until(condition):
@@ -426,6 +662,51 @@ def watches():
     policies.wait(lambda items: all(p.policy_id != "policy.show" for p in items[-1].descriptors))
 
 
+def definitions():
+    """Which policies are refused, and which are not."""
+    def register(rules, mode="decision", **changes):
+        fields = dict(
+            policy_id="policy.tried", mode=mode if mode == "*" else f"macp.mode.{mode}.v1",
+            rules=rules if isinstance(rules, str) else json.dumps(rules), schema_version=1,
+        )
+        fields.update(changes)
+        return MANAGER.register_policy(policy_pb2.PolicyDescriptor(**fields))
+    def voting(**rules):
+        return {"voting": rules}
+    bad = [
+        *(({}, dict(policy_id=name)) for name in ("", " ", "policy.default", "policy.std.majority", "policy.std.mine")),
+        *(({}, dict(schema_version=version)) for version in (0, 4)),
+        *((rules, {}) for rules in (
+            [], {"votes": {}}, {"voting": []}, {"x-com.example.audit": {}}, voting(treshold=0.5),
+            voting(algorithm="most"), voting(algorithm=1), voting(threshold="half"), voting(threshold=0),
+            voting(threshold=1.1), voting(algorithm="majority", threshold=0.4),
+            voting(algorithm="supermajority", threshold=0.5),
+            # It must say how much more than half.
+            voting(algorithm="supermajority"),
+            voting(algorithm="weighted"), voting(algorithm="weighted", weights={}), voting(weights={"agent://a": 0}),
+            voting(quorum={"type": "some"}), voting(quorum={"value": -1}),
+            {"objection_handling": {"veto_threshold": 0}}, {"objection_handling": {"critical_objection_action": "wait"}},
+            {"evaluation": {"minimum_confidence": 1.1}}, {"commitment": {"authority": "anyone"}},
+            {"commitment": {"authority": "designated_role", "designated_roles": []}},
+        )),
+        *((rules, dict(mode=mode)) for mode, rules in (
+            ("proposal", {"acceptance": {"criterion": "any"}}), ("proposal", voting(algorithm="none")),
+            ("task", {"completion": {"require_output": "yes"}}),
+            ("handoff", {"acceptance": {"implicit_accept_timeout_ms": -1}}),
+            ("quorum", {"threshold": {"value": 0}}), ("quorum", {"threshold": {"type": "percentage", "value": 101}}),
+            ("quorum", {"abstention": {"interpretation": "yes"}}), ("*", {"votes": {}}), ("*", voting(algorithm="most")),
+        )),
+    ]
+    for rules, changes in bad:
+        answer = register(rules, **changes)
+        assert not answer.ok and answer.error.startswith("INVALID_POLICY_DEFINITION"), (rules, changes, answer)
+    # Notes are no rules, and a text that is no JSON has none.
+    noted = {"_note": 1, "$schema": "x", "voting": {"_why": "so"}}
+    for rules in (noted, "", "no rules", voting(algorithm="majority", threshold=0.5)):
+        assert register(rules, schema_version=3).ok, rules
+        assert MANAGER.unregister_policy("policy.tried").ok, rules
+
+
 def policies():
     strict = build_decision_policy(
         "policy.strict", "majority of two", voting=VotingRules(algorithm="majority", quorum_type="count", quorum_value=2),
@@ -434,6 +715,18 @@ def policies():
     status("PERMISSION_DENIED", "FORBIDDEN", A.register_policy, strict)
     MANAGER.register_policy(strict)
     assert A.get_policy("policy.strict").policy_descriptor.mode == "macp.mode.decision.v1"
+    again = MANAGER.register_policy(strict)
+    assert not again.ok and again.error and not again.error.startswith("INVALID_POLICY_DEFINITION"), again
+    listed, task = [p.policy_id for p in A.list_policies().descriptors], A.list_policies(TaskSession.MODE).descriptors
+    assert listed == sorted(listed) and "policy.strict" in listed
+    assert "policy.default" in [p.policy_id for p in task] and {p.mode for p in task} <= {"*", TaskSession.MODE}, task
+    status("PERMISSION_DENIED", "FORBIDDEN", A.unregister_policy, "policy.strict")
+    standard = [f"policy.std.{which}" for which in ("majority", "supermajority", "unanimous")]
+    for name in ("policy.default", *standard, "policy.none"):
+        gone = MANAGER.unregister_policy(name)
+        assert not gone.ok and gone.error, (name, gone)
+    assert [p.policy_id for p in A.list_policies().descriptors] == listed
+    definitions()
     status("NOT_FOUND", "UNKNOWN_POLICY_VERSION", A.get_policy, "policy.none")
     session = begin(DecisionSession, policy="policy.strict")
     # The session keeps its policy.
@@ -441,7 +734,7 @@ def policies():
     session.propose("p", "x")
     session.vote("p", "APPROVE")
     error = refused("POLICY_DENIED", session.commit, action="decision.approved", authority_scope="s", reason="r")
-    assert error.failure.reasons, error.failure
+    assert len(error.failure.reasons) == 1 and [d.code for d in error.failure.denials] == ["quorum_not_met"], error.failure
     session.vote("p", "APPROVE", auth=AUTH[B])
     ack = session.commit(action="decision.approved", authority_scope="s", reason="r", auth=AUTH[B])
     assert ack.session_state == RESOLVED, ack
@@ -701,10 +994,7 @@ def verify():
                 acknowledged.setdefault(words[0], []).append(words[1])
     lost = more = 0
     for sid, ids in acknowledged.items():
-        stream = OBSERVER.open_stream()
-        stream.send_subscribe(sid, 0)
-        stream._requests.put(stream._END)
-        there = [e.message_id for e in stream.responses(timeout=SECONDS)]
+        there = [e.message_id for e in history(DecisionSession(OBSERVER, session_id=sid))]
         assert len(there) == len(set(there)), "an envelope is there twice"
         lost += len(set(ids) - set(there))
         more += len(there) - 1 - len(ids)
@@ -714,7 +1004,7 @@ def verify():
 
 
 STEPS = {
-    "all": [modes, refusals, streams, watches, policies, suspension, lists, limits],
+    "all": [negotiation, modes, refusals, streams, frames, watches, policies, suspension, lists, limits],
     "write": [write],
     "read": [again],
     "load": [load],

@@ -16,9 +16,9 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, broadcast, oneshot, watch};
 use weft_agreement::{Group, Image, Machine, MachineError, ProposeError, Proposed, Role};
 use weft_protocol::{SessionEvent, SessionFigures};
 use weft_session::{
-    Accepted, Admission, Answer, Effect, Entry, Envelope, FORMAT, Imported, Known, Lifecycle,
-    Millis, Progress, Session, SessionState, Sessions, Speculation, StartRights, decode_entry,
-    encode_entry, slot,
+    About, Accepted, Admission, Answer, Effect, Entry, Envelope, FORMAT, Imported, Known,
+    Lifecycle, Millis, Progress, Session, SessionState, Sessions, Speculation, StartRights,
+    decode_entry, encode_entry, entry_about, slot,
 };
 use weft_wire::Clock;
 
@@ -68,6 +68,8 @@ pub(crate) struct State {
     pub(crate) sessions: Sessions,
     speculation: Speculation,
     leaving: Leaving,
+    /// Some entry of this node's disk was damaged: what lacks one before it shows by that.
+    saw_damage: bool,
     /// Slots that this leader is giving away.
     sealing: BTreeSet<u8>,
     /// How often a session has come back from disk, and which did last; at most [`RECALLED`].
@@ -385,6 +387,7 @@ impl Owned {
         state.sessions.is_sealed(slot)
             && state.sessions.get(id).is_none()
             && state.leaving.get(id).is_none()
+            && !state.is_lost(id, &self.0.archive)
             && !self.0.archive.may_hold(id)
             // What is missing on disk could be it.
             && !self.0.archive.waits()
@@ -443,6 +446,9 @@ impl Owned {
             Ok(left) => left,
             Err(()) => return Step::Unloaded,
         };
+        if state.is_lost(id, &self.0.archive) {
+            return Step::Done(Err(damaged(id)));
+        }
         if left.is_none() && state.is_elsewhere(id) {
             return Step::Moved;
         }
@@ -649,6 +655,10 @@ impl Owned {
             }
             Entry::Archive { .. } | Entry::Seal { .. } => None,
         };
+        if state.saw_damage && state.has_gap(&entry, &self.0.archive) {
+            self.put_aside(state, entry);
+            return Progress::Stale { position: 0 };
+        }
         let seals = matches!(entry, Entry::Seal { .. });
         let done = state.sessions.apply(entry);
         if seals {
@@ -694,6 +704,13 @@ impl Owned {
     }
 }
 
+/// What is said of a session that was put aside.
+pub(crate) fn damaged(id: &str) -> Unanswered {
+    Unanswered::Unreadable(format!(
+        "session `{id}` is damaged on this node's disk: what is left of it is put aside"
+    ))
+}
+
 /// What became of an entry, as consensus hands it back: one of these.
 const APPLIED: u8 = 0;
 const STALE: u8 = 1;
@@ -717,6 +734,31 @@ impl State {
             (None, Looked::Found(found, _)) => Ok(found.clone()),
             (None, Looked::Not) if archive.may_hold(id) => Err(()),
             (None, Looked::Not) => Ok(None),
+        }
+    }
+
+    /// Whether what is left of a damaged entry can be believed when it names its session: one that
+    /// is there, or that began with it.
+    fn is_known(&self, about: &About<'_>) -> bool {
+        about.base == 0
+            || self.sessions.get(about.session).is_some()
+            || self.sessions.is_damaged(about.session)
+    }
+
+    /// Whether something of a session was lost on disk, and no copy of it is in the archive.
+    pub(super) fn is_lost(&self, id: &str, archive: &Archive) -> bool {
+        self.sessions.is_damaged(id) && !archive.may_hold(id)
+    }
+
+    /// Whether an entry builds on another that is not here.
+    fn has_gap(&self, entry: &Entry, archive: &Archive) -> bool {
+        let Entry::Records { session, base, .. } = entry else { return false };
+        match self.sessions.get(session) {
+            Some(here) => *base > here.position(),
+            None => {
+                let is_elsewhere = self.leaving.get(session).is_some() || archive.may_hold(session);
+                *base > 0 && !is_elsewhere && !self.sessions.is_damaged(session)
+            }
         }
     }
 
@@ -794,6 +836,42 @@ impl Machine for Owned {
         commands.iter().map(one).collect()
     }
 
+    /// What verifies is applied; records that do not are put aside with their session.
+    fn apply_damaged(&mut self, index: u64, commands: &[Vec<u8>]) -> Result<(), MachineError> {
+        let mut state = self.0.state.lock();
+        state.saw_damage = true;
+        for bytes in commands {
+            match decode_entry(bytes) {
+                Ok(entry) => drop(self.apply_one(&mut state, entry)),
+                Err(error) => {
+                    let Some(id) = entry_about(bytes).filter(|about| state.is_known(about)) else {
+                        let why = format!(
+                            "entry {index} of the log is damaged, and it cannot be told which session it is about: {error}"
+                        );
+                        return Err(MachineError(why));
+                    };
+                    let id = id.session;
+                    tracing::error!(group = %self.0.name, session = id, index, %error, "a session is damaged on disk and put aside; the others are not");
+                    state.sessions.put_aside(id, bytes.clone());
+                    state.settle(id);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn restore_damaged(&mut self, image: &Image) -> Result<(), MachineError> {
+        let (sessions, damaged) = Sessions::salvage(&image.bytes).map_err(|error| {
+            MachineError(format!("the checkpoint of sessions is damaged: {error}"))
+        })?;
+        for (session, why) in damaged {
+            tracing::error!(group = %self.0.name, session, %why, "a session is damaged on disk and put aside; the others are not");
+        }
+        self.replace(sessions);
+        self.lock().saw_damage = true;
+        Ok(())
+    }
+
     fn snapshot(&self) -> Result<Image, MachineError> {
         // The log below an image goes: what the image lacks must be on disk.
         if !self.lock().leaving.is_empty() {
@@ -810,6 +888,22 @@ impl Machine for Owned {
     fn restore(&mut self, image: &Image) -> Result<(), MachineError> {
         let sessions = Sessions::from_bytes(&image.bytes)
             .map_err(|error| MachineError(format!("sessions: {error}")))?;
+        self.replace(sessions);
+        Ok(())
+    }
+}
+
+impl Owned {
+    /// Puts a session aside that lacks what comes before an entry of it.
+    fn put_aside(&self, state: &mut State, entry: Entry) {
+        let Entry::Records { session, .. } = &entry else { return };
+        tracing::error!(group = %self.0.name, session, "a session lacks a part of its log and is put aside; the others do not");
+        let id = session.clone();
+        state.sessions.put_aside(&id, encode_entry(&entry).unwrap_or_default());
+        state.settle(&id);
+    }
+
+    fn replace(&self, sessions: Sessions) {
         let mut state = self.lock();
         let leaving = state.leaving.by_place.last_key_value().map_or(0, |(place, _)| *place);
         if let Some(span) = self.0.archive.lacks(leaving, sessions.archived()) {
@@ -827,7 +921,6 @@ impl Machine for Owned {
             let ordinal = sessions.get(id).map_or(0, Session::last_ordinal);
             followed.send_replace(ordinal);
         }
-        Ok(())
     }
 }
 

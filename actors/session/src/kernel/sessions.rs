@@ -19,6 +19,8 @@ pub struct Sessions {
     archived: u64,
     /// Slots in which no session begins here any more.
     sealed: BTreeSet<u8>,
+    /// Sessions of which something was lost on disk, with what is left.
+    damaged: BTreeMap<String, Vec<Vec<u8>>>,
 }
 
 /// What applying an entry came to.
@@ -157,6 +159,23 @@ impl Sessions {
         u32::try_from(open).unwrap_or(u32::MAX)
     }
 
+    /// Whether something of that session was lost on disk: nothing is done with it any more.
+    pub fn is_damaged(&self, id: &str) -> bool {
+        self.damaged.contains_key(id)
+    }
+
+    /// Sessions of which something was lost on disk, with what is left, for whoever can make
+    /// something of it.
+    pub fn damaged(&self) -> &BTreeMap<String, Vec<Vec<u8>>> {
+        &self.damaged
+    }
+
+    /// Puts a session aside of which something was lost, with what is left of that.
+    pub fn put_aside(&mut self, id: &str, piece: Vec<u8>) {
+        let before = self.remove(id).and_then(|session| session.to_bytes().ok());
+        self.damaged.entry(id.to_owned()).or_default().extend(before.into_iter().chain([piece]));
+    }
+
     /// Applies one entry.
     pub fn apply(&mut self, entry: Entry) -> Effects {
         match entry {
@@ -170,12 +189,16 @@ impl Sessions {
                         self.archived += 1;
                         let (place, session) = (self.archived, Box::new(session));
                         effects.push(Effect::Archived { place, session });
+                    } else if self.is_damaged(&id) {
+                        // It had that place; where it was written by then it is whole.
+                        self.archived += 1;
                     }
                 }
                 Effects { progress: Progress::Applied { position: 0 }, effects }
             }
             Entry::Recall { session } => {
                 let position = session.position();
+                self.damaged.remove(session.id());
                 if self.get(session.id()).is_none() {
                     self.insert(*session);
                 }
@@ -192,7 +215,8 @@ impl Sessions {
         let position = self.get(&id).map_or(0, Session::position);
         let stale = Effects { progress: Progress::Stale { position }, effects: Vec::new() };
         // One that was checked before its slot was sealed is checked again, by the slot's new group.
-        if base != position || (position == 0 && self.is_sealed(slot(&id))) {
+        let is_elsewhere = position == 0 && self.is_sealed(slot(&id));
+        if base != position || is_elsewhere || self.is_damaged(&id) {
             return stale;
         }
         let mut records = records.into_iter().map(Arc::new).peekable();

@@ -1,6 +1,7 @@
 //! What is stored: entries of a group's log, sessions and groups as bytes. Each begins with the
 //! version of its layout; a session is its log, so a snapshot and a replay cannot differ.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,9 @@ pub enum FormatError {
         /// Its layout.
         found: u16,
     },
+    /// Not what was written: a bit has changed.
+    #[error("a bit of it has changed since it was written")]
+    Damaged,
     /// The bytes end too early or are too many.
     #[error("{0}")]
     Length(&'static str),
@@ -95,7 +99,9 @@ mod whole {
 /// [`FormatError::Codec`] over 16 MiB.
 pub fn encode_entry(entry: &Entry) -> Result<Vec<u8>, FormatError> {
     let mut out = versioned();
+    out.extend_from_slice(&[0; 4]);
     codec::encode_into(entry, &mut out)?;
+    codec::seal(&mut out, 2);
     Ok(out)
 }
 
@@ -104,7 +110,30 @@ pub fn encode_entry(entry: &Entry) -> Result<Vec<u8>, FormatError> {
 /// # Errors
 /// [`FormatError`]; arbitrary bytes never panic.
 pub fn decode_entry(bytes: &[u8]) -> Result<Entry, FormatError> {
-    Ok(codec::decode(body(bytes)?)?)
+    Ok(codec::decode(whole_body(bytes)?)?)
+}
+
+/// What can be read of a damaged entry of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct About<'a> {
+    /// The session.
+    pub session: &'a str,
+    /// The length of its log before; only whether it is 0 counts.
+    pub base: u8,
+}
+
+/// Of bytes that were an entry of records, and are damaged: the session that it was about, as far as
+/// that can be read.
+pub fn entry_about(bytes: &[u8]) -> Option<About<'_>> {
+    // The version, the checksum, the kind of entry and the length of the id, which is below 251 for
+    // every id there can be.
+    let (kind, rest) = bytes.get(6..)?.split_first()?;
+    let (length, rest) = rest.split_first()?;
+    let session = std::str::from_utf8(rest.get(..usize::from(*length))?).ok()?;
+    // More than 250 is followed by more bytes, and never 0.
+    let base = *rest.get(usize::from(*length))?;
+    let fits = *kind == 0 && *length < 251 && super::valid_session_id(session);
+    fits.then_some(About { session, base })
 }
 
 /// The version, for a body to be appended.
@@ -120,6 +149,11 @@ pub(crate) fn body(bytes: &[u8]) -> Result<&[u8], FormatError> {
         FORMAT => Ok(body),
         found => Err(FormatError::Version { found }),
     }
+}
+
+/// What is behind the version and the checksum, if it is what was written.
+fn whole_body(bytes: &[u8]) -> Result<&[u8], FormatError> {
+    codec::checked(body(bytes)?).ok_or(FormatError::Damaged)
 }
 
 /// Appends a value with its length (`u32`, little endian) in front.
@@ -160,7 +194,9 @@ impl Session {
     }
 
     fn write(&self, out: &mut Vec<u8>) -> Result<(), FormatError> {
+        let at = out.len();
         out.extend_from_slice(&versioned());
+        out.extend_from_slice(&[0; 4]);
         framed(out, |out| {
             out.extend_from_slice(self.id().as_bytes());
             Ok(())
@@ -168,6 +204,7 @@ impl Session {
         for record in self.log() {
             framed(out, |out| Ok(codec::encode_into(record.as_ref(), out).map(|_| ())?))?;
         }
+        codec::seal(out, at + 2);
         Ok(())
     }
 
@@ -176,7 +213,7 @@ impl Session {
     /// # Errors
     /// [`FormatError`]; arbitrary bytes never panic.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FormatError> {
-        let mut rest = body(bytes)?;
+        let mut rest = whole_body(bytes)?;
         let id = std::str::from_utf8(frame(&mut rest)?)
             .map_err(|_| FormatError::Length("the session's id is not text"))?;
         let mut log = Vec::new();
@@ -188,8 +225,8 @@ impl Session {
 }
 
 impl Sessions {
-    /// How many have left memory, which slots are sealed, and all sessions that have not left, by
-    /// id. Equal groups give equal bytes.
+    /// How many have left memory, which slots are sealed, what was put aside, and all sessions that
+    /// have not left, by id. Equal groups give equal bytes.
     ///
     /// # Errors
     /// [`FormatError`] for a record over 16 MiB.
@@ -200,6 +237,7 @@ impl Sessions {
             out.extend(self.sealed());
             Ok(())
         })?;
+        framed(&mut out, |out| Ok(codec::encode_into(self.damaged(), out).map(|_| ())?))?;
         for session in self.iter() {
             framed(&mut out, |out| session.write(out))?;
         }
@@ -218,8 +256,8 @@ impl Sessions {
         }
     }
 
-    /// As [`Sessions::from_bytes`], but damaged sessions are left out and told, with what is wrong.
-    /// Only for a node that is alone: a replica that leaves one out is no replica any more.
+    /// As [`Sessions::from_bytes`], but damaged sessions are put aside and told, with what is wrong.
+    /// Only for a node that is alone: a replica without one is no replica any more.
     ///
     /// # Errors
     /// [`FormatError`] if it cannot be told where sessions begin and end.
@@ -229,12 +267,21 @@ impl Sessions {
         let mut sessions = Self::default();
         sessions.has_archived(u64::from_le_bytes(*archived));
         sessions.seal(frame(&mut rest)?.iter().copied());
+        for (id, pieces) in codec::decode::<BTreeMap<String, Vec<Vec<u8>>>>(frame(&mut rest)?)? {
+            for piece in pieces {
+                sessions.put_aside(&id, piece);
+            }
+        }
         let mut damaged = Vec::new();
         while !rest.is_empty() {
             let session = frame(&mut rest)?;
             match Session::from_bytes(session) {
                 Ok(session) => sessions.insert(session),
-                Err(why) => damaged.push((name(session), why)),
+                Err(why) => {
+                    let id = name(session);
+                    sessions.put_aside(&id, session.to_vec());
+                    damaged.push((id, why));
+                }
             }
         }
         Ok((sessions, damaged))
@@ -243,7 +290,7 @@ impl Sessions {
 
 /// The id of a session that may be damaged.
 fn name(session: &[u8]) -> String {
-    let id = body(session).and_then(|mut rest| frame(&mut rest));
+    let id = body(session).and_then(|rest| frame(&mut rest.get(4..).unwrap_or_default()));
     let id = id.ok().and_then(|id| std::str::from_utf8(id).ok());
     id.unwrap_or("?").to_owned()
 }

@@ -118,6 +118,26 @@ pub trait Machine: Send + Sync + 'static {
     /// [`MachineError`]: this node cannot take part in the group.
     fn restore(&mut self, image: &Image) -> Result<(), MachineError>;
 
+    /// As [`Machine::apply`], of an entry of this node's disk that is not what was agreed on, where
+    /// nobody else has it: this node alone decides. What can be told to be whole is applied, what
+    /// cannot is put aside and named.
+    ///
+    /// # Errors
+    /// [`MachineError`]: it cannot be told, and the group does not go on. So it is if nothing else
+    /// is said.
+    fn apply_damaged(&mut self, index: u64, _commands: &[Vec<u8>]) -> Result<(), MachineError> {
+        Err(MachineError(format!("entry {index} of the log is damaged: a bit of it has changed")))
+    }
+
+    /// As [`Machine::restore`], of an image of this node's disk that is not what was written, where
+    /// nobody else has it.
+    ///
+    /// # Errors
+    /// As [`Machine::apply_damaged`].
+    fn restore_damaged(&mut self, _image: &Image) -> Result<(), MachineError> {
+        Err(MachineError("the checkpoint is damaged: a bit of it has changed".to_owned()))
+    }
+
     /// Members as of the entry being applied; during a change the voters are those of both sets.
     fn membership_changed(&mut self, _voters: &BTreeSet<NodeId>, _learners: &BTreeSet<NodeId>) {}
 }

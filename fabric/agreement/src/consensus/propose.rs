@@ -131,7 +131,7 @@ async fn flight(
             return true;
         }
     };
-    let write = engine.write(Commands(Arc::new(commands)));
+    let write = engine.write(Commands::new(commands));
     tokio::pin!(write);
     let lost = async {
         let mut status = group.watch();

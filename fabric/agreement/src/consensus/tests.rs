@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde::Serialize;
@@ -27,7 +26,7 @@ fn ballot() -> Ballot {
 }
 
 fn commands(of: &[&[u8]]) -> Payload {
-    Payload::Commands(Commands(Arc::new(of.iter().map(|bytes| bytes.to_vec()).collect())))
+    Payload::Commands(Commands::new(of.iter().map(|bytes| bytes.to_vec()).collect()))
 }
 
 fn members() -> Members {
@@ -125,7 +124,11 @@ fn the_bytes_of_messages_and_stored_entries_are_as_they_were() {
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         writeln!(out, "{name} {hex}").expect("a string");
     }
-    let expected = include_str!("../../tests/golden/consensus.txt");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/consensus.txt");
+    if std::env::var_os("WEFT_UPDATE_GOLDEN").is_some() {
+        std::fs::write(path, &out).expect("writes the golden file");
+    }
+    let expected = std::fs::read_to_string(path).expect("the golden file");
     assert_eq!(out, expected, "the bytes changed: that needs a new version beside the old one");
 }
 
@@ -139,6 +142,25 @@ fn what_was_stored_loads_and_another_layout_is_refused_by_number() {
         assert!(error.to_string().contains("layout 2"), "{error}");
     }
     assert!(load::<Item>(&[]).is_err());
+}
+
+#[test]
+fn an_entry_of_which_a_bit_has_changed_is_never_taken_for_what_was_written() {
+    let item = &items()[1];
+    let bytes = store(item).expect("encodes");
+    assert_eq!(load_item(&bytes).as_ref(), Ok(item));
+    for at in 0..bytes.len() * 8 {
+        let mut bytes = bytes.clone();
+        bytes[at / 8] ^= 1 << (at % 8);
+        assert!(load::<Item>(&bytes).is_err(), "bit {at}");
+        match load_item(&bytes) {
+            Err(_) => {}
+            Ok(Item { payload: Payload::Commands(commands), .. }) => {
+                assert!(commands.is_damaged, "bit {at}");
+            }
+            Ok(other) => panic!("bit {at}: {other:?}"),
+        }
+    }
 }
 
 #[test]

@@ -41,7 +41,17 @@ impl<'de> Deserialize<'de> for Blob {
 
 /// The commands of one entry. Shared: the log's cache, replication and the machine hold the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Commands(pub(crate) Arc<Vec<Vec<u8>>>);
+pub(crate) struct Commands {
+    pub(crate) list: Arc<Vec<Vec<u8>>>,
+    /// Read from a disk that changed them: some are not what was agreed on.
+    pub(crate) is_damaged: bool,
+}
+
+impl Commands {
+    pub(crate) fn new(list: Vec<Vec<u8>>) -> Self {
+        Self { list: Arc::new(list), is_damaged: false }
+    }
+}
 
 impl Serialize for Commands {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -51,8 +61,8 @@ impl Serialize for Commands {
                 serializer.serialize_bytes(self.0)
             }
         }
-        let mut seq = serializer.serialize_seq(Some(self.0.len()))?;
-        for command in self.0.iter() {
+        let mut seq = serializer.serialize_seq(Some(self.list.len()))?;
+        for command in self.list.iter() {
             seq.serialize_element(&Bytes(command))?;
         }
         seq.end()
@@ -72,7 +82,7 @@ impl<'de> Deserialize<'de> for Commands {
                 while let Some(Blob(command)) = seq.next_element()? {
                     commands.push(command);
                 }
-                Ok(Commands(Arc::new(commands)))
+                Ok(Commands::new(commands))
             }
         }
         deserializer.deserialize_seq(List)
@@ -123,6 +133,13 @@ pub(crate) enum Payload {
 pub(crate) struct Item {
     pub(crate) at: Point,
     pub(crate) payload: Payload,
+}
+
+impl Item {
+    /// Some of its commands are not what was agreed on.
+    pub(crate) fn is_damaged(&self) -> bool {
+        matches!(&self.payload, Payload::Commands(commands) if commands.is_damaged)
+    }
 }
 
 /// What comes with an image.
@@ -238,23 +255,44 @@ pub(crate) enum InstallAnswer {
     Mismatch { expected_id: String, expected_offset: u64, id: String, offset: u64 },
 }
 
-/// Version of what is stored: the first byte.
+/// Version of what is stored: the first byte. Behind it the checksum of the rest.
 const STORED: u8 = 1;
+/// Bytes in front of a stored value.
+const FRONT: usize = 5;
 
 /// Encodes a value for the log or a checkpoint.
 pub(crate) fn store<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
-    let mut out = vec![STORED];
+    let mut out = vec![STORED, 0, 0, 0, 0];
     codec::encode_into(value, &mut out)?;
+    codec::seal(&mut out, 1);
     Ok(out)
 }
 
 /// Decodes what [`store`] wrote.
 pub(crate) fn load<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     match bytes.split_first() {
-        Some((&STORED, body)) => codec::decode(body),
+        Some((&STORED, body)) => match codec::checked(body) {
+            Some(body) => codec::decode(body),
+            None => Err(CodecError::Decode("it is not what was written: a bit has changed".into())),
+        },
         Some((version, _)) => Err(CodecError::Decode(format!(
             "stored layout {version}, this program knows {STORED}: run a version of weft at least as new as the one that wrote it"
         ))),
         None => Err(CodecError::Decode("nothing stored".into())),
+    }
+}
+
+/// An entry of the log. One that is not what was written, but can be read all the same, has damaged
+/// commands.
+pub(crate) fn load_item(bytes: &[u8]) -> Result<Item, CodecError> {
+    let whole = load::<Item>(bytes);
+    let (Err(_), Some((&STORED, _))) = (&whole, bytes.split_first()) else { return whole };
+    let behind = bytes.get(FRONT..).unwrap_or_default();
+    match codec::decode::<Item>(behind) {
+        Ok(Item { at, payload: Payload::Commands(commands) }) => {
+            let commands = Commands { is_damaged: true, ..commands };
+            Ok(Item { at, payload: Payload::Commands(commands) })
+        }
+        _ => whole,
     }
 }

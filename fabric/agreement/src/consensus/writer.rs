@@ -165,31 +165,31 @@ impl LogWriter {
         self.riders.lock().insert(group, committed);
     }
 
-    /// Entries `from..to`, as stored, at most `bytes` of them but at least one.
+    /// Entries `from..to` with their indexes, as stored, at most `bytes` of them but at least one.
     pub(crate) async fn entries(
         &self,
         group: i64,
         from: u64,
         to: u64,
         bytes: u64,
-    ) -> Result<Vec<Vec<u8>>, StoreError> {
+    ) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
         use futures_util::TryStreamExt;
-        let mut rows = sqlx::query_scalar::<_, Vec<u8>>(
-            "SELECT entry FROM entries WHERE grp = ?1 AND idx >= ?2 AND idx < ?3 ORDER BY idx",
+        let mut rows = sqlx::query_as::<_, (i64, Vec<u8>)>(
+            "SELECT idx, entry FROM entries WHERE grp = ?1 AND idx >= ?2 AND idx < ?3 ORDER BY idx",
         )
         .bind(group)
         .bind(number(from))
         .bind(number(to))
         .fetch(self.store.readers());
         let (mut entries, mut total) = (Vec::new(), 0u64);
-        while let Some(entry) =
+        while let Some((index, entry)) =
             rows.try_next().await.map_err(|error| self.store.error("read entries of", error))?
         {
             total += entry.len() as u64;
             if total > bytes && !entries.is_empty() {
                 break;
             }
-            entries.push(entry);
+            entries.push((u64::try_from(index).unwrap_or_default(), entry));
         }
         Ok(entries)
     }

@@ -113,6 +113,9 @@ impl Owned {
         if let Some(at) = self.near(id, &say) {
             return Ok(at);
         }
+        if self.lock().is_lost(id, &self.0.archive) {
+            return Err(super::damaged(id));
+        }
         if let Some(session) = self.0.archive.load(id).await? {
             return Ok(At::Left(session));
         }
@@ -142,7 +145,8 @@ impl Owned {
         if let Some(session) = state.leaving.get(id) {
             return Some(At::Left(session.clone()));
         }
-        (!self.0.archive.may_hold(id)).then_some(At::Nowhere)
+        let is_nowhere = !self.0.archive.may_hold(id) && !state.is_lost(id, &self.0.archive);
+        is_nowhere.then_some(At::Nowhere)
     }
 
     /// What `say` makes of at most `size` sessions that fit, by id in byte order.

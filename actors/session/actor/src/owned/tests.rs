@@ -1,6 +1,7 @@
 //! Tests of a group behind real consensus, asked through its actor.
 
 mod archived;
+mod damaged;
 
 use std::collections::BTreeSet;
 

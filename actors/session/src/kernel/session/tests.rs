@@ -593,7 +593,7 @@ fn bytes_of_a_newer_build_say_so() {
     assert!(matches!(Sessions::from_bytes(&[1]), Err(FormatError::Length(_))));
     let mut cut = rig().session().to_bytes().expect("encodes");
     cut.truncate(cut.len() - 1);
-    assert!(matches!(Session::from_bytes(&cut), Err(FormatError::Length(_))));
+    assert_eq!(Session::from_bytes(&cut), Err(FormatError::Damaged));
 }
 
 #[test]
@@ -604,17 +604,51 @@ fn a_damaged_session_is_named_and_the_others_are_unharmed() {
     envelope.session_id = other.into();
     rig.send(&envelope).expect("starts");
     let mut bytes = rig.sessions.to_bytes().expect("encodes");
-    // The first record of the first session: version, how many have left, length of the sealed
-    // slots, length, version, length and id, length.
-    let kind = 2 + 8 + 4 + 4 + 2 + 4 + ID.len() + 4;
-    assert_eq!(bytes[kind], 0, "a start");
-    bytes[kind] = 99;
-    let (sessions, damaged) = Sessions::salvage(&bytes).expect("the frames are whole");
+    // A bit of the first record of the first session, behind its id and a length.
+    let id = bytes.windows(ID.len()).position(|window| window == ID.as_bytes());
+    bytes[id.expect("it is there") + ID.len() + 4] ^= 1;
+    let error = Sessions::from_bytes(&bytes).expect_err("damaged");
+    assert!(error.to_string().contains(ID), "{error}");
+    let (mut sessions, damaged) = Sessions::salvage(&bytes).expect("the frames are whole");
     assert_eq!(sessions.get(other), rig.sessions.get(other));
     assert_eq!((sessions.len(), damaged.len()), (1, 1));
     assert_eq!(damaged[0].0, ID);
-    let error = Sessions::from_bytes(&bytes).expect_err("damaged");
-    assert!(error.to_string().contains(ID), "{error}");
+    // What is left of it stays, also in the next image, and nothing is added to it.
+    assert!(sessions.is_damaged(ID) && !sessions.is_damaged(other));
+    let again = Sessions::from_bytes(&sessions.to_bytes().expect("encodes"));
+    assert_eq!(again.as_ref(), Ok(&sessions));
+    for entry in rig.entries.clone() {
+        let is_its = matches!(&entry, Entry::Records { session, .. } if session == ID);
+        let done = sessions.apply(entry).progress;
+        assert!(!is_its || matches!(done, Progress::Stale { .. }), "{done:?}");
+    }
+    // The place that it had when it left memory stays its own.
+    let archive = Entry::Archive { sessions: vec![ID.into(), "unknown".into()] };
+    assert!(sessions.apply(archive).effects.is_empty());
+    assert_eq!(sessions.archived(), 1);
+}
+
+#[test]
+fn a_bit_that_has_changed_is_found_and_the_session_still_named() {
+    let rig = rig();
+    let entry = rig.entries.first().expect("a start");
+    let bytes = encode_entry(entry).expect("encodes");
+    assert_eq!(decode_entry(&bytes).as_ref(), Ok(entry));
+    let session = rig.session().to_bytes().expect("encodes");
+    for (bytes, is_entry) in [(bytes, true), (session, false)] {
+        for at in 0..bytes.len() * 8 {
+            let mut bytes = bytes.clone();
+            bytes[at / 8] ^= 1 << (at % 8);
+            match is_entry {
+                true => assert!(decode_entry(&bytes).is_err(), "bit {at}"),
+                false => assert!(Session::from_bytes(&bytes).is_err(), "bit {at}"),
+            }
+            // Behind the version, the checksum, the kind, the id with its length, and the base.
+            if is_entry && at / 8 >= 6 + 1 + 1 + ID.len() + 1 {
+                assert_eq!(entry_about(&bytes), Some(About { session: ID, base: 0 }), "bit {at}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use weft_wire::codec::CodecError;
 
 use super::machine::Cover;
 use super::types::{self, Entry, Id, RaftId, StorageError, StorageIoError, Types};
-use crate::consensus::wire::{self, Ballot, Item, Point};
+use crate::consensus::wire::{self, Ballot, Point};
 use crate::consensus::writer::{Fault, LogWriter, Mark, Op};
 
 /// Storing an image of the leader takes less; then the replica is opened again, with its log.
@@ -93,8 +93,16 @@ impl Memory {
     }
 }
 
-fn decode(bytes: &[u8]) -> Result<Entry, CodecError> {
-    wire::load::<Item>(bytes).map(types::entry)
+/// The entry of that index. With damaged commands it is for the machine to say what becomes of it.
+fn decode(index: u64, bytes: &[u8]) -> Result<Entry, CodecError> {
+    let damaged = |why: &dyn std::fmt::Display| {
+        CodecError::Decode(format!("entry {index} of the log is damaged: {why}"))
+    };
+    let item = wire::load_item(bytes).map_err(|error| damaged(&error))?;
+    if item.at.index != index {
+        return Err(damaged(&format!("it says that it is entry {}", item.at.index)));
+    }
+    Ok(types::entry(item))
 }
 
 fn read_failed(error: StoreError) -> StorageError {
@@ -125,7 +133,7 @@ impl LogStore {
         let last = match writer.last(group).await? {
             None => purged,
             Some(bytes) => {
-                let item: Item = wire::load(&bytes).map_err(|error| damaged(error.to_string()))?;
+                let item = wire::load_item(&bytes).map_err(|error| damaged(error.to_string()))?;
                 Some(types::id(&item.at)).max(purged)
             }
         };
@@ -187,8 +195,9 @@ impl LogStore {
             to
         };
         let rows = self.0.writer.entries(self.0.group, from, to, bytes as u64).await;
+        let rows = rows.map_err(read_failed)?;
         let entries: Result<_, _> =
-            rows.map_err(read_failed)?.iter().map(|bytes| decode(bytes)).collect();
+            rows.iter().map(|(index, bytes)| decode(*index, bytes)).collect();
         entries.map_err(|error| StorageIoError::read_logs(AnyError::new(&error)).into())
     }
 }

@@ -15,7 +15,7 @@ use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapsh
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use weft_store::{Durability, Migration, Store, StoreError};
-use weft_wire::Clock;
+use weft_wire::{Clock, codec};
 
 use super::types::{self, Answers, Entry, Id, Meta, StorageError, StorageIoError, Stored, Types};
 use crate::consensus::wire::{self, ImageMeta};
@@ -28,6 +28,7 @@ const MIGRATIONS: &[Migration] = &[Migration {
               seq INTEGER NOT NULL,
               meta BLOB NOT NULL,
               version INTEGER NOT NULL,
+              sum INTEGER NOT NULL,
               image BLOB NOT NULL
           ) STRICT;",
 }];
@@ -94,6 +95,13 @@ async fn aside<T: Send + 'static>(
     }
 }
 
+/// What whoever looks after a node is told whose copy of a group is damaged.
+fn others_have(what: &str) -> String {
+    format!(
+        "{what} on this node's disk is damaged: a bit has changed. The other voters have it: remove this node (`weft node remove`) and have it join anew"
+    )
+}
+
 /// An image as it travels: its version, two bytes, and its bytes.
 fn pack(version: u16, bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len() + 2);
@@ -123,10 +131,15 @@ impl MachineStore {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
         let mut state = State { machine, applied: None, membership: Stored::default(), seq: 0 };
-        if let Some((seq, meta, image)) = read_checkpoint(&store, group).await? {
+        if let Some(Read { seq, meta, image, is_whole }) = read_checkpoint(&store, group).await? {
             state = aside(move || {
-                state.machine.restore(&image)?;
                 let (voters, learners) = types::sets(meta.last_membership.membership());
+                match is_whole {
+                    true => state.machine.restore(&image)?,
+                    // Nobody else has what it was.
+                    false if voters.len() < 2 => state.machine.restore_damaged(&image)?,
+                    false => return Err(MachineError(others_have("its checkpoint"))),
+                }
                 state.machine.membership_changed(&voters, &learners);
                 Ok(State {
                     applied: meta.last_log_id,
@@ -243,13 +256,14 @@ async fn write_checkpoint(
     let meta = wire::store(&types::image_meta(meta))?;
     let mut transaction = store.begin().await?;
     let done = sqlx::query(
-        "INSERT OR REPLACE INTO checkpoint (grp, seq, meta, version, image)
-         VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT OR REPLACE INTO checkpoint (grp, seq, meta, version, sum, image)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )
     .bind(group)
     .bind(seq)
     .bind(meta)
     .bind(i64::from(image.version))
+    .bind(i64::from(codec::checksum(&image.bytes)))
     .bind(image.bytes.as_slice())
     .execute(&mut *transaction)
     .await;
@@ -257,21 +271,29 @@ async fn write_checkpoint(
     Ok(transaction.commit().await?)
 }
 
-async fn read_checkpoint(
-    store: &Store,
-    group: &str,
-) -> Result<Option<(i64, Meta, Image)>, StoreError> {
-    let row: Option<(i64, Vec<u8>, i64, Vec<u8>)> =
-        sqlx::query_as("SELECT seq, meta, version, image FROM checkpoint WHERE grp = ?1")
+/// A checkpoint, as it is on disk.
+struct Read {
+    seq: i64,
+    meta: Meta,
+    image: Image,
+    /// It is what was written.
+    is_whole: bool,
+}
+
+async fn read_checkpoint(store: &Store, group: &str) -> Result<Option<Read>, StoreError> {
+    type Row = (i64, Vec<u8>, i64, i64, Vec<u8>);
+    let row: Option<Row> =
+        sqlx::query_as("SELECT seq, meta, version, sum, image FROM checkpoint WHERE grp = ?1")
             .bind(group)
             .fetch_optional(store.readers())
             .await
             .map_err(|error| store.error("read a checkpoint of", error))?;
-    let Some((seq, meta, version, bytes)) = row else { return Ok(None) };
+    let Some((seq, meta, version, sum, bytes)) = row else { return Ok(None) };
     let damaged = |cause: String| StoreError::Damaged { path: store.path().to_owned(), cause };
     let meta: ImageMeta = wire::load(&meta).map_err(|error| damaged(error.to_string()))?;
     let version = u16::try_from(version).map_err(|error| damaged(error.to_string()))?;
-    Ok(Some((seq, types::meta(&meta), Image { version, bytes })))
+    let is_whole = sum == i64::from(codec::checksum(&bytes));
+    Ok(Some(Read { seq, meta: types::meta(&meta), image: Image { version, bytes }, is_whole }))
 }
 
 impl RaftSnapshotBuilder<Types> for MachineStore {
@@ -336,15 +358,30 @@ impl RaftStateMachine<Types> for MachineStore {
             let answer = match entry.payload {
                 EntryPayload::Blank => Answers::default(),
                 EntryPayload::Normal(commands) => {
+                    let alone = types::sets(state.membership.membership()).0.len() < 2;
                     let machine = &mut state.machine;
-                    let apply = AssertUnwindSafe(|| machine.apply(index, &commands.0));
-                    let Ok(mut answers) = std::panic::catch_unwind(apply) else {
-                        return Err(self.broke(format!(
-                            "the state machine of `{}` panicked at entry {index}",
-                            self.0.group
-                        )));
+                    let apply = AssertUnwindSafe(|| match commands.is_damaged {
+                        false => Ok(machine.apply(index, &commands.list)),
+                        true if alone => {
+                            machine.apply_damaged(index, &commands.list).map(|()| Vec::new())
+                        }
+                        true => {
+                            Err(MachineError(others_have(&format!("entry {index} of the log"))))
+                        }
+                    });
+                    let mut answers = match std::panic::catch_unwind(apply) {
+                        Ok(Ok(answers)) => answers,
+                        Ok(Err(error)) => {
+                            return Err(self.broke(format!("`{}`: {error}", self.0.group)));
+                        }
+                        Err(_) => {
+                            return Err(self.broke(format!(
+                                "the state machine of `{}` panicked at entry {index}",
+                                self.0.group
+                            )));
+                        }
                     };
-                    answers.resize(commands.0.len(), Vec::new());
+                    answers.resize(commands.list.len(), Vec::new());
                     Answers(answers)
                 }
                 EntryPayload::Membership(membership) => {
@@ -393,7 +430,9 @@ impl RaftStateMachine<Types> for MachineStore {
         let found = read_checkpoint(&self.0.store, &self.0.group)
             .await
             .map_err(|error| StorageIoError::read_snapshot(None, AnyError::new(&error)))?;
-        Ok(found.map(|(_, meta, image)| Snapshot {
+        // One that is damaged is nobody's any more.
+        let found = found.filter(|read| read.is_whole);
+        Ok(found.map(|Read { meta, image, .. }| Snapshot {
             meta,
             snapshot: Box::new(Cursor::new(pack(image.version, &image.bytes))),
         }))

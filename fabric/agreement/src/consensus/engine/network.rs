@@ -159,7 +159,7 @@ fn response(answer: AppendAnswer) -> AppendEntriesResponse<RaftId> {
 fn size(items: &[Item]) -> usize {
     use crate::consensus::wire::Payload;
     let of = |item: &Item| match &item.payload {
-        Payload::Commands(commands) => commands.0.iter().map(|command| command.len() + 8).sum(),
+        Payload::Commands(commands) => commands.list.iter().map(|command| command.len() + 8).sum(),
         Payload::Blank | Payload::Members(_) => 64,
     };
     items.iter().map(of).sum()
@@ -175,6 +175,11 @@ impl RaftNetwork<Types> for Network {
         let vote = rpc.vote;
         let prev = rpc.prev_log_id.as_ref().map(types::point);
         let items: Vec<Item> = rpc.entries.iter().map(types::item).collect();
+        if items.iter().any(Item::is_damaged) {
+            // Whoever follows waits for an image.
+            let why = AskError::Unreachable("an entry on this node's disk is damaged".to_owned());
+            return Err(self.failed(why, RPCTypes::AppendEntries, within));
+        }
         if let Some(resumed) = self.resume(&vote, prev, &items).await {
             return resumed.map_err(|error| self.failed(error, RPCTypes::AppendEntries, within));
         }
