@@ -654,7 +654,10 @@ impl Agreed {
                 let kept = sessions::Kept::agreed(modes, own.1, &data, retention).await?;
                 let groups = sessions::Groups::new(kept, opener, control, others.clone(), own.0);
                 // Those that are known already are there before anybody asks for them.
-                groups.open().await?;
+                if let Err(error) = groups.open().await {
+                    // All else of the node goes on.
+                    tracing::error!(%error, "a group of sessions cannot be opened");
+                }
                 (groups.kept.clone(), Some(groups))
             };
             door.attach();

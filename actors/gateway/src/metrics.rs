@@ -229,6 +229,8 @@ fn render_sessions(out: &mut Text, sessions: &SessionFigures) {
     out.sample("weft_sessions_archived", &[], count(sessions.archived));
     out.family("weft_sessions_missing", "gauge", "Ended sessions still to be fetched from peers.");
     out.sample("weft_sessions_missing", &[], count(sessions.missing));
+    out.family("weft_sessions_damaged", "gauge", "Sessions put aside, as a disk has changed them.");
+    out.sample("weft_sessions_damaged", &[], count(sessions.damaged));
 }
 
 /// Under the names that the reference runtime has for them (macp-sessions §19).

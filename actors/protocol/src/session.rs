@@ -629,6 +629,8 @@ pub struct SessionFigures {
     pub archived: u64,
     /// Ended sessions that this node lacks and its peers may have.
     pub missing: u64,
+    /// Sessions in memory or the log of which this node's disk has lost something.
+    pub damaged: u64,
 }
 
 impl Message for ReadSessionFigures {

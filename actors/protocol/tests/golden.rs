@@ -770,6 +770,7 @@ fn session_lines() -> Vec<String> {
                 in_memory: vec![(SessionState::Open, 4)],
                 archived: 5,
                 missing: 6,
+                damaged: 1,
             },
         ),
         line(&ReadArchive { group: "g".into(), first: 1, last: 2 }),

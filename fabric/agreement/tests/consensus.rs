@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cluster::{Cluster, LONG, ids, node_id, until};
 use futures_util::future::join_all;
+use sqlx::Connection as _;
 use weft_agreement::consensus::{ProposeError, Role};
 use weft_wire::{Clock, SystemClock};
 
@@ -306,6 +307,52 @@ async fn a_checkpoint_holds_everything_and_the_log_below_it_goes() {
     cluster.leader().await;
     until("the rest is applied", || cluster.nodes[&1].seen() == before).await;
     cluster.stop_all().await;
+}
+
+/// Changes a bit of every value of a column in which `mark` is, behind that.
+async fn change_bits(file: &std::path::Path, (table, column): (&str, &str), mark: &[u8]) {
+    let path = format!("sqlite://{}", file.display());
+    let mut open = sqlx::SqliteConnection::connect(&path).await.expect("opens");
+    let all = sqlx::AssertSqlSafe(format!("SELECT {column} FROM {table}"));
+    let all: Vec<Vec<u8>> = sqlx::query_scalar(all).fetch_all(&mut open).await.expect("reads");
+    let mut changed = 0;
+    for before in all {
+        let Some(at) = before.windows(mark.len()).position(|window| window == mark) else {
+            continue;
+        };
+        let mut after = before.clone();
+        after[at] ^= 1;
+        let change = format!("UPDATE {table} SET {column} = ?1 WHERE {column} = ?2");
+        let change = sqlx::query(sqlx::AssertSqlSafe(change)).bind(after).bind(before);
+        change.execute(&mut open).await.expect("writes");
+        changed += 1;
+    }
+    assert!(changed > 0, "it is there");
+    open.close().await.expect("closes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_a_disk_has_changed_is_opened_by_nobody_and_named() {
+    for (file, value) in [("raft.db", ("entries", "entry")), ("state.db", ("checkpoint", "image"))]
+    {
+        let mut cluster = Cluster::three().await;
+        for n in 0..5 {
+            cluster.propose(&command(n)).await;
+        }
+        cluster.equal().await;
+        if file == "state.db" {
+            cluster.nodes[&3].group().checkpoint().await.expect("a checkpoint");
+        }
+        cluster.stop(3).await;
+        change_bits(&cluster.data(3).join(file), value, b"command 3").await;
+        let why = cluster.why_not(3).await;
+        assert!(why.contains("control") && why.contains("damaged"), "{why}");
+        assert!(why.contains("join"), "what to do: {why}");
+        // The others have it.
+        cluster.propose(b"after").await;
+        assert_eq!(cluster.equal().await.commands.len(), 6);
+        cluster.stop_all().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -61,6 +61,7 @@ fn everything_known_is_in_the_text_and_nothing_else() {
             in_memory: vec![(weft_protocol::SessionState::Open, 2)],
             archived: 7,
             missing: 0,
+            damaged: 1,
         }),
         envelopes: Some(counted.all()),
     };

@@ -641,6 +641,7 @@ impl Owned {
             in_memory: in_memory.into_iter().map(|(s, n)| (convert::state(s), n)).collect(),
             archived: self.0.archive.len(),
             missing,
+            damaged: u64::try_from(state.sessions.damaged().len()).unwrap_or(u64::MAX),
         }
     }
 

@@ -43,6 +43,7 @@ pub struct Seen {
 }
 
 /// Remembers all commands; answers with their length.
+#[derive(Default)]
 pub struct Ledger {
     pub seen: Arc<Mutex<Seen>>,
     pub restores: Arc<Mutex<u32>>,
@@ -222,6 +223,21 @@ impl Cluster {
         for node in self.nodes.values() {
             node.fabric.set_directory(directory.clone());
         }
+    }
+
+    /// Why the first group of a node that does not run cannot be opened on what is on its disk.
+    pub async fn why_not(&self, n: u128) -> String {
+        let config =
+            FabricConfig { node: node_id(n), name: format!("n{n}"), audit: AuditSink::none() };
+        let fabric = Fabric::local(config);
+        let door = Door::new(fabric.clone());
+        let config = ConsensusConfig::new(self.data(n));
+        let consensus = Consensus::open(config, fabric, &door).await.expect("opens");
+        let name = self.groups.first().expect("a group");
+        let opened = consensus.group(name, Box::new(Ledger::default())).await;
+        let error = opened.map(drop).expect_err("it cannot be opened");
+        consensus.stop().await;
+        error.to_string()
     }
 
     /// Its links go first, so that nobody hears of the rest.

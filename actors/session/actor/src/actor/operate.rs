@@ -64,6 +64,7 @@ impl Handle<ReadSessionFigures> for SessionActor {
             all.in_memory.extend(figures.in_memory);
             all.archived += figures.archived;
             all.missing += figures.missing;
+            all.damaged += figures.damaged;
         }
         reply.ok(all);
     }
