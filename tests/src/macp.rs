@@ -24,6 +24,7 @@ use crate::{DEADLINE, bin_dir};
 
 use rpc::macp_runtime_service_client::MacpRuntimeServiceClient;
 
+pub use pb::session_lifecycle_event::EventType as Event;
 pub use pb::stream_session_response::Response;
 pub use pb::{Envelope, MacpError, SessionMetadata, SessionState};
 
@@ -438,6 +439,74 @@ impl Agent {
         let follow = follow(self.clone(), nodes.to_vec(), session.to_owned(), got.clone());
         Follower { session: session.to_owned(), got, task: clients.spawn(follow) }
     }
+}
+
+impl Agent {
+    /// Watches what happens to sessions, on one node.
+    pub fn watch(&self, clients: &Clients, node: usize) -> Watcher {
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let task = clients.spawn(watch(self.clone(), node, seen.clone()));
+        Watcher { seen, task }
+    }
+}
+
+/// What a watch of sessions has had.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// Sessions and what happened to them (`EventType`), as it came.
+    pub events: Vec<(String, i32)>,
+    /// It is open.
+    pub attached: bool,
+    /// Why it ended.
+    pub ended: Option<String>,
+}
+
+/// An open watch of sessions.
+#[derive(Debug)]
+pub struct Watcher {
+    seen: Arc<Mutex<Seen>>,
+    task: JoinHandle<()>,
+}
+
+impl Watcher {
+    /// What it has had so far.
+    ///
+    /// # Panics
+    /// If its task did.
+    pub fn seen(&self) -> Seen {
+        self.seen.lock().expect("it did not panic").clone()
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn watch(agent: Agent, node: usize, seen: Arc<Mutex<Seen>>) {
+    let note = |change: &dyn Fn(&mut Seen)| change(&mut seen.lock().expect("it did not panic"));
+    let request = agent.request(pb::WatchSessionsRequest {});
+    let ended = match agent.stub(node).watch_sessions(request).await {
+        Ok(stream) => {
+            note(&|seen| seen.attached = true);
+            let mut stream = stream.into_inner();
+            loop {
+                match stream.message().await {
+                    Ok(Some(pb::WatchSessionsResponse { event: Some(event) })) => {
+                        let id = event.session.map(|session| session.session_id);
+                        let id = id.unwrap_or_default();
+                        note(&|seen| seen.events.push((id.clone(), event.event_type)));
+                    }
+                    Ok(Some(_)) => {}
+                    Ok(None) => break "it ended".to_owned(),
+                    Err(status) => break format!("{:?}: {}", status.code(), status.message()),
+                }
+            }
+        }
+        Err(status) => format!("{:?}: {}", status.code(), status.message()),
+    };
+    note(&|seen| seen.ended = Some(ended.clone()));
 }
 
 /// What a status means to somebody who sent an envelope.

@@ -639,6 +639,60 @@ fn sessions_are_shared_among_more_groups_while_they_go_on() {
     book.assert_followed(&cluster, &followers);
 }
 
+#[test]
+fn a_watch_has_everything_once_while_owners_die_and_groups_are_added() {
+    let Some((mut cluster, clients)) = cluster(3, &[]) else { return };
+    let (_, dies) = owner(&cluster, &[0, 1, 2], 0);
+    // One node lives, and is watched.
+    let lives = others(&cluster, dies)[0];
+    let watcher = clients.observer().watch(&clients, lives);
+    cluster.wait_until("it is watched", DEADLINE, |_| watcher.seen().attached.then_some(()));
+    let load = Load::start(&clients, &[0, 1, 2], 6, 2);
+    load.began(&cluster);
+    let name = |number: usize| format!("session/{number}");
+    let mut killed = 0;
+    for number in 0..3 {
+        let (at, _) = cluster.wait_until("it is led", DEADLINE, |cluster| {
+            let (_, at) = led(cluster, lives, &name(number))?;
+            cluster.daemon_pid(at).map(|_| at)
+        });
+        if at != lives {
+            cluster.kill(at);
+            load.goes_on(&cluster, 50);
+            cluster.start_daemon(at);
+            cluster.answers(at);
+            killed += 1;
+        }
+        if number == 0 {
+            cluster.weft(lives, &["session", "scale", "3", "--yes"]).ok();
+        }
+        load.goes_on(&cluster, 100);
+    }
+    let open = load.open.clone();
+    let book = load.stop(&clients);
+    // Every session begins once, and ends once, unless it was kept open.
+    let wrong = |seen: &macp::Seen| {
+        let count = |id: &String, what: macp::Event| {
+            seen.events.iter().filter(|(of, event)| of == id && *event == what as i32).count()
+        };
+        let wrong = book.sessions.keys().filter(|id| {
+            let ends = usize::from(!open.contains(id));
+            count(id, macp::Event::Created) != 1 || count(id, macp::Event::Resolved) != ends
+        });
+        wrong.count()
+    };
+    cluster.wait_until("the watch has everything, once", DEADLINE, |_| {
+        let seen = watcher.seen();
+        assert_eq!(seen.ended, None, "its node lives");
+        (wrong(&seen) == 0).then_some(())
+    });
+    eprintln!(
+        "measured: {} events of {} sessions, each once, {killed} leaders killed",
+        watcher.seen().events.len(),
+        book.sessions.len()
+    );
+}
+
 /// A file system of its own, in memory, as long as it lives.
 struct Disk(tempfile::TempDir);
 

@@ -255,6 +255,73 @@ fn with_a_certificate_only_tls_is_served() {
     assert!(done.code != 0 && done.stderr.contains("certificate or its key"), "{done:?}");
 }
 
+/// A daemon for sessions only with the tests' tokens, and where it serves them.
+fn start_only(dir: &Path, variables: &[(&str, &str)]) -> (Daemon, String) {
+    let address = free_address();
+    let mut command = sessions_only();
+    command
+        .env("MACP_AUTH_TOKENS_FILE", file("tokens.json"))
+        .env("MACP_ALLOW_INSECURE", "1")
+        .env("MACP_DATA_DIR", dir.join("data"))
+        .env("MACP_BIND_ADDR", &address)
+        .envs(variables.iter().copied());
+    let daemon = Daemon::spawn(dir, &mut command);
+    eventually("it listens", || TcpStream::connect(&address).ok());
+    (daemon, address)
+}
+
+#[test]
+fn sessions_in_memory_only_end_with_their_daemon_which_says_so() {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let notes = dir.path().join("notes.json");
+    let memory = [("MACP_MEMORY_ONLY", "1"), ("MACP_CHECKPOINT_INTERVAL", "5")];
+    let (daemon, address) = start_only(dir.path(), &memory);
+    show(&python, "write", &address, &notes);
+    drop(daemon);
+    assert!(!dir.path().join("data").exists(), "nothing is written");
+    let (_daemon, address) = start_only(dir.path(), &memory);
+    show(&python, "gone", &address, &notes);
+    let log = fs::read_to_string(dir.path().join("log")).expect("a log");
+    assert!(log.contains("kept in memory only"), "{log}");
+    assert!(log.contains("MACP_CHECKPOINT_INTERVAL has no effect"), "{log}");
+}
+
+#[test]
+fn a_daemon_for_sessions_only_keeps_them_and_names_those_that_it_leaves_alone() {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let notes = dir.path().join("notes.json");
+    // One of the reference's.
+    let other = dir.path().join("data/sessions/0b0f3a2e-7d0c-4a55-9f6b-3f9f5b0c2d11");
+    fs::create_dir_all(&other).expect("a directory");
+    fs::write(other.join("session.json"), "{}").expect("writes");
+    let (mut daemon, address) = start_only(dir.path(), &[]);
+    show(&python, "all", &address, &notes);
+    show(&python, "write", &address, &notes);
+    daemon.kill_9();
+    let zero = [("MACP_SESSION_RETENTION_SECS", "0"), ("MACP_SHUTDOWN_DRAIN_SECS", "0")];
+    let (daemon, address) = start_only(dir.path(), &zero);
+    show(&python, "read", &address, &notes);
+    drop(daemon);
+    let log = fs::read_to_string(dir.path().join("log")).expect("a log");
+    assert!(log.contains("the reference runtime's sessions in this directory"), "{log}");
+}
+
+#[test]
+fn policies_of_files_are_used_and_nobody_changes_them() {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let policies = dir.path().join("policies");
+    fs::create_dir(&policies).expect("a directory");
+    let board = r#"{"policy_id": "policy.board", "mode": "macp.mode.decision.v1", "schema_version": 3,
+        "rules": {"voting": {"algorithm": "supermajority", "threshold": 0.67}}}"#;
+    fs::write(policies.join("board.json"), board).expect("writes");
+    let policies = policies.to_str().expect("UTF-8");
+    let (_daemon, address) = start_only(dir.path(), &[("MACP_POLICIES_DIR", policies)]);
+    show(&python, "fixed", &address, &dir.path().join("notes.json"));
+}
+
 #[test]
 fn a_daemon_for_sessions_only_refuses_what_the_reference_refuses_and_stops_well() {
     let done = ends(&mut sessions_only());

@@ -5,7 +5,8 @@ With several addresses, separated by commas, each call goes to the next of them.
 Steps: `all` (negotiation, modes, refusals, streams, watches, policies, suspension), `write` (one open session and
 one resolved one, noted in the file), `read` (what `write` noted is there, by another daemon), `load` (sends
 and notes what was acknowledged until the node is gone), `verify` (all of that is there, each once),
-`tls` (a node with the certificate in the file), `across` (what is done on one node is there on another at once).
+`tls` (a node with the certificate in the file), `across` (what is done on one node is there on another at once),
+`gone` (nothing of what `write` noted is there), `fixed` (policies are those of files).
 
 With a file of certificates in SHOW_ROOTS all goes over TLS; with a secret in SHOW_JWT_SECRET, who has a
 token of `tokens.json` comes with a JSON Web Token that says the same.
@@ -900,6 +901,33 @@ def again():
     assert A.get_policy("policy.implicit").policy_descriptor.mode == "macp.mode.handoff.v1"
 
 
+def gone():
+    """Nothing of what `write` noted is there."""
+    with open(sys.argv[3]) as notes:
+        noted = json.load(notes)
+    for sid in noted.values():
+        status("NOT_FOUND", "SESSION_NOT_FOUND", A.get_session, sid)
+    assert not OBSERVER.list_sessions()
+
+
+def fixed():
+    """Policies are those of files."""
+    answer = A.stub.Initialize(core_pb2.InitializeRequest(supported_protocol_versions=["1.0"]))
+    can = answer.capabilities.policy_registry
+    assert can.list_policies and not can.register_policy, can
+    listed = [p.policy_id for p in A.list_policies().descriptors]
+    assert "policy.board" in listed and "policy.default" in listed, listed
+    board = A.get_policy("policy.board").policy_descriptor
+    board.policy_id = "policy.other"
+    for call, what in ((MANAGER.register_policy, board), (MANAGER.unregister_policy, "policy.board")):
+        assert refused("FAILED_PRECONDITION", call, what).macp_code == "REGISTRY_READ_ONLY"
+    assert [p.policy_id for p in A.list_policies().descriptors] == listed
+    session = begin(DecisionSession, policy="policy.board")
+    session.propose("p", "x")
+    session.vote("p", "APPROVE")
+    refused("POLICY_DENIED", session.commit, action="decision.approved", authority_scope="s", reason="one of three")
+
+
 def tls():
     """The file is the certificate; a plain-text client gets nowhere."""
     with open(sys.argv[3], "rb") as pem:
@@ -1012,6 +1040,8 @@ STEPS = {
     "tls": [tls],
     "steady": [steady],
     "across": [across],
+    "gone": [gone],
+    "fixed": [fixed],
 }
 
 if sys.argv[1] != "tls":
