@@ -925,7 +925,8 @@ def fixed():
     session = begin(DecisionSession, policy="policy.board")
     session.propose("p", "x")
     session.vote("p", "APPROVE")
-    refused("POLICY_DENIED", session.commit, action="decision.approved", authority_scope="s", reason="one of three")
+    session.vote("p", "REJECT", auth=AUTH[B])
+    refused("POLICY_DENIED", session.commit, action="decision.approved", authority_scope="s", reason="half of them")
 
 
 def tls():
