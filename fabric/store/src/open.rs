@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteSynchronous,
+    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool,
+    SqlitePoolOptions, SqliteSynchronous,
 };
 
 use crate::migrate::{self, Migration};
@@ -108,6 +108,20 @@ impl Store {
         let connection =
             self.writer.acquire().await.map_err(|error| self.error("begin a write to", error))?;
         WriteTransaction::begin(connection, self.path.clone()).await
+    }
+
+    /// Does a whole write: all of it lasts, or nothing of it. Faster than [`Store::begin`] and its
+    /// statements one by one.
+    ///
+    /// `statements` each end with a semicolon, and are remembered by their text; their `?` are
+    /// `values`, in order. No value may be part of the text.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was done.
+    pub async fn write(&self, statements: &str, values: SqliteArguments) -> Result<(), StoreError> {
+        let connection =
+            self.writer.acquire().await.map_err(|error| self.error("begin a write to", error))?;
+        WriteTransaction::whole(connection, self.path.clone(), statements, values).await
     }
 
     /// Read-only connections.

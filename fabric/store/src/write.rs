@@ -9,7 +9,8 @@ use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 
 use sqlx::pool::PoolConnection;
-use sqlx::{Sqlite, SqliteConnection};
+use sqlx::sqlite::SqliteArguments;
+use sqlx::{AssertSqlSafe, Sqlite, SqliteConnection};
 
 use crate::StoreError;
 
@@ -32,6 +33,26 @@ impl WriteTransaction {
         match sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *this).await {
             Ok(_) => Ok(this),
             Err(error) => Err(this.error("begin a write to", error)),
+        }
+    }
+
+    /// A whole write in one turn of the connection's thread; statement by statement each takes one,
+    /// which costs more than the statement.
+    pub(crate) async fn whole(
+        connection: PoolConnection<Sqlite>,
+        path: PathBuf,
+        statements: &str,
+        values: SqliteArguments,
+    ) -> Result<(), StoreError> {
+        let mut this = Self { connection: Some(connection), path };
+        let sql = AssertSqlSafe(format!("BEGIN IMMEDIATE; {statements} COMMIT"));
+        match sqlx::query_with(sql, values).execute(&mut *this).await {
+            Ok(_) => {
+                // Back to the pool.
+                drop(this.connection.take());
+                Ok(())
+            }
+            Err(error) => Err(this.error("write to", error)),
         }
     }
 

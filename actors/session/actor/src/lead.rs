@@ -123,6 +123,15 @@ impl Agreement {
         }
     }
 
+    /// Whether that node decides alone, or there is nothing to decide.
+    pub(crate) fn is_own(&self, node: NodeId) -> bool {
+        match &*self.0.borrow() {
+            Agrees::Nobody => true,
+            Agrees::NotYet => false,
+            Agrees::By(group) => group.status().voters.iter().eq([&node]),
+        }
+    }
+
     /// Ends once the group is led by another node than this one, and than `asked`.
     pub(crate) async fn led_by_another(&self, asked: Option<NodeId>) {
         if let Some(group) = self.opened().await {

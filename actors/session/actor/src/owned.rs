@@ -776,7 +776,12 @@ impl State {
     /// Whether a session that is neither in memory nor on disk would be in another group.
     fn is_elsewhere(&self, id: &str) -> bool {
         let gone = |slot| self.sessions.is_sealed(slot) || self.sealing.contains(&slot);
-        self.sessions.get(id).is_none() && !self.speculation.has(id) && gone(slot(id))
+        !self.is_here(id) && gone(slot(id))
+    }
+
+    /// Whether a session is in memory, or about to be.
+    fn is_here(&self, id: &str) -> bool {
+        self.sessions.get(id).is_some() || self.speculation.has(id)
     }
 
     /// Whether a session has come back since so many had.

@@ -65,10 +65,11 @@ impl Route {
         self.fabric.clock().now()
     }
 
-    /// Whether this node leads the group and nobody follows: nothing is to be had from anybody.
+    /// Whether nothing is to be had from anybody: nobody else votes, also if the group does not run
+    /// here at present, or this node leads it and nobody follows.
     pub(crate) fn is_cut_off(&self, agreement: &Agreement) -> bool {
-        agreement.led() == Led::Here
-            && (agreement.is_alone() || !agreement.hears_leader(self.now()))
+        agreement.is_own(self.fabric.node())
+            || (agreement.led() == Led::Here && !agreement.hears_leader(self.now()))
     }
 
     /// Has `here` answer if this node leads, and the node that leads if not. What is to be led is
@@ -124,7 +125,8 @@ impl Route {
                 Err(error)
                     if M::IDEMPOTENT
                         && is_open(&error)
-                        && !(led == Led::Here && self.is_cut_off(agreement)) =>
+                        && !((led == Led::Here || agreement.is_own(self.fabric.node()))
+                            && self.is_cut_off(agreement)) =>
                 {
                     last = Some(error);
                 }

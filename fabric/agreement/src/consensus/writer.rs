@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use sqlx::Arguments as _;
+use sqlx::sqlite::SqliteArguments;
 use tokio::sync::{mpsc, oneshot};
 use weft_store::{Durability, Migration, Store, StoreError, WriteTransaction};
 
@@ -293,17 +295,77 @@ impl Task {
         batch: &[Request],
         riders: &HashMap<i64, Vec<u8>>,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.store.begin().await?;
-        for request in batch {
-            perform(&mut transaction, request.group, &request.op).await?;
+        match at_once(batch, riders) {
+            Some((statements, values)) => self.store.write(&statements, values).await?,
+            None => {
+                let mut transaction = self.store.begin().await?;
+                for request in batch {
+                    perform(&mut transaction, request.group, &request.op).await?;
+                }
+                for (group, committed) in riders {
+                    mark(&mut transaction, *group, Mark::Committed, committed).await?;
+                }
+                transaction.commit().await?;
+            }
         }
-        for (group, committed) in riders {
-            mark(&mut transaction, *group, Mark::Committed, committed).await?;
-        }
-        transaction.commit().await?;
         self.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
+}
+
+const CUT: &str = "DELETE FROM entries WHERE grp = ? AND idx >= ?; ";
+const INSERT: &str = "INSERT INTO entries (grp, idx, entry) VALUES (?, ?, ?); ";
+const MARK: &str = "INSERT OR REPLACE INTO marks (grp, mark, value) VALUES (?, ?, ?); ";
+/// More statements are run one by one: their text would not be met again.
+const AT_ONCE: usize = 12;
+
+/// What is written again and again, as one text with its values: few entries, votes, and how far
+/// groups are committed. `None`: something else is among it.
+fn at_once(batch: &[Request], riders: &HashMap<i64, Vec<u8>>) -> Option<(String, SqliteArguments)> {
+    let (mut text, mut count) = (String::new(), 0);
+    let mut values = SqliteArguments::default();
+    let mut add = |statement: &str, group: i64, more: &[Value<'_>]| -> Option<()> {
+        count += 1;
+        (count <= AT_ONCE).then_some(())?;
+        text.push_str(statement);
+        values.add(group).ok()?;
+        for value in more {
+            match value {
+                Value::Number(number) => values.add(*number),
+                Value::Text(text) => values.add((*text).to_owned()),
+                Value::Bytes(bytes) => values.add(bytes.to_vec()),
+            }
+            .ok()?;
+        }
+        Some(())
+    };
+    for Request { group, op, .. } in batch {
+        match op {
+            Op::Append(entries) => {
+                let first = entries.first().map_or(u64::MAX, |(index, _)| *index);
+                add(CUT, *group, &[Value::Number(number(first))])?;
+                for (index, entry) in entries {
+                    let values = [Value::Number(number(*index)), Value::Bytes(entry)];
+                    add(INSERT, *group, &values)?;
+                }
+            }
+            Op::Vote(vote) => {
+                add(MARK, *group, &[Value::Text(Mark::Vote.name()), Value::Bytes(vote)])?;
+            }
+            Op::Truncate(_) | Op::Purge(..) | Op::Probe => return None,
+        }
+    }
+    for (group, committed) in riders {
+        let mark = Value::Text(Mark::Committed.name());
+        add(MARK, *group, &[mark, Value::Bytes(committed)])?;
+    }
+    (count > 0).then_some((text, values))
+}
+
+enum Value<'a> {
+    Number(i64),
+    Text(&'a str),
+    Bytes(&'a [u8]),
 }
 
 async fn perform(on: &mut WriteTransaction, group: i64, op: &Op) -> Result<(), StoreError> {
