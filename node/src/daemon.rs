@@ -656,7 +656,7 @@ impl Agreed {
                 // Those that are known already are there before anybody asks for them.
                 if let Err(error) = groups.open().await {
                     // All else of the node goes on.
-                    tracing::error!(%error, "a group of sessions cannot be opened");
+                    tracing::error!(%error, "a group of sessions is not opened: mend it and start weftd again");
                 }
                 (groups.kept.clone(), Some(groups))
             };

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use weft_agreement::{Consensus, ConsensusError, Group};
 use weft_config::macp::{JwksSource, MacpSettings, ReceiptSettings, SigningKey, TokenSource};
 use weft_gateway::{
@@ -192,7 +193,7 @@ impl Kept {
         // Only a cluster has more, which a node that was one may have been in.
         let count = *self.modes.groups().borrow();
         for number in 0..count {
-            self.open(consensus, number).await?.bootstrap().await?;
+            self.open(consensus, number, true).await?.bootstrap().await?;
         }
         Ok(())
     }
@@ -209,7 +210,8 @@ impl Kept {
 
     /// Opens the group of sessions with that number, of which all with a lower one are open, if it
     /// is not open already.
-    async fn open(&self, consensus: &Consensus, number: u8) -> Result<Group, Failed> {
+    /// `alone`: nobody else has what is on this node's disk.
+    async fn open(&self, consensus: &Consensus, number: u8, alone: bool) -> Result<Group, Failed> {
         let name = group_name(number);
         let known = self.owners.all().get(usize::from(number)).cloned();
         let owned = match known {
@@ -229,7 +231,10 @@ impl Kept {
         if let Some(group) = owned.group() {
             return Ok(group);
         }
-        let group = consensus.group(&name, owned.machine()).await?;
+        let group = match alone {
+            true => consensus.group_alone(&name, owned.machine()).await?,
+            false => consensus.group(&name, owned.machine()).await?,
+        };
         owned.agree_by(group.clone());
         Ok(group)
     }
@@ -244,17 +249,19 @@ pub(crate) struct Groups {
     control: Control,
     others: Others,
     node: NodeId,
+    /// Those that could not be opened: what they had applied by then cannot be applied again.
+    failed: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Groups {
-    pub(crate) const fn new(
+    pub(crate) fn new(
         kept: Kept,
         consensus: Consensus,
         control: Control,
         others: Others,
         node: NodeId,
     ) -> Self {
-        Self { kept, consensus, control, others, node }
+        Self { kept, consensus, control, others, node, failed: Arc::default() }
     }
 
     /// Opens those that the cluster has, modes and policies first, which say how many there are;
@@ -264,28 +271,37 @@ impl Groups {
             return Ok(Some(lacks));
         }
         let count = *self.kept.modes.groups().borrow();
+        let mut failed = None;
         for number in 0..count {
-            if let Some(lacks) = self.open_one(Some(number)).await? {
-                return Ok(Some(lacks));
+            match self.open_one(Some(number)).await {
+                Ok(None) => {}
+                Ok(lacks) => return Ok(lacks),
+                // The next ones may be whole.
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Ok(None)
+        failed.map_or(Ok(None), Err)
     }
 
     /// Opens that of modes and policies, or the one of sessions with a number; its name, if the
     /// cluster has none.
     async fn open_one(&self, number: Option<u8>) -> Result<Option<String>, Failed> {
         let name = number.map_or_else(|| Modes::GROUP.to_owned(), group_name);
-        if self.others.has(&name) {
+        if self.others.has(&name) || self.failed.lock().contains(&name) {
             return Ok(None);
         }
         let Some(record) = self.control.read().group(&name).cloned() else {
             return Ok(Some(name));
         };
-        let group = match number {
-            None => self.kept.open_modes(&self.consensus).await?,
-            Some(number) => self.kept.open(&self.consensus, number).await?,
+        let alone = self.control.read().nodes().len() < 2;
+        let opened = match number {
+            None => self.kept.open_modes(&self.consensus).await.map_err(Failed::from),
+            Some(number) => self.kept.open(&self.consensus, number, alone).await,
         };
+        if opened.is_err() {
+            self.failed.lock().insert(name.clone());
+        }
+        let group = opened?;
         let voters: BTreeSet<NodeId> = record.voters.into_iter().collect();
         if voters.contains(&self.node) {
             // Whoever founds a group leads it: each another one, as long as all are there.
@@ -321,7 +337,7 @@ impl Groups {
                 }
                 Ok(lacks) => lacks,
                 Err(error) => {
-                    tracing::error!(%error, "a group of sessions cannot be opened; trying again");
+                    tracing::error!(%error, "a group of sessions is not opened: mend it and start weftd again");
                     None
                 }
             };

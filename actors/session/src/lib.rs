@@ -11,7 +11,7 @@
 mod kernel;
 
 pub use kernel::{
-    About, Accepted, Admission, Answer, Audience, Catalogue, CatalogueChange, CatalogueError, Code,
+    Accepted, Admission, Answer, Audience, Catalogue, CatalogueChange, CatalogueError, Code,
     Denial, DenialCode, Descriptor, Effect, Effects, Entry, Envelope, FORMAT, FormatError,
     GROUPS_MAX, ImportError, Imported, Known, Lifecycle, Limits, MESSAGES_PER_MINUTE, MODES,
     Message, Millis, ModeKind, PAYLOAD_MAX, Policy, Progress, Receipt, ReceiptError, Record,

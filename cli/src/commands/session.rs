@@ -375,16 +375,26 @@ async fn groups(app: &App) -> Result<Exit> {
 
 /// Whether sessions begin in all groups that there are to be, as one node sees it.
 fn is_scaled(groups: &[SessionGroup], count: u8) -> bool {
-    groups.len() >= usize::from(count)
-        && groups.iter().all(|group| group.is_open && group.handing_over == 0)
+    // A node that keeps sessions by itself, in memory, has no part in them.
+    groups.is_empty()
+        || groups.len() >= usize::from(count)
+            && groups.iter().all(|group| group.is_open && group.handing_over == 0)
 }
 
 async fn scale(app: &App, args: &SessionScale) -> Result<Exit> {
     let attached = app.attach().await?;
     let holders = Holders::find(app, &attached).await;
-    let now = holders.each(&ReadSessionGroups {}).await?;
-    let now = now.iter().map(|(_, groups)| groups.len()).max().unwrap_or_default();
+    let nodes = holders.each(&ReadSessionGroups {}).await?;
+    let now = nodes.iter().map(|(_, groups)| groups.len()).max().unwrap_or_default();
     let count = args.groups;
+    if now == 0 {
+        return Err(CliError::failed("sessions are kept in memory only, each node's by itself")
+            .help("there is nothing to share: unset `sessions.memory_only` (MACP_MEMORY_ONLY)"));
+    }
+    if usize::from(count) < now {
+        return Err(CliError::failed("the number of groups stays as it is")
+            .cause(format!("{count} groups: there are {now}, which stay")));
+    }
     let what = format!(
         "have {count} groups, which stay, share the sessions that begin from now on; there are {now}"
     );
@@ -398,17 +408,19 @@ async fn scale(app: &App, args: &SessionScale) -> Result<Exit> {
     let kept = |why| CliError::failed("the number of groups stays as it is").cause(why);
     holders.leader(&ScaleSessions { groups: count }).await?.map_err(kept)?;
     let end = SystemClock.now() + app.change();
-    loop {
-        let seen = holders.each(&ReadSessionGroups {}).await?;
-        if seen.iter().all(|(_, groups)| is_scaled(groups, count)) {
-            break;
+    for (node, _) in nodes {
+        loop {
+            let seen = attached.ask(node.clone(), ReadSessionGroups {}, app.question()).await;
+            match seen {
+                Ok(groups) if is_scaled(&groups, count) => break,
+                _ if SystemClock.now() + AGAIN < end => tokio::time::sleep(AGAIN).await,
+                _ => {
+                    let late = format!("not all of {count} groups are in use yet");
+                    return Err(CliError::new(Exit::Timeout, "timeout", late)
+                        .help("it goes on by itself: `weft session groups` shows how far it is"));
+                }
+            }
         }
-        if SystemClock.now() + AGAIN >= end {
-            let late = format!("not all of {count} groups are in use yet");
-            return Err(CliError::failed(late)
-                .help("it goes on by itself: `weft session groups` shows how far it is"));
-        }
-        tokio::time::sleep(AGAIN).await;
     }
     let view = serde_json::json!({ "groups": count });
     app.output.result(&view, format!("sessions begin in {count} groups"))?;

@@ -325,7 +325,10 @@ impl Flow {
             if let Ok(mut rest) = self.follow(Some(self.cursor), false).await {
                 while let Some(Ok(item)) = rest.next().await {
                     match item {
-                        SessionItem::Refused(_) => return Ok(()),
+                        // One who may not read it is shown nothing of it.
+                        SessionItem::Refused(refusal) if refusal.code == "FORBIDDEN" => {
+                            return Ok(());
+                        }
                         item => self.deliver(item).await?,
                     }
                 }

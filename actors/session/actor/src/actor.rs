@@ -22,7 +22,7 @@ use weft_protocol::{
 };
 use weft_session::{
     Answer, CatalogueChange, Code, Envelope, Limits, Millis, Receipt, Refusal, Session,
-    StartRights, slot, what_if,
+    StartRights, what_if,
 };
 use weft_supervision::{Actor, ActorError, Beside, Handle, Incarnation, Routes, Scope, Serve};
 use weft_wire::{AskError, Clock, Failure, FailureKind, Message};
@@ -462,7 +462,7 @@ impl Handle<ReadSessionHead> for SessionActor {
         if group.is_ready() {
             match group.near(&id, head) {
                 Some(At::Here(head)) => return reply.ok(Some(head)),
-                Some(At::Nowhere) if !group.is_past(slot(&id), &id) => return reply.ok(None),
+                Some(At::Nowhere) if !owners.may_move(&group, &id) => return reply.ok(None),
                 Some(At::Left(_) | At::Nowhere) | None => {}
             }
         }

@@ -307,6 +307,9 @@ impl Archive {
         let read = tokio::task::spawn_blocking(move || Session::from_bytes(&body)).await;
         let read = read.map_err(|error| error.to_string());
         match read.and_then(|read| read.map_err(|error| error.to_string())) {
+            Ok(session) if session.id() != id => {
+                Err(self.damaged(id, format!("it is session `{}`", session.id())))
+            }
             Ok(session) => Ok(Some(Arc::new(session))),
             Err(why) => Err(self.damaged(id, why)),
         }

@@ -116,6 +116,10 @@ pub(crate) async fn session(owners: Owners, message: FollowSession, sink: ItemSi
     // Before the first look, so that nothing falls in between.
     let more = group.lock().follow(&id);
     let mut place = Place { group: group.clone(), id: id.clone(), more: Some(more) };
+    if owners.of(&id).name() != group.name() {
+        // Its slot was given away meanwhile: whoever asked looks again.
+        return;
+    }
     let begun = reading.read(|session| match message.after {
         Some(_) if !session.may_read(&rights) => Err(forbidden(&id)),
         Some(after) => Ok(after),

@@ -166,6 +166,7 @@ async fn fetch(group: &Owned, fabric: &Fabric, peer: NodeId, span: Span) -> Resu
     let to = Address::on(ActorKind::Session, peer);
     let mut items = fabric.subscribe(to, message, Call::within(OPEN)).await?;
     let (mut rows, mut bytes, mut body) = (Vec::<Row>::new(), 0, Vec::new());
+    let mut lacks = false;
     loop {
         let item = tokio::time::timeout(ITEM, items.next()).await;
         let item = item.map_err(|_| Failed::Peer("it fell silent".to_owned()))?;
@@ -174,7 +175,7 @@ async fn fetch(group: &Owned, fabric: &Fabric, peer: NodeId, span: Span) -> Resu
             Some(Err(error)) => return Err(error.into()),
             Some(Ok(ArchiveItem::Done { is_whole })) => {
                 group.archive().write(None, &rows).await?;
-                return Ok(is_whole);
+                return Ok(is_whole && !lacks);
             }
             Some(Ok(ArchiveItem::Piece { place, bytes: piece, is_last })) => {
                 if body.len().saturating_add(piece.0.len()) > SESSION_MAX
@@ -186,10 +187,17 @@ async fn fetch(group: &Owned, fabric: &Fabric, peer: NodeId, span: Span) -> Resu
                 if !is_last {
                     continue;
                 }
-                let row = Row::read(place, std::mem::take(&mut body));
-                let row = row.map_err(|why| Failed::Peer(format!("place {place}: {why}")))?;
-                bytes += row.bytes();
-                rows.push(row);
+                match Row::read(place, std::mem::take(&mut body)) {
+                    Ok(row) => {
+                        bytes += row.bytes();
+                        rows.push(row);
+                    }
+                    // As good as none: another may have it.
+                    Err(why) => {
+                        tracing::warn!(%peer, place, why, "an ended session is damaged there");
+                        lacks = true;
+                    }
+                }
                 if bytes >= BATCH || rows.len() >= ROWS {
                     group.archive().write(None, &rows).await?;
                     (rows, bytes) = (Vec::new(), 0);

@@ -16,9 +16,9 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, broadcast, oneshot, watch};
 use weft_agreement::{Group, Image, Machine, MachineError, ProposeError, Proposed, Role};
 use weft_protocol::{SessionEvent, SessionFigures};
 use weft_session::{
-    About, Accepted, Admission, Answer, Effect, Entry, Envelope, FORMAT, Imported, Known,
-    Lifecycle, Millis, Progress, Session, SessionState, Sessions, Speculation, StartRights,
-    decode_entry, encode_entry, entry_about, slot,
+    Accepted, Admission, Answer, Effect, Entry, Envelope, FORMAT, Imported, Known, Lifecycle,
+    Millis, Progress, Session, SessionState, Sessions, Speculation, StartRights, decode_entry,
+    encode_entry, entry_about, slot,
 };
 use weft_wire::Clock;
 
@@ -68,8 +68,6 @@ pub(crate) struct State {
     pub(crate) sessions: Sessions,
     speculation: Speculation,
     leaving: Leaving,
-    /// Some entry of this node's disk was damaged: what lacks one before it shows by that.
-    saw_damage: bool,
     /// Slots that this leader is giving away.
     sealing: BTreeSet<u8>,
     /// How often a session has come back from disk, and which did last; at most [`RECALLED`].
@@ -389,8 +387,16 @@ impl Owned {
             && state.leaving.get(id).is_none()
             && !state.is_lost(id, &self.0.archive)
             && !self.0.archive.may_hold(id)
-            // What is missing on disk could be it.
-            && !self.0.archive.waits()
+    }
+
+    /// Whether the group is giving that slot away, and does not have the session.
+    pub(crate) fn is_leaving(&self, slot: u8, id: &str) -> bool {
+        let state = self.lock();
+        state.sealing.contains(&slot)
+            && !state.sessions.is_sealed(slot)
+            && !state.is_here(id)
+            && state.leaving.get(id).is_none()
+            && !self.0.archive.may_hold(id)
     }
 
     /// Gives slots away, if this node still leads: from now on nothing begins here in them, and
@@ -656,8 +662,12 @@ impl Owned {
             }
             Entry::Archive { .. } | Entry::Seal { .. } => None,
         };
-        if state.saw_damage && state.has_gap(&entry, &self.0.archive) {
-            self.put_aside(state, entry);
+        if let Entry::Records { session, .. } = &entry
+            && state.sessions.is_damaged(session)
+        {
+            // It is on this node's disk, behind what is damaged.
+            let (id, piece) = (session.clone(), encode_entry(&entry).unwrap_or_default());
+            state.sessions.put_aside(&id, piece);
             return Progress::Stale { position: 0 };
         }
         let seals = matches!(entry, Entry::Seal { .. });
@@ -689,7 +699,8 @@ impl Owned {
                     }
                 }
                 Effect::Archived { place, session } => {
-                    let is_there = self.0.archive.has(Span { first: place, last: place });
+                    let is_there = self.0.archive.has(Span { first: place, last: place })
+                        && self.0.archive.may_hold(session.id());
                     if self.0.archive.keeps() && !is_there {
                         self.0.archive.expect(session.id());
                         state.leaving.add(place, *session);
@@ -738,29 +749,9 @@ impl State {
         }
     }
 
-    /// Whether what is left of a damaged entry can be believed when it names its session: one that
-    /// is there, or that began with it.
-    fn is_known(&self, about: &About<'_>) -> bool {
-        about.base == 0
-            || self.sessions.get(about.session).is_some()
-            || self.sessions.is_damaged(about.session)
-    }
-
     /// Whether something of a session was lost on disk, and no copy of it is in the archive.
     pub(super) fn is_lost(&self, id: &str, archive: &Archive) -> bool {
         self.sessions.is_damaged(id) && !archive.may_hold(id)
-    }
-
-    /// Whether an entry builds on another that is not here.
-    fn has_gap(&self, entry: &Entry, archive: &Archive) -> bool {
-        let Entry::Records { session, base, .. } = entry else { return false };
-        match self.sessions.get(session) {
-            Some(here) => *base > here.position(),
-            None => {
-                let is_elsewhere = self.leaving.get(session).is_some() || archive.may_hold(session);
-                *base > 0 && !is_elsewhere && !self.sessions.is_damaged(session)
-            }
-        }
     }
 
     /// Who waits here for a session to begin that would begin in another group is to wait there.
@@ -845,18 +836,16 @@ impl Machine for Owned {
     /// What verifies is applied; records that do not are put aside with their session.
     fn apply_damaged(&mut self, index: u64, commands: &[Vec<u8>]) -> Result<(), MachineError> {
         let mut state = self.0.state.lock();
-        state.saw_damage = true;
         for bytes in commands {
             match decode_entry(bytes) {
                 Ok(entry) => drop(self.apply_one(&mut state, entry)),
                 Err(error) => {
-                    let Some(id) = entry_about(bytes).filter(|about| state.is_known(about)) else {
+                    let Some(id) = entry_about(bytes) else {
                         let why = format!(
                             "entry {index} of the log is damaged, and it cannot be told which session it is about: {error}"
                         );
                         return Err(MachineError(why));
                     };
-                    let id = id.session;
                     tracing::error!(group = %self.0.name, session = id, index, %error, "a session is damaged on disk and put aside; the others are not");
                     state.sessions.put_aside(id, bytes.clone());
                     state.settle(id);
@@ -874,7 +863,6 @@ impl Machine for Owned {
             tracing::error!(group = %self.0.name, session, %why, "a session is damaged on disk and put aside; the others are not");
         }
         self.replace(sessions);
-        self.lock().saw_damage = true;
         Ok(())
     }
 
@@ -900,15 +888,6 @@ impl Machine for Owned {
 }
 
 impl Owned {
-    /// Puts a session aside that lacks what comes before an entry of it.
-    fn put_aside(&self, state: &mut State, entry: Entry) {
-        let Entry::Records { session, .. } = &entry else { return };
-        tracing::error!(group = %self.0.name, session, "a session lacks a part of its log and is put aside; the others do not");
-        let id = session.clone();
-        state.sessions.put_aside(&id, encode_entry(&entry).unwrap_or_default());
-        state.settle(&id);
-    }
-
     fn replace(&self, sessions: Sessions) {
         let mut state = self.lock();
         let leaving = state.leaving.by_place.last_key_value().map_or(0, |(place, _)| *place);

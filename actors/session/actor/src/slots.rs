@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use weft_session::{GROUPS_MAX, Millis, slot};
+use weft_session::{Millis, slot};
 use weft_wire::AskError;
 
 use crate::follow::on_its_way;
@@ -12,6 +12,11 @@ use crate::{Modes, Owned};
 
 /// What is acknowledged elsewhere is waited for so long.
 pub(crate) const FRESH: Duration = Duration::from_secs(5);
+
+/// So long a slot takes to be given away, mostly.
+const SOON: Duration = Duration::from_millis(20);
+/// A session is looked for so often at most.
+const LOOKS: u32 = 250;
 
 /// The name of the group of sessions with that number.
 pub fn group_name(number: u8) -> String {
@@ -74,7 +79,7 @@ impl Owners {
     /// The group as it is known, and why it may be another by now.
     pub(crate) async fn find(&self, session_id: &str) -> Result<Owned, (Owned, AskError)> {
         let mut group = self.of(session_id);
-        for _ in 0..GROUPS_MAX {
+        for _ in 0..LOOKS {
             if !group.is_ready()
                 && let Err(error) = group.agreement().fresh(FRESH).await
             {
@@ -86,7 +91,13 @@ impl Owners {
                 group = now;
                 continue;
             }
-            if !group.is_past(slot(session_id), session_id) {
+            let slot = slot(session_id);
+            if group.is_leaving(slot, session_id) {
+                // In a moment it is known where it begins.
+                tokio::time::sleep(SOON).await;
+                continue;
+            }
+            if !group.is_past(slot, session_id) {
                 return Ok(group);
             }
             // Its successor is not open here yet.
@@ -99,6 +110,12 @@ impl Owners {
             }
         }
         Err((group, on_its_way(session_id)))
+    }
+
+    /// Whether a session that is not in `group` may be in another.
+    pub(crate) fn may_move(&self, group: &Owned, session_id: &str) -> bool {
+        let slot = slot(session_id);
+        group.is_past(slot, session_id) || group.is_leaving(slot, session_id)
     }
 
     /// How many open sessions somebody started in groups other than `group`, as known here.

@@ -36,7 +36,7 @@ pub use session::{Lifecycle, Message, Record, Session, SessionState, Stamp, Star
 pub use sessions::{Effect, Effects, Progress, Sessions};
 pub use slots::{GROUPS_MAX, SLOTS, SlotMap, id_hash, slot};
 pub use speculation::{Admission, Known, Speculation};
-pub use stored::{About, Entry, FORMAT, FormatError, decode_entry, encode_entry, entry_about};
+pub use stored::{Entry, FORMAT, FormatError, decode_entry, encode_entry, entry_about};
 pub use what_if::what_if;
 
 /// A time in milliseconds since the Unix epoch, or a span in milliseconds.

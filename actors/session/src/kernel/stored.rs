@@ -99,10 +99,37 @@ mod whole {
 /// [`FormatError::Codec`] over 16 MiB.
 pub fn encode_entry(entry: &Entry) -> Result<Vec<u8>, FormatError> {
     let mut out = versioned();
+    front(&mut out, entry);
+    let at = out.len();
     out.extend_from_slice(&[0; 4]);
     codec::encode_into(entry, &mut out)?;
-    codec::seal(&mut out, 2);
+    codec::seal(&mut out, at);
     Ok(out)
+}
+
+/// What an entry is about, with a checksum of its own: a length, and of records the session's id.
+fn front(out: &mut Vec<u8>, entry: &Entry) {
+    let id = match entry {
+        Entry::Records { session, .. } => session.as_bytes(),
+        _ => &[],
+    };
+    let at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    // An id is shorter; one that is not could not be told if it were damaged.
+    out.push(u8::try_from(id.len()).unwrap_or(0));
+    out.extend_from_slice(if id.len() < 256 { id } else { &[] });
+    codec::seal(out, at);
+}
+
+/// Takes an entry apart: the session's id, if it is one of records, and the rest.
+fn apart(bytes: &[u8]) -> Result<(Option<&str>, &[u8]), FormatError> {
+    let body = body(bytes)?;
+    let length = usize::from(*body.get(4).ok_or(FormatError::Damaged)?);
+    let (front, rest) = body.split_at_checked(5 + length).ok_or(FormatError::Damaged)?;
+    let front = codec::checked(front).ok_or(FormatError::Damaged)?;
+    let id = front.get(1..).unwrap_or_default();
+    let id = std::str::from_utf8(id).map_err(|_| FormatError::Damaged)?;
+    Ok(((!id.is_empty()).then_some(id), rest))
 }
 
 /// The entry that [`encode_entry`] wrote.
@@ -110,30 +137,14 @@ pub fn encode_entry(entry: &Entry) -> Result<Vec<u8>, FormatError> {
 /// # Errors
 /// [`FormatError`]; arbitrary bytes never panic.
 pub fn decode_entry(bytes: &[u8]) -> Result<Entry, FormatError> {
-    Ok(codec::decode(whole_body(bytes)?)?)
+    let (_, rest) = apart(bytes)?;
+    Ok(codec::decode(codec::checked(rest).ok_or(FormatError::Damaged)?)?)
 }
 
-/// What can be read of a damaged entry of records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct About<'a> {
-    /// The session.
-    pub session: &'a str,
-    /// The length of its log before; only whether it is 0 counts.
-    pub base: u8,
-}
-
-/// Of bytes that were an entry of records, and are damaged: the session that it was about, as far as
-/// that can be read.
-pub fn entry_about(bytes: &[u8]) -> Option<About<'_>> {
-    // The version, the checksum, the kind of entry and the length of the id, which is below 251 for
-    // every id there can be.
-    let (kind, rest) = bytes.get(6..)?.split_first()?;
-    let (length, rest) = rest.split_first()?;
-    let session = std::str::from_utf8(rest.get(..usize::from(*length))?).ok()?;
-    // More than 250 is followed by more bytes, and never 0.
-    let base = *rest.get(usize::from(*length))?;
-    let fits = *kind == 0 && *length < 251 && super::valid_session_id(session);
-    fits.then_some(About { session, base })
+/// Of bytes that were an entry of records, and are damaged: the session that it was about. `None`:
+/// that cannot be told, or it was of another kind.
+pub fn entry_about(bytes: &[u8]) -> Option<&str> {
+    apart(bytes).ok()?.0
 }
 
 /// The version, for a body to be appended.
@@ -198,7 +209,10 @@ impl Session {
         out.extend_from_slice(&versioned());
         out.extend_from_slice(&[0; 4]);
         framed(out, |out| {
+            let at = out.len();
+            out.extend_from_slice(&[0; 4]);
             out.extend_from_slice(self.id().as_bytes());
+            codec::seal(&mut out[at..], 0);
             Ok(())
         })?;
         for record in self.log() {
@@ -214,7 +228,8 @@ impl Session {
     /// [`FormatError`]; arbitrary bytes never panic.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut rest = whole_body(bytes)?;
-        let id = std::str::from_utf8(frame(&mut rest)?)
+        let id = codec::checked(frame(&mut rest)?).ok_or(FormatError::Damaged)?;
+        let id = std::str::from_utf8(id)
             .map_err(|_| FormatError::Length("the session's id is not text"))?;
         let mut log = Vec::new();
         while !rest.is_empty() {
@@ -232,12 +247,19 @@ impl Sessions {
     /// [`FormatError`] for a record over 16 MiB.
     pub fn to_bytes(&self) -> Result<Vec<u8>, FormatError> {
         let mut out = versioned();
-        out.extend_from_slice(&self.archived().to_le_bytes());
+        // The head has a checksum of its own: nothing else says what is in it.
         framed(&mut out, |out| {
-            out.extend(self.sealed());
+            let at = out.len();
+            out.extend_from_slice(&[0; 4]);
+            out.extend_from_slice(&self.archived().to_le_bytes());
+            framed(out, |out| {
+                out.extend(self.sealed());
+                Ok(())
+            })?;
+            framed(out, |out| Ok(codec::encode_into(self.damaged(), out).map(|_| ())?))?;
+            codec::seal(&mut out[at..], 0);
             Ok(())
         })?;
-        framed(&mut out, |out| Ok(codec::encode_into(self.damaged(), out).map(|_| ())?))?;
         for session in self.iter() {
             framed(&mut out, |out| session.write(out))?;
         }
@@ -260,14 +282,16 @@ impl Sessions {
     /// Only for a node that is alone: a replica without one is no replica any more.
     ///
     /// # Errors
-    /// [`FormatError`] if it cannot be told where sessions begin and end.
+    /// [`FormatError`] if it cannot be told where sessions begin and end, or which one is damaged.
     pub fn salvage(bytes: &[u8]) -> Result<(Self, Vec<(String, FormatError)>), FormatError> {
         let short = FormatError::Length("shorter than its head");
-        let (archived, mut rest) = body(bytes)?.split_first_chunk::<8>().ok_or(short)?;
+        let mut rest = body(bytes)?;
+        let head = codec::checked(frame(&mut rest)?).ok_or(FormatError::Damaged)?;
+        let (archived, mut head) = head.split_first_chunk::<8>().ok_or(short)?;
         let mut sessions = Self::default();
         sessions.has_archived(u64::from_le_bytes(*archived));
-        sessions.seal(frame(&mut rest)?.iter().copied());
-        for (id, pieces) in codec::decode::<BTreeMap<String, Vec<Vec<u8>>>>(frame(&mut rest)?)? {
+        sessions.seal(frame(&mut head)?.iter().copied());
+        for (id, pieces) in codec::decode::<BTreeMap<String, Vec<Vec<u8>>>>(frame(&mut head)?)? {
             for piece in pieces {
                 sessions.put_aside(&id, piece);
             }
@@ -278,7 +302,7 @@ impl Sessions {
             match Session::from_bytes(session) {
                 Ok(session) => sessions.insert(session),
                 Err(why) => {
-                    let id = name(session);
+                    let id = name(session).ok_or(FormatError::Damaged)?;
                     sessions.put_aside(&id, session.to_vec());
                     damaged.push((id, why));
                 }
@@ -288,9 +312,9 @@ impl Sessions {
     }
 }
 
-/// The id of a session that may be damaged.
-fn name(session: &[u8]) -> String {
-    let id = body(session).and_then(|rest| frame(&mut rest.get(4..).unwrap_or_default()));
-    let id = id.ok().and_then(|id| std::str::from_utf8(id).ok());
-    id.unwrap_or("?").to_owned()
+/// The id of a session that may be damaged, if that is what was written.
+fn name(session: &[u8]) -> Option<String> {
+    let mut rest = body(session).ok()?.get(4..)?;
+    let id = codec::checked(frame(&mut rest).ok()?)?;
+    Some(std::str::from_utf8(id).ok()?.to_owned())
 }

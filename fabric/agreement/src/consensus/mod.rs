@@ -330,12 +330,36 @@ impl Consensus {
         name: &str,
         machine: Box<dyn Machine>,
     ) -> Result<Group, ConsensusError> {
+        self.open_group(name, machine, false).await
+    }
+
+    /// As [`Consensus::group`], where nobody else has what is on this node's disk, nor ever had
+    /// more of it: what that has changed is for the machine to put aside
+    /// ([`Machine::apply_damaged`]).
+    ///
+    /// # Errors
+    /// [`ConsensusError`].
+    pub async fn group_alone(
+        &self,
+        name: &str,
+        machine: Box<dyn Machine>,
+    ) -> Result<Group, ConsensusError> {
+        self.open_group(name, machine, true).await
+    }
+
+    async fn open_group(
+        &self,
+        name: &str,
+        machine: Box<dyn Machine>,
+        alone: bool,
+    ) -> Result<Group, ConsensusError> {
         if self.groups.read().contains_key(name) {
             return Err(ConsensusError::AlreadyOpen(name.to_owned()));
         }
         let log = engine::LogStore::open(self.writer.clone(), name).await?;
         let clock = self.fabric.clock();
-        let opened = engine::MachineStore::open(self.checkpoints.clone(), name, machine, clock);
+        let opened =
+            engine::MachineStore::open(self.checkpoints.clone(), name, machine, clock, alone);
         let machine = opened.await.map_err(|error| match error {
             OpenError::Store(error) => ConsensusError::Store(error),
             OpenError::Machine(source) => {

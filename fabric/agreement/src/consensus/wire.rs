@@ -260,6 +260,12 @@ const STORED: u8 = 1;
 /// Bytes in front of a stored value.
 const FRONT: usize = 5;
 
+fn layout(version: u8) -> CodecError {
+    CodecError::Decode(format!(
+        "stored layout {version}, this program knows {STORED}: run a version of weft at least as new as the one that wrote it"
+    ))
+}
+
 /// Encodes a value for the log or a checkpoint.
 pub(crate) fn store<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
     let mut out = vec![STORED, 0, 0, 0, 0];
@@ -275,24 +281,45 @@ pub(crate) fn load<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Co
             Some(body) => codec::decode(body),
             None => Err(CodecError::Decode("it is not what was written: a bit has changed".into())),
         },
-        Some((version, _)) => Err(CodecError::Decode(format!(
-            "stored layout {version}, this program knows {STORED}: run a version of weft at least as new as the one that wrote it"
-        ))),
+        Some((version, _)) => Err(layout(*version)),
         None => Err(CodecError::Decode("nothing stored".into())),
     }
 }
 
-/// An entry of the log. One that is not what was written, but can be read all the same, has damaged
-/// commands.
+/// An entry for the log: where it is, with a checksum of its own, and what it is.
+pub(crate) fn store_item(item: &Item) -> Result<Vec<u8>, CodecError> {
+    let mut out = vec![STORED];
+    out.extend_from_slice(&[0; 4]);
+    codec::encode_into(&item.at, &mut out)?;
+    codec::seal(&mut out, 1);
+    let length = u8::try_from(out.len() - FRONT).unwrap_or(u8::MAX);
+    out.insert(1, length);
+    let at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    codec::encode_into(&item.payload, &mut out)?;
+    codec::seal(&mut out, at);
+    Ok(out)
+}
+
+/// What [`store_item`] wrote. Where an entry is must be what was written; what it is may not be, if
+/// it can be read as commands all the same: some of those are damaged.
 pub(crate) fn load_item(bytes: &[u8]) -> Result<Item, CodecError> {
-    let whole = load::<Item>(bytes);
-    let (Err(_), Some((&STORED, _))) = (&whole, bytes.split_first()) else { return whole };
-    let behind = bytes.get(FRONT..).unwrap_or_default();
-    match codec::decode::<Item>(behind) {
-        Ok(Item { at, payload: Payload::Commands(commands) }) => {
+    let damaged = || CodecError::Decode("it is not what was written: a bit has changed".into());
+    let (version, rest) = bytes.split_first().ok_or_else(damaged)?;
+    if *version != STORED {
+        return Err(layout(*version));
+    }
+    let (length, rest) = rest.split_first().ok_or_else(damaged)?;
+    let (front, behind) = rest.split_at_checked(4 + usize::from(*length)).ok_or_else(damaged)?;
+    let at = codec::decode(codec::checked(front).ok_or_else(damaged)?)?;
+    if let Some(payload) = codec::checked(behind) {
+        return Ok(Item { at, payload: codec::decode(payload)? });
+    }
+    match behind.get(4..).map(codec::decode::<Payload>) {
+        Some(Ok(Payload::Commands(commands))) => {
             let commands = Commands { is_damaged: true, ..commands };
             Ok(Item { at, payload: Payload::Commands(commands) })
         }
-        _ => whole,
+        _ => Err(damaged()),
     }
 }

@@ -196,13 +196,16 @@ impl LogWriter {
         Ok(entries)
     }
 
-    /// The last entry, as stored.
-    pub(crate) async fn last(&self, group: i64) -> Result<Option<Vec<u8>>, StoreError> {
-        sqlx::query_scalar("SELECT entry FROM entries WHERE grp = ?1 ORDER BY idx DESC LIMIT 1")
-            .bind(group)
-            .fetch_optional(self.store.readers())
-            .await
-            .map_err(|error| self.store.error("read the last entry of", error))
+    /// The last entry with its index, as stored.
+    pub(crate) async fn last(&self, group: i64) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
+        let last: Option<(i64, Vec<u8>)> = sqlx::query_as(
+            "SELECT idx, entry FROM entries WHERE grp = ?1 ORDER BY idx DESC LIMIT 1",
+        )
+        .bind(group)
+        .fetch_optional(self.store.readers())
+        .await
+        .map_err(|error| self.store.error("read the last entry of", error))?;
+        Ok(last.map(|(index, entry)| (u64::try_from(index).unwrap_or_default(), entry)))
     }
 
     /// A mark, as stored.

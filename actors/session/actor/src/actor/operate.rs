@@ -61,7 +61,12 @@ impl Handle<ReadSessionFigures> for SessionActor {
         for group in self.desk.owners.all().iter() {
             let figures = group.figures();
             all.happened.extend(figures.happened);
-            all.in_memory.extend(figures.in_memory);
+            for (state, n) in figures.in_memory {
+                match all.in_memory.iter_mut().find(|(known, _)| *known == state) {
+                    Some((_, all)) => *all += n,
+                    None => all.in_memory.push((state, n)),
+                }
+            }
             all.archived += figures.archived;
             all.missing += figures.missing;
             all.damaged += figures.damaged;
@@ -142,6 +147,10 @@ impl Handle<EndSession> for SessionActor {
 
 impl Handle<ReadSessionGroups> for SessionActor {
     fn handle(&mut self, _: ReadSessionGroups, reply: Reply<ReadSessionGroups>, _: &Scope<Self>) {
+        if !self.desk.modes.is_agreed() {
+            // This node has no part in them.
+            return reply.ok(Vec::new());
+        }
         let slots = self.desk.modes.read().slots().clone();
         let all = self.desk.owners.all();
         let count = |slots: usize| u32::try_from(slots).unwrap_or(u32::MAX);

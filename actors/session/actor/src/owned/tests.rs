@@ -95,7 +95,8 @@ async fn open_with(
         let config = ConsensusConfig { checkpoint_every: 20, ..ConsensusConfig::new(dir) };
         let consensus = Consensus::open(config, tree.fabric(), &door).await.expect("opens");
         let catalogue = consensus.group(Modes::GROUP, modes.machine()).await.expect("a group");
-        let group = consensus.group("session/0", owned.machine()).await.expect("a group");
+        let group = consensus.group_alone("session/0", owned.machine()).await;
+        let group = group.expect("a group");
         door.attach();
         catalogue.bootstrap().await.expect("begins");
         group.bootstrap().await.expect("begins");

@@ -132,9 +132,9 @@ impl LogStore {
         };
         let last = match writer.last(group).await? {
             None => purged,
-            Some(bytes) => {
-                let item = wire::load_item(&bytes).map_err(|error| damaged(error.to_string()))?;
-                Some(types::id(&item.at)).max(purged)
+            Some((index, bytes)) => {
+                let entry = decode(index, &bytes).map_err(|error| damaged(error.to_string()))?;
+                Some(entry.log_id).max(purged)
             }
         };
         let memory = Memory { vote, committed, purged, last, ..Memory::default() };
@@ -289,7 +289,7 @@ impl RaftLogStorage<Types> for LogStore {
         let entries: Vec<Entry> = entries.into_iter().collect();
         let mut rows = Vec::with_capacity(entries.len());
         for entry in &entries {
-            let bytes = wire::store(&types::item(entry)).map_err(|error| {
+            let bytes = wire::store_item(&types::item(entry)).map_err(|error| {
                 StorageIoError::write_log_entry(entry.log_id, AnyError::new(&error))
             })?;
             rows.push((entry.log_id.index, bytes));

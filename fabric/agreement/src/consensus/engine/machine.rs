@@ -48,6 +48,8 @@ pub(crate) struct MachineStore(Arc<Inner>);
 
 struct Inner {
     group: String,
+    /// Nobody else has what is on this node's disk.
+    alone: bool,
     store: Store,
     clock: Arc<dyn Clock>,
     state: Arc<AsyncMutex<State>>,
@@ -129,6 +131,7 @@ impl MachineStore {
         group: &str,
         machine: Box<dyn Machine>,
         clock: Arc<dyn Clock>,
+        alone: bool,
     ) -> Result<Self, OpenError> {
         let mut state = State { machine, applied: None, membership: Stored::default(), seq: 0 };
         if let Some(Read { seq, meta, image, is_whole }) = read_checkpoint(&store, group).await? {
@@ -137,7 +140,7 @@ impl MachineStore {
                 match is_whole {
                     true => state.machine.restore(&image)?,
                     // Nobody else has what it was.
-                    false if voters.len() < 2 => state.machine.restore_damaged(&image)?,
+                    false if alone => state.machine.restore_damaged(&image)?,
                     false => return Err(MachineError(others_have("its checkpoint"))),
                 }
                 state.machine.membership_changed(&voters, &learners);
@@ -154,6 +157,7 @@ impl MachineStore {
         tracing::info!(group, upto, "opened at its checkpoint");
         Ok(Self(Arc::new(Inner {
             group: group.to_owned(),
+            alone,
             store,
             clock,
             state: Arc::new(AsyncMutex::new(state)),
@@ -358,7 +362,7 @@ impl RaftStateMachine<Types> for MachineStore {
             let answer = match entry.payload {
                 EntryPayload::Blank => Answers::default(),
                 EntryPayload::Normal(commands) => {
-                    let alone = types::sets(state.membership.membership()).0.len() < 2;
+                    let alone = self.0.alone;
                     let machine = &mut state.machine;
                     let apply = AssertUnwindSafe(|| match commands.is_damaged {
                         false => Ok(machine.apply(index, &commands.list)),

@@ -37,7 +37,7 @@ impl StoreBuilder<Types, LogStore, MachineStore, tempfile::TempDir> for Builder 
             let log = LogStore::open(writer, "suite").await.map_err(|e| e.to_string())?;
             let store = open_checkpoints(dir.path()).await.map_err(|e| e.to_string())?;
             let clock = Arc::new(SystemClock);
-            let machine = MachineStore::open(store, "suite", Box::new(Nothing), clock)
+            let machine = MachineStore::open(store, "suite", Box::new(Nothing), clock, false)
                 .await
                 .map_err(|e| e.to_string())?;
             Ok::<_, String>((log, machine))

@@ -334,6 +334,13 @@ fn a_damaged_session_is_named_and_the_others_are_unharmed() {
     });
 }
 
+/// Changes how many have left, in an image of no session: behind the version, a length and a
+/// checksum.
+fn says_that_left(image: &mut [u8], left: u64) {
+    image[10..18].copy_from_slice(&left.to_le_bytes());
+    weft_wire::codec::seal(&mut image[6..], 0);
+}
+
 #[test]
 fn what_lies_below_a_gap_is_written_before_the_gap_and_that_before_what_lies_above() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -344,12 +351,11 @@ fn what_lies_below_a_gap_is_written_before_the_gap_and_that_before_what_lies_abo
         let [first, second, third] = spans;
         let above = Sessions::default();
         let mut image = above.to_bytes().expect("encodes");
-        // How many have left, behind the version.
-        image[2..10].copy_from_slice(&4u64.to_le_bytes());
+        says_that_left(&mut image, 4);
         owned.restore(&Image { version: FORMAT, bytes: image.clone() }).expect("restores");
         owned.apply(2, &entries(5..=5));
         for left in [9u64, 12] {
-            image[2..10].copy_from_slice(&left.to_le_bytes());
+            says_that_left(&mut image, left);
             let image = Image { version: FORMAT, bytes: image.clone() };
             owned.restore(&image).expect("restores");
         }

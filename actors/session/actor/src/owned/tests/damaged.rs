@@ -139,7 +139,8 @@ fn an_entry_of_which_nobody_can_tell_what_it_is_about_stops_the_group_and_is_nam
         let file = Archive::file(&path).await.expect("opens");
         let archive = Archive::open(file, "session/0", HOUR).await.expect("opens");
         let owned = Owned::agreed("session/0", Modes::default(), Arc::new(SystemClock), archive);
-        let error = consensus.group("session/0", owned.machine()).await.expect_err("damaged");
+        let error = consensus.group_alone("session/0", owned.machine()).await;
+        let error = error.expect_err("damaged");
         let said = error.to_string();
         assert!(said.contains("session/0") && said.contains("entry 3"), "{said}");
         consensus.stop().await;
