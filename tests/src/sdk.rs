@@ -8,6 +8,12 @@ use std::time::Duration;
 use rustix::fs::FlockOperation;
 use weft_wire::{Clock, SystemClock};
 
+/// Who issues the JSON Web Tokens of tests.
+pub const ISSUER: &str = "https://issuer.example";
+/// What signs them (HS256).
+pub const SECRET: &str = "a secret of thirty-two octets !!";
+/// [`SECRET`] as a JSON Web Key Set.
+pub const JWKS: &str = r#"{"keys":[{"kty":"oct","kid":"k","alg":"HS256","k":"YSBzZWNyZXQgb2YgdGhpcnR5LXR3byBvY3RldHMgISE"}]}"#;
 /// The client, as published.
 const SDK: &str = "macp-sdk-python==0.22.0";
 /// Installing it from the package index may take so long.

@@ -25,8 +25,6 @@ const KILLS: usize = 10;
 const STREAMS: usize = 25;
 /// A request is answered within this, whatever the network does (`MACP_REQUEST_TIMEOUT_SECS`).
 const ANSWERED: Duration = Duration::from_secs(30);
-/// What signs tokens in a test.
-const SECRET: &str = "a secret of thirty-two octets !!";
 /// In a line with the group's name, once for each that is installed.
 const INSTALLED: &str = "the leader's image is installed";
 
@@ -199,13 +197,11 @@ fn any_node_takes_any_call_over_tls_from_who_has_a_json_web_token() {
     std::fs::write(&certificate, made.cert.pem()).expect("writes");
     std::fs::write(&key, made.signing_key.serialize_pem()).expect("writes");
     let path = |path: &Path| path.to_string_lossy().into_owned();
-    // `SECRET` in base64.
-    let keys = r#"{"keys":[{"kty":"oct","kid":"k","alg":"HS256","k":"YSBzZWNyZXQgb2YgdGhpcnR5LXR3byBvY3RldHMgISE"}]}"#;
     let variables = [
         ("MACP_TLS_CERT_PATH", path(&certificate)),
         ("MACP_TLS_KEY_PATH", path(&key)),
-        ("MACP_AUTH_ISSUER", "https://issuer.example".to_owned()),
-        ("MACP_AUTH_JWKS_JSON", keys.to_owned()),
+        ("MACP_AUTH_ISSUER", sdk::ISSUER.to_owned()),
+        ("MACP_AUTH_JWKS_JSON", sdk::JWKS.to_owned()),
         ("MACP_AUTH_JWT_ALGS", "HS256".to_owned()),
     ];
     let variables = variables.map(|(name, value)| (name.to_owned(), value)).to_vec();
@@ -216,7 +212,7 @@ fn any_node_takes_any_call_over_tls_from_who_has_a_json_web_token() {
     agreed(&cluster, &[0, 1, 2]);
     let notes = cluster.scratch().join("notes.json");
     let roots = path(&certificate);
-    let client = [("SHOW_ROOTS", roots.as_str()), ("SHOW_JWT_SECRET", SECRET)];
+    let client = [("SHOW_ROOTS", roots.as_str()), ("SHOW_JWT_SECRET", sdk::SECRET)];
     for step in ["across", "all"] {
         show_with(&cluster, &python, step, &notes, &client);
     }

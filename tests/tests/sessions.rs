@@ -255,6 +255,36 @@ fn with_a_certificate_only_tls_is_served() {
     assert!(done.code != 0 && done.stderr.contains("certificate or its key"), "{done:?}");
 }
 
+#[test]
+fn who_has_a_json_web_token_does_everything_over_tls() {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+    let (certificate, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    fs::write(&certificate, made.cert.pem()).expect("writes");
+    fs::write(&key, made.signing_key.serialize_pem()).expect("writes");
+    let keys = dir.path().join("keys.json");
+    fs::write(&keys, sdk::JWKS).expect("writes");
+    let address = free_address();
+    let _daemon = Daemon::spawn(
+        dir.path(),
+        sessions_only()
+            .env("MACP_AUTH_ISSUER", sdk::ISSUER)
+            .env("MACP_AUTH_JWKS_FILE", &keys)
+            .env("MACP_AUTH_JWT_ALGS", "HS256")
+            .env("MACP_TLS_CERT_PATH", &certificate)
+            .env("MACP_TLS_KEY_PATH", &key)
+            .env("MACP_DATA_DIR", dir.path().join("data"))
+            .env("MACP_BIND_ADDR", &address),
+    );
+    eventually("it listens", || TcpStream::connect(&address).ok());
+    let mut command = Command::new(&python);
+    command.arg(file("show.py")).args(["all", &address]).arg(dir.path().join("notes"));
+    command.env("SHOW_ROOTS", &certificate).env("SHOW_JWT_SECRET", sdk::SECRET);
+    bounded(&mut command, SHOW).unwrap_or_else(|error| panic!("{error}"));
+}
+
 /// A daemon for sessions only with the tests' tokens, and where it serves them.
 fn start_only(dir: &Path, variables: &[(&str, &str)]) -> (Daemon, String) {
     let address = free_address();
