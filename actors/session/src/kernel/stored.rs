@@ -1,7 +1,6 @@
 //! What is stored: entries of a group's log, sessions and groups as bytes. Each begins with the
 //! version of its layout; a session is its log, so a snapshot and a replay cannot differ.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -256,7 +255,16 @@ impl Sessions {
                 out.extend(self.sealed());
                 Ok(())
             })?;
-            framed(out, |out| Ok(codec::encode_into(self.damaged(), out).map(|_| ())?))?;
+            for (id, piece) in
+                self.damaged().iter().flat_map(|(id, all)| all.iter().map(move |p| (id, p)))
+            {
+                for value in [id.as_bytes(), piece.as_slice()] {
+                    framed(out, |out| {
+                        out.extend_from_slice(value);
+                        Ok(())
+                    })?;
+                }
+            }
             codec::seal(&mut out[at..], 0);
             Ok(())
         })?;
@@ -291,10 +299,10 @@ impl Sessions {
         let mut sessions = Self::default();
         sessions.has_archived(u64::from_le_bytes(*archived));
         sessions.seal(frame(&mut head)?.iter().copied());
-        for (id, pieces) in codec::decode::<BTreeMap<String, Vec<Vec<u8>>>>(frame(&mut head)?)? {
-            for piece in pieces {
-                sessions.put_aside(&id, piece);
-            }
+        while !head.is_empty() {
+            let (id, piece) = (frame(&mut head)?, frame(&mut head)?);
+            let id = std::str::from_utf8(id).map_err(|_| FormatError::Damaged)?;
+            sessions.put_aside(id, piece.to_vec());
         }
         let mut damaged = Vec::new();
         while !rest.is_empty() {
