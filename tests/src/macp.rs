@@ -1,7 +1,7 @@
 //! Clients of MACP sessions, in a network namespace of their own: envelopes, streams, histories.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -83,6 +83,18 @@ pub fn sessions_only() -> Command {
 pub fn free_address() -> String {
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     free.local_addr().expect("its address").to_string()
+}
+
+/// Makes a certificate for these names and its key, as files in `dir`.
+///
+/// # Panics
+/// If they cannot be made.
+pub fn certificate(dir: &Path, names: Vec<String>) -> (PathBuf, PathBuf) {
+    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+    let (certificate, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).expect("writes");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("writes");
+    (certificate, key)
 }
 
 /// Where a node of [`serving`] has its sessions.

@@ -109,6 +109,19 @@ fn owner(cluster: &NetCluster, through: &[usize], after: u64) -> (u64, usize) {
     owner
 }
 
+/// Kills all daemons, and then starts them again.
+fn kill_all(cluster: &mut NetCluster) {
+    for node in 0..cluster.len() {
+        cluster.kill(node);
+    }
+    for node in 0..cluster.len() {
+        cluster.start_daemon(node);
+    }
+    for node in 0..cluster.len() {
+        cluster.answers(node);
+    }
+}
+
 fn others(cluster: &NetCluster, of: usize) -> Vec<usize> {
     (0..cluster.len()).filter(|node| *node != of).collect()
 }
@@ -171,15 +184,7 @@ fn any_node_takes_any_call() {
     show(&cluster, &python, "across", &notes);
     show(&cluster, &python, "all", &notes);
     show(&cluster, &python, "write", &notes);
-    for node in 0..3 {
-        cluster.kill(node);
-    }
-    for node in 0..3 {
-        cluster.start_daemon(node);
-    }
-    for node in 0..3 {
-        cluster.answers(node);
-    }
+    kill_all(&mut cluster);
     cluster.settled(0);
     ready(&cluster, &clients, &[0, 1, 2]);
     show(&cluster, &python, "read", &notes);
@@ -192,10 +197,7 @@ fn any_node_takes_any_call_over_tls_from_who_has_a_json_web_token() {
     let Some(net) = Net::new(4) else { return };
     let dir = tempfile::tempdir().expect("a directory");
     let names: Vec<String> = (0..3).map(|node| net.address(node).to_string()).collect();
-    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
-    let (certificate, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
-    std::fs::write(&certificate, made.cert.pem()).expect("writes");
-    std::fs::write(&key, made.signing_key.serialize_pem()).expect("writes");
+    let (certificate, key) = macp::certificate(dir.path(), names);
     let path = |path: &Path| path.to_string_lossy().into_owned();
     let variables = [
         ("MACP_TLS_CERT_PATH", path(&certificate)),
@@ -368,15 +370,7 @@ fn nothing_acknowledged_is_lost_when_all_nodes_die_at_once() {
         open.map(|(session, at)| observer.follow(&clients, &[at], session)).collect();
     for _ in 0..2 {
         load.goes_on(&cluster, 100);
-        for node in all {
-            cluster.kill(node);
-        }
-        for node in all {
-            cluster.start_daemon(node);
-        }
-        for node in all {
-            cluster.answers(node);
-        }
+        kill_all(&mut cluster);
     }
     load.goes_on(&cluster, 100);
     let book = load.stop(&clients);
@@ -620,15 +614,7 @@ fn sessions_are_shared_among_more_groups_while_they_go_on() {
         cluster.start_daemon(dies);
         cluster.answers(dies);
     }
-    for node in all {
-        cluster.kill(node);
-    }
-    for node in all {
-        cluster.start_daemon(node);
-    }
-    for node in all {
-        cluster.answers(node);
-    }
+    kill_all(&mut cluster);
     load.goes_on(&cluster, 100);
     let book = load.stop(&clients);
     kept("three groups", &clients, &all, &book);

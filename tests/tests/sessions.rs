@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
-use weft_tests::macp::{free_address, sessions_only};
+use weft_tests::macp::{certificate, free_address, sessions_only};
 use weft_tests::sdk::{self, SHOW, bounded, file};
 use weft_tests::{bin_dir, ends, eventually, kill_9, run};
 
@@ -225,10 +225,7 @@ fn with_a_certificate_only_tls_is_served() {
     let Some(python) = python() else { return };
     let dir = tempfile::tempdir().expect("a temporary directory");
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
-    let (certificate, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
-    fs::write(&certificate, made.cert.pem()).expect("writes");
-    fs::write(&key, made.signing_key.serialize_pem()).expect("writes");
+    let (certificate, key) = certificate(dir.path(), names.to_vec());
     let address = free_address();
     let daemon = Daemon::spawn(
         dir.path(),
@@ -260,10 +257,7 @@ fn who_has_a_json_web_token_does_everything_over_tls() {
     let Some(python) = python() else { return };
     let dir = tempfile::tempdir().expect("a temporary directory");
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
-    let (certificate, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
-    fs::write(&certificate, made.cert.pem()).expect("writes");
-    fs::write(&key, made.signing_key.serialize_pem()).expect("writes");
+    let (certificate, key) = certificate(dir.path(), names.to_vec());
     let keys = dir.path().join("keys.json");
     fs::write(&keys, sdk::JWKS).expect("writes");
     let address = free_address();

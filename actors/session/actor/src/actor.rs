@@ -31,7 +31,6 @@ use crate::archive::Filter;
 use crate::lead::Led;
 use crate::owned::{At, Request, Step, Unanswered};
 use crate::route::{Route, elsewhere};
-use crate::slots::FRESH;
 use crate::{Modes, Owned, Owners, convert, follow, mend};
 
 /// How often what is due is looked for.
@@ -483,11 +482,8 @@ impl Handle<ListSessions> for SessionActor {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         scope.spawn(async move {
             let mut sessions = Vec::new();
+            owners.fresh().await;
             for group in owners.all().iter() {
-                if !group.is_ready() {
-                    // What is here may be old, but nothing else is to be had.
-                    let _ = group.agreement().fresh(FRESH).await;
-                }
                 match group.page(&filter, size.saturating_add(1), convert::view).await {
                     Ok(page) => sessions.extend(page.into_iter().map(|(_, view)| view)),
                     Err(why) => return reply.result(Err(failure(group, why))),

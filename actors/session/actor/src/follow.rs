@@ -18,7 +18,6 @@ use weft_wire::{AskError, Subscription};
 use crate::actor::failure;
 use crate::owned::{At, Unanswered};
 use crate::route::elsewhere;
-use crate::slots::FRESH;
 use crate::{Modes, Owned, Owners, convert};
 
 /// The code of what is not there.
@@ -244,12 +243,8 @@ pub(crate) async fn hand_on(
 }
 
 pub(crate) async fn sessions(owners: Owners, sink: ItemSink<FollowSessions>) {
-    for group in owners.all().iter() {
-        if !group.is_ready() {
-            // What is old here catches up as events.
-            let _ = group.agreement().fresh(FRESH).await;
-        }
-    }
+    // What is old here catches up as events.
+    owners.fresh().await;
     let (out, mut events) = mpsc::channel(1);
     let all = all_groups(&owners, &out, |group, out| {
         // Under the group's lock: whatever is not in the list comes afterwards.

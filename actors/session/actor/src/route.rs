@@ -125,8 +125,8 @@ impl Route {
                 Err(error)
                     if M::IDEMPOTENT
                         && is_open(&error)
-                        && !((led == Led::Here || agreement.is_own(self.fabric.node()))
-                            && self.is_cut_off(agreement)) =>
+                        && !agreement.is_own(self.fabric.node())
+                        && !(led == Led::Here && self.is_cut_off(agreement)) =>
                 {
                     last = Some(error);
                 }

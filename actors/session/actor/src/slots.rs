@@ -11,7 +11,7 @@ use crate::follow::on_its_way;
 use crate::{Modes, Owned};
 
 /// What is acknowledged elsewhere is waited for so long.
-pub(crate) const FRESH: Duration = Duration::from_secs(5);
+const FRESH: Duration = Duration::from_secs(5);
 
 /// So long a slot takes to be given away, mostly.
 const SOON: Duration = Duration::from_millis(20);
@@ -110,6 +110,14 @@ impl Owners {
             }
         }
         Err((group, on_its_way(session_id)))
+    }
+
+    /// Waits until everything that was acknowledged before is applied here, in all groups. Where
+    /// nobody can say, what is here may be old, but nothing else is to be had.
+    pub(crate) async fn fresh(&self) {
+        for group in self.all().iter().filter(|group| !group.is_ready()) {
+            let _ = group.agreement().fresh(FRESH).await;
+        }
     }
 
     /// Whether a session that is not in `group` may be in another.

@@ -376,14 +376,10 @@ async fn perform(on: &mut WriteTransaction, group: i64, op: &Op) -> Result<(), S
         Op::Append(entries) => {
             // What lies behind is left over from before an image was installed.
             let first = entries.first().map_or(u64::MAX, |(index, _)| *index);
-            let done = sqlx::query("DELETE FROM entries WHERE grp = ?1 AND idx >= ?2")
-                .bind(group)
-                .bind(number(first))
-                .execute(&mut **on)
-                .await;
+            let done = sqlx::query(CUT).bind(group).bind(number(first)).execute(&mut **on).await;
             done.map_err(|error| on.error("append to", error))?;
             for (index, entry) in entries {
-                let done = sqlx::query("INSERT INTO entries (grp, idx, entry) VALUES (?1, ?2, ?3)")
+                let done = sqlx::query(INSERT)
                     .bind(group)
                     .bind(number(*index))
                     .bind(entry.as_slice())
@@ -394,11 +390,7 @@ async fn perform(on: &mut WriteTransaction, group: i64, op: &Op) -> Result<(), S
             Ok(())
         }
         Op::Truncate(from) => {
-            let done = sqlx::query("DELETE FROM entries WHERE grp = ?1 AND idx >= ?2")
-                .bind(group)
-                .bind(number(*from))
-                .execute(&mut **on)
-                .await;
+            let done = sqlx::query(CUT).bind(group).bind(number(*from)).execute(&mut **on).await;
             done.map(drop).map_err(|error| on.error("truncate", error))
         }
         Op::Purge(upto, at) => {
@@ -431,11 +423,6 @@ async fn mark(
     mark: Mark,
     value: &[u8],
 ) -> Result<(), StoreError> {
-    let done = sqlx::query("INSERT OR REPLACE INTO marks (grp, mark, value) VALUES (?1, ?2, ?3)")
-        .bind(group)
-        .bind(mark.name())
-        .bind(value)
-        .execute(&mut **on)
-        .await;
+    let done = sqlx::query(MARK).bind(group).bind(mark.name()).bind(value).execute(&mut **on).await;
     done.map(drop).map_err(|error| on.error("write a mark of", error))
 }
